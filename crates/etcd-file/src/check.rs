@@ -1,0 +1,97 @@
+//! Everything about a database file in one pass: its structure, its content, its numbers.
+
+use crate::bolt::{self, Bolt, Meta, OpenError};
+use crate::finding::{Finding, Findings};
+use crate::mvcc::{Content, Summary};
+use crate::{Failure, Progress, ReadAt, ScratchSource};
+
+/// Where a file says it comes from, which decides how strict its two metas are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The data of a snapshot, which had a trailer: a server has written both metas anew.
+    Snapshot,
+    /// A member's own file, or a copy of it: after a crash one meta may be torn.
+    Database,
+}
+
+/// What a check of a file gave.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// The meta that counts, if the file could be opened at all.
+    pub meta: Option<Meta>,
+    /// High-water mark × page size, in bytes.
+    pub logical_bytes: Option<u64>,
+    /// Pages that the trees use.
+    pub tree_pages: u64,
+    /// What is wrong with the pages.
+    pub structure: Findings,
+    /// What is wrong with what they hold. Not to be relied on where the structure has errors.
+    pub content: Findings,
+    /// What they hold, if the structure has no errors.
+    pub summary: Option<Summary>,
+}
+
+/// Checks structure and content of a database, or of a snapshot without its trailer.
+///
+/// Takes some 16 MiB of memory at most, whatever the file is; what does not fit goes to `scratch`.
+///
+/// # Errors
+/// Why the check could not be made to its end. Damage is not an error but a finding.
+pub fn check(
+    file: &dyn ReadAt,
+    origin: Origin,
+    scratch: &dyn ScratchSource,
+    progress: Progress<'_>,
+) -> Result<Checked, Failure> {
+    let mut checked = Checked {
+        meta: None,
+        logical_bytes: None,
+        tree_pages: 0,
+        structure: Findings::default(),
+        content: Findings::default(),
+        summary: None,
+    };
+    let bolt = match Bolt::open(file) {
+        Ok(bolt) => bolt,
+        Err(OpenError::Failed(failure)) => return Err(failure),
+        Err(error) => {
+            checked.structure.push(Finding::error(error));
+            return Ok(checked);
+        }
+    };
+    checked.meta = Some(bolt.meta);
+    checked.logical_bytes = Some(bolt.logical_bytes());
+    judge_metas(&bolt, origin, &mut checked.structure);
+
+    let mut content = Content::new(scratch);
+    let report = bolt::check(&bolt, &mut content, &mut checked.structure, progress)?;
+    checked.tree_pages = report.tree_pages;
+    let (summary, findings) = content.finish(&bolt)?;
+    checked.content = findings;
+    checked.summary = (checked.structure.errors() == 0).then_some(summary);
+    Ok(checked)
+}
+
+fn judge_metas(bolt: &Bolt<'_>, origin: Origin, findings: &mut Findings) {
+    for (page, meta) in (0..).zip(bolt.metas) {
+        let Err(problem) = meta else { continue };
+        let offset_bytes = bolt.offset_of(page);
+        let finding = Finding::error(format!(
+            "the meta is not valid: {problem}; the tree of the other one, of transaction {}, was checked",
+            bolt.meta.txid
+        ))
+        .on_page(page, offset_bytes);
+        findings.push(match origin {
+            Origin::Snapshot => finding,
+            Origin::Database => finding.as_warning(),
+        });
+    }
+    let behind = bolt.size_bytes.saturating_sub(bolt.logical_bytes());
+    if origin == Origin::Snapshot && behind > 0 {
+        let finding = Finding::error(format!(
+            "{behind} bytes behind the high-water mark {}; etcd ignores them",
+            bolt.meta.high_water_mark
+        ));
+        findings.push(finding.as_warning().at_offset(bolt.logical_bytes()));
+    }
+}

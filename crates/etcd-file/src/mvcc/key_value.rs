@@ -1,0 +1,195 @@
+//! The values of bucket `key`: protobuf `mvccpb.KeyValue` (etcd-io/etcd: `api/mvccpb/kv.proto`).
+//!
+//! Read by hand and in place: a value may be longer than what is in memory, and only numbers and the
+//! place of the key are wanted of it.
+
+use crate::Failure;
+use crate::bolt::Value;
+use std::ops::Range;
+
+/// Bytes of two varints, the most that stands in front of a field's bytes.
+const FIELD_HEAD_BYTES: u64 = 20;
+
+/// A record's value, with its key and its user value as places in it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyValue {
+    /// Where the user's key is, in bytes from the start.
+    pub key: Range<u64>,
+    /// The revision that created the key.
+    pub create_revision: i64,
+    /// The revision of this change.
+    pub mod_revision: i64,
+    /// How many changes the key has seen since it was created; 1 for the first.
+    pub version: i64,
+    /// Where the user's value is, in bytes from the start.
+    pub value: Range<u64>,
+    /// The lease that the key is attached to, or 0.
+    pub lease: i64,
+}
+
+/// Why bytes are not a record's value.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// Bytes that are no protobuf, or not this message.
+    #[error("byte {at_bytes} of the record: {problem}")]
+    Malformed {
+        /// Where in the value.
+        at_bytes: u64,
+        /// What is wrong there.
+        problem: &'static str,
+    },
+    /// The file could not be read.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+impl KeyValue {
+    /// Reads a record's value; unknown fields are passed over, of repeated ones the last counts.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn decode(value: &mut Value<'_>) -> Result<Self, DecodeError> {
+        const VARINT: u64 = 0;
+        const FIXED64: u64 = 1;
+        const BYTES: u64 = 2;
+        const FIXED32: u64 = 5;
+
+        let len = value.len();
+        let mut out = KeyValue::default();
+        let mut at = 0;
+        while at < len {
+            let malformed = |problem| DecodeError::Malformed {
+                at_bytes: at,
+                problem,
+            };
+            let head = value.piece(at, FIELD_HEAD_BYTES)?;
+            let (tag, rest) = varint(head).ok_or_else(|| malformed("a field without its number"))?;
+            let number = varint(rest);
+            let behind = |rest: &[u8]| at + (head.len() - rest.len()) as u64;
+            let (wire_type, field) = (tag & 7, tag >> 3);
+            if field == 0 {
+                return Err(malformed("field number 0"));
+            }
+            if matches!(field, 1 | 5) != (wire_type == BYTES) && field <= 6
+                || matches!(field, 2 | 3 | 4 | 6) && wire_type != VARINT
+            {
+                return Err(malformed("a field with another type than it has in a KeyValue"));
+            }
+            at = match wire_type {
+                VARINT => {
+                    let (number, rest) = number.ok_or_else(|| malformed("a cut number"))?;
+                    let number = number.cast_signed();
+                    match field {
+                        2 => out.create_revision = number,
+                        3 => out.mod_revision = number,
+                        4 => out.version = number,
+                        6 => out.lease = number,
+                        _ => {}
+                    }
+                    behind(rest)
+                }
+                BYTES => {
+                    let (bytes, rest) = number.ok_or_else(|| malformed("a cut length"))?;
+                    let start = behind(rest);
+                    if bytes > len - start {
+                        return Err(malformed("a field longer than the record"));
+                    }
+                    let place = start..start + bytes;
+                    match field {
+                        1 => out.key = place.clone(),
+                        5 => out.value = place.clone(),
+                        _ => {}
+                    }
+                    place.end
+                }
+                FIXED64 => behind(rest) + 8,
+                FIXED32 => behind(rest) + 4,
+                _ => return Err(malformed("a field of an unknown type")),
+            };
+        }
+        if at > len {
+            return Err(DecodeError::Malformed {
+                at_bytes: len,
+                problem: "a field longer than the record",
+            });
+        }
+        Ok(out)
+    }
+}
+
+/// A base-128 number and what is behind it.
+pub(crate) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    const MAX_BYTES: usize = 10;
+    let mut number = 0u64;
+    for (index, byte) in bytes.iter().take(MAX_BYTES).enumerate() {
+        let bits = u64::from(byte & 0x7f);
+        // The tenth byte has room for one bit.
+        if index == MAX_BYTES - 1 && bits > 1 {
+            return None;
+        }
+        number |= bits << (7 * index);
+        if byte & 0x80 == 0 {
+            return Some((number, bytes.get(index + 1..)?));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(bytes: &[u8]) -> Result<KeyValue, String> {
+        KeyValue::decode(&mut Value::whole(bytes)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let bytes = b"\x0a\x03foo\x10\x02\x18\x80\x01\x20\x05\x2a\x02hi\x30\x7b";
+        let kv = decode(bytes).unwrap();
+        assert_eq!(kv.key, 2..5);
+        assert_eq!(&bytes[kv.value.start as usize..kv.value.end as usize], b"hi");
+        assert_eq!(
+            (kv.create_revision, kv.mod_revision, kv.version, kv.lease),
+            (2, 128, 5, 123)
+        );
+    }
+
+    #[test]
+    fn an_empty_value_is_all_zero() {
+        assert_eq!(decode(b"").unwrap(), KeyValue::default());
+    }
+
+    #[test]
+    fn negative_numbers_take_ten_bytes() {
+        let kv = decode(b"\x30\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01").unwrap();
+        assert_eq!(kv.lease, -1);
+    }
+
+    #[test]
+    fn fields_of_later_versions_are_passed_over() {
+        let kv = decode(b"\x38\x01\x42\x02ab\x49\0\0\0\0\0\0\0\0\x55\0\0\0\0\x20\x09").unwrap();
+        assert_eq!(kv.version, 9);
+    }
+
+    #[test]
+    fn what_is_cut_or_wrong_is_refused() {
+        for (bytes, problem) in [
+            (&b"\x0a\x05foo"[..], "longer than the record"),
+            (b"\x0a", "a cut length"),
+            (b"\x10", "a cut number"),
+            (b"\x10\x80", "a cut number"),
+            (b"\x80", "without its number"),
+            (b"\x02\x00", "field number 0"),
+            (b"\x08\x01", "another type"),
+            (b"\x12\x00", "another type"),
+            (b"\x49\0\0", "longer than the record"),
+            (b"\x3b", "unknown type"),
+            (b"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", "a cut number"),
+        ] {
+            let error = decode(bytes).unwrap_err();
+            assert!(error.contains(problem), "{bytes:?}: {error}");
+        }
+    }
+}

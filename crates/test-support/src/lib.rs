@@ -1,0 +1,10 @@
+//! What the tests of etcd-lifeboat share: database files made by hand, real etcd servers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+pub mod bolt_file;
+pub mod etcd_content;
