@@ -1,0 +1,118 @@
+//! A file to read, opened so that nothing but a file can be behind its name.
+
+use etcd_file::ReadAt;
+use rustix::fs::OFlags;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Why a file can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Opening failed.
+    #[error("{path}: {source}")]
+    Open {
+        /// What was to be opened.
+        path: PathBuf,
+        /// Why it was not.
+        source: io::Error,
+    },
+    /// Something that has no end or no place to seek to.
+    #[error("{path} is {found}, expected a file")]
+    NotAFile {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+}
+
+/// A regular file, open for reading.
+pub struct LocalFile {
+    file: File,
+    before: Stamp,
+}
+
+/// What changes when somebody writes to a file.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    size_bytes: u64,
+    modified_s: i64,
+    modified_ns: i64,
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Stamp {
+            size_bytes: metadata.size(),
+            modified_s: metadata.mtime(),
+            modified_ns: metadata.mtime_nsec(),
+        }
+    }
+}
+
+impl LocalFile {
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// Where it can't be opened, or is a directory, a pipe or a device: at once, without waiting for
+    /// somebody to write into a pipe.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let open_error = |source| OpenError::Open {
+            path: path.into(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path)
+            .map_err(open_error)?;
+        let metadata = file.metadata().map_err(open_error)?;
+        let kind = metadata.file_type();
+        if !kind.is_file() {
+            let found = if kind.is_dir() {
+                "a directory"
+            } else if kind.is_fifo() {
+                "a named pipe"
+            } else if kind.is_char_device() || kind.is_block_device() {
+                "a device"
+            } else {
+                "neither a file nor a directory"
+            };
+            return Err(OpenError::NotAFile {
+                path: path.into(),
+                found,
+            });
+        }
+        Ok(LocalFile {
+            before: Stamp::of(&metadata),
+            file,
+        })
+    }
+
+    /// How large it was when it was opened, in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.before.size_bytes
+    }
+
+    /// Whether somebody has written to it since it was opened.
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        self.file
+            .metadata()
+            .map_or(true, |now| Stamp::of(&now) != self.before)
+    }
+}
+
+impl ReadAt for LocalFile {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn size_bytes(&self) -> io::Result<u64> {
+        Ok(self.before.size_bytes)
+    }
+}

@@ -1,0 +1,322 @@
+//! One etcd member: its TLS, its users, its calls. Never more than one endpoint, so that an answer comes
+//! from the member that was asked.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Request, Status};
+
+#[allow(missing_docs, clippy::all)]
+mod api {
+    tonic::include_proto!("etcdserverpb");
+}
+use api::auth_client::AuthClient;
+use api::maintenance_client::MaintenanceClient;
+
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A member hashes some hundred MB a second and answers when it is done.
+const HASH_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Where a member is and how it is to be spoken to.
+#[derive(Debug, Clone, Default)]
+pub struct Connection {
+    /// `https://host:port`, `http://host:port`, or `host:port`.
+    pub endpoint: String,
+    /// The certificate authority of the member's certificate, as PEM.
+    pub ca_file: Option<PathBuf>,
+    /// The client's certificate, as PEM.
+    pub cert_file: Option<PathBuf>,
+    /// The key of the client's certificate, as PEM.
+    pub key_file: Option<PathBuf>,
+    /// A user and its password, where authentication is enabled.
+    pub user: Option<User>,
+}
+
+/// A user of etcd.
+#[derive(Clone)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// Its password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("User")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a member can't be spoken to, or did not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemberError {
+    /// No address of a member.
+    #[error("endpoint {endpoint:?}: {problem}")]
+    Endpoint {
+        /// What was given.
+        endpoint: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A certificate file can't be read.
+    #[error("{path}: {source}")]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nobody answers there, or TLS failed.
+    #[error("connecting to {endpoint} failed: {problem}")]
+    Dial {
+        /// Where.
+        endpoint: String,
+        /// Why.
+        problem: String,
+    },
+    /// The member answered with an error.
+    #[error("{endpoint} answered: {} ({:?})", .status.message(), .status.code())]
+    Refused {
+        /// Which one.
+        endpoint: String,
+        /// Its answer.
+        status: Box<Status>,
+    },
+}
+
+/// A member's own HashKV.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashKv {
+    /// The hash.
+    pub hash: u32,
+    /// The compact revision it was computed with.
+    pub compact_revision: i64,
+    /// The member that answered.
+    pub member_id: u64,
+}
+
+/// What a member says to a wish for its HashKV at a revision.
+#[derive(Debug)]
+pub enum HashKvAnswer {
+    /// The hash.
+    Hash(HashKv),
+    /// The member has compacted beyond that revision.
+    Compacted,
+    /// The member has not come as far as that revision.
+    Future,
+}
+
+/// A connection to one member.
+pub struct Member {
+    endpoint: String,
+    channel: Channel,
+    token: Option<MetadataValue<Ascii>>,
+}
+
+impl Member {
+    /// Connects, and authenticates where there is a user.
+    ///
+    /// # Errors
+    /// Why it can't be spoken to.
+    pub async fn connect(connection: &Connection) -> Result<Self, MemberError> {
+        let url = url_of(connection)?;
+        let endpoint_error = |problem: String| MemberError::Endpoint {
+            endpoint: connection.endpoint.clone(),
+            problem,
+        };
+        let mut endpoint = Endpoint::from_shared(url.clone())
+            .map_err(|error| endpoint_error(error.to_string()))?
+            .connect_timeout(DIAL_TIMEOUT);
+        if url.starts_with("https://") {
+            endpoint = endpoint
+                .tls_config(tls(connection).await?)
+                .map_err(|error| endpoint_error(causes(&error)))?;
+        }
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| MemberError::Dial {
+                endpoint: url.clone(),
+                problem: causes(&error),
+            })?;
+        let mut member = Member {
+            endpoint: url,
+            channel,
+            token: None,
+        };
+        if let Some(user) = &connection.user {
+            member.token = Some(member.authenticate(user).await?);
+        }
+        Ok(member)
+    }
+
+    /// The URL that is spoken to.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The member's hash of its records up to `revision`. It does no writes while it computes it.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn hash_kv(&self, revision: i64) -> Result<HashKvAnswer, MemberError> {
+        let mut request = Request::new(api::HashKvRequest { revision });
+        request.set_timeout(HASH_TIMEOUT);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        let answer = MaintenanceClient::new(self.channel.clone())
+            .hash_kv(request)
+            .await;
+        match answer {
+            Ok(response) => {
+                let response = response.into_inner();
+                Ok(HashKvAnswer::Hash(HashKv {
+                    hash: response.hash,
+                    compact_revision: response.compact_revision,
+                    member_id: response.header.unwrap_or_default().member_id,
+                }))
+            }
+            Err(status) if status.code() == Code::OutOfRange => {
+                if status.message().contains("compacted") {
+                    Ok(HashKvAnswer::Compacted)
+                } else {
+                    Ok(HashKvAnswer::Future)
+                }
+            }
+            Err(status) => Err(self.refused(status)),
+        }
+    }
+
+    async fn authenticate(&self, user: &User) -> Result<MetadataValue<Ascii>, MemberError> {
+        let mut request = Request::new(api::AuthenticateRequest {
+            name: user.name.clone(),
+            password: user.password.clone(),
+        });
+        request.set_timeout(DIAL_TIMEOUT);
+        let token = AuthClient::new(self.channel.clone())
+            .authenticate(request)
+            .await
+            .map_err(|status| self.refused(status))?
+            .into_inner()
+            .token;
+        token.parse().map_err(|_| MemberError::Endpoint {
+            endpoint: self.endpoint.clone(),
+            problem: "its token is no text".into(),
+        })
+    }
+
+    fn refused(&self, status: Status) -> MemberError {
+        MemberError::Refused {
+            endpoint: self.endpoint.clone(),
+            status: Box::new(status),
+        }
+    }
+}
+
+/// With a scheme, which a bare address has not: TLS if there is a certificate of any kind.
+fn url_of(connection: &Connection) -> Result<String, MemberError> {
+    let wrong = |problem: &str| MemberError::Endpoint {
+        endpoint: connection.endpoint.clone(),
+        problem: problem.into(),
+    };
+    let given = connection.endpoint.trim();
+    if given.is_empty() {
+        return Err(wrong("it is empty, expected one such as https://127.0.0.1:2379"));
+    }
+    if given.contains(',') {
+        return Err(wrong(
+            "several endpoints, expected one: the answer must come from one member",
+        ));
+    }
+    match given.split_once("://") {
+        Some(("http" | "https", _)) => Ok(given.into()),
+        Some(_) => Err(wrong("expected a scheme of http or https")),
+        None if connection.ca_file.is_some() || connection.cert_file.is_some() => {
+            Ok(format!("https://{given}"))
+        }
+        None => Ok(format!("http://{given}")),
+    }
+}
+
+async fn tls(connection: &Connection) -> Result<ClientTlsConfig, MemberError> {
+    let wrong = |problem: &str| MemberError::Endpoint {
+        endpoint: connection.endpoint.clone(),
+        problem: problem.into(),
+    };
+    let ca = connection
+        .ca_file
+        .as_ref()
+        .ok_or_else(|| wrong("https needs the certificate authority of the member: --cacert"))?;
+    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
+    config = match (&connection.cert_file, &connection.key_file) {
+        (Some(cert), Some(key)) => config.identity(Identity::from_pem(read(cert)?, read(key)?)),
+        (None, None) => config,
+        _ => return Err(wrong("--cert and --key go together")),
+    };
+    Ok(config)
+}
+
+fn read(path: &PathBuf) -> Result<Vec<u8>, MemberError> {
+    std::fs::read(path).map_err(|source| MemberError::File {
+        path: path.clone(),
+        source,
+    })
+}
+
+/// An error with all that caused it: the outermost one alone says "transport error".
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(endpoint: &str, ca: bool) -> Result<String, String> {
+        url_of(&Connection {
+            endpoint: endpoint.into(),
+            ca_file: ca.then(|| "ca.crt".into()),
+            ..Connection::default()
+        })
+        .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_bare_address_is_https_when_there_are_certificates() {
+        assert_eq!(url("10.0.0.1:2379", false).unwrap(), "http://10.0.0.1:2379");
+        assert_eq!(url("10.0.0.1:2379", true).unwrap(), "https://10.0.0.1:2379");
+        assert_eq!(url("http://a:1", true).unwrap(), "http://a:1");
+    }
+
+    #[test]
+    fn a_wrong_endpoint_is_told_with_what_is_expected() {
+        assert!(url("", false).unwrap_err().contains("https://127.0.0.1:2379"));
+        assert!(url("a:1,b:1", false).unwrap_err().contains("expected one"));
+        assert!(url("unix://x", false).unwrap_err().contains("http or https"));
+    }
+
+    #[test]
+    fn a_password_does_not_show_in_debug_output() {
+        let user = User {
+            name: "root".into(),
+            password: "secret".into(),
+        };
+        assert!(!format!("{user:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,466 @@
+//! Whether a snapshot is whole and restorable, and what is in it.
+//!
+//! Levels are cumulative: `trailer` compares the file's SHA-256 with the one at its end, `structure`
+//! walks all pages, `content` reads all records, `member` compares HashKV with that of a live member.
+
+use crate::local_file::{LocalFile, OpenError};
+use crate::member::{Connection, HashKv, HashKvAnswer, Member, MemberError};
+use crate::progress::Monitor;
+use crate::scratch_file;
+use etcd_file::bolt::Bolt;
+use etcd_file::check::{Checked, Origin};
+use etcd_file::finding::{Finding, Findings, Severity};
+use etcd_file::mvcc::{Summary, hash_kv};
+use etcd_file::snapshot_file::{self, Trailer};
+use etcd_file::{Failure, Part};
+use serde::Serialize;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// How much is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// The SHA-256 at the end of the file.
+    Trailer,
+    /// And every page of the database.
+    Structure,
+    /// And every record.
+    Content,
+    /// And the same hash as a live member.
+    Member,
+}
+
+/// What is to be checked.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How much.
+    pub level: Level,
+    /// Whether a file without a trailer, a member's own `db`, is what is expected.
+    pub trailer_optional: bool,
+    /// The member to compare with, for [`Level::Member`].
+    pub against: Option<Connection>,
+}
+
+/// Why nothing could be checked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// The file can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A directory that can't be listed.
+    #[error("{path}: {source}")]
+    List {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A directory that is not a backup.
+    #[error("{path} holds no snapshot_*.db: name a backup directory or a snapshot file")]
+    NoSnapshot {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// A directory with more than one snapshot.
+    #[error("{path} holds several snapshots, name one of them: {}", .names.join(", "))]
+    SeveralSnapshots {
+        /// Which one.
+        path: PathBuf,
+        /// Some of their names.
+        names: Vec<String>,
+    },
+}
+
+/// The result of a verification. The fields up to `checks` are a contract with scripts.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Whether every check that was asked for was made and passed.
+    pub ok: bool,
+    /// The hash that `etcdutl snapshot status` shows, as 8 hex digits; none if the pages are damaged or
+    /// were not looked at. So with the numbers below.
+    pub hash: Option<String>,
+    /// The revision of the last record.
+    pub revision: Option<i64>,
+    /// Keys with a value.
+    pub total_keys: Option<u64>,
+    /// High-water mark × page size, in bytes.
+    pub size_bytes: Option<u64>,
+    /// The checks, in order.
+    pub checks: Vec<Check>,
+    /// The file that was checked.
+    pub file: PathBuf,
+    /// More numbers of the file.
+    #[serde(flatten)]
+    pub details: Option<Details>,
+}
+
+/// More numbers of a file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Details {
+    /// The revision at which a member starts from this file.
+    pub current_revision: i64,
+    /// Up to where history is compacted; -1 for not at all.
+    pub compact_revision: i64,
+    /// Records, which are all changes that are stored.
+    pub records: u64,
+    /// The raft index that the file reflects.
+    pub consistent_index: Option<u64>,
+    /// The storage version, from etcd 3.6 on.
+    pub storage_version: Option<String>,
+    /// The cluster version, from etcd 3.5 on.
+    pub cluster_version: Option<String>,
+    /// Members of the cluster the file is from.
+    pub members: u64,
+}
+
+/// One check of a verification.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// `trailer`, `structure`, `content` or `member`.
+    pub name: &'static str,
+    /// Whether it passed; none if it could not be made.
+    pub ok: Option<bool>,
+    /// What was found, in a line.
+    pub detail: String,
+    /// How long it took, in milliseconds. Structure and content share one pass, counted for structure.
+    pub took_ms: u64,
+    /// Damage, with its place; the first of it, all of it is counted in `detail`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<String>,
+    /// What is unusual and no damage.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl Check {
+    fn new(name: &'static str, ok: Option<bool>, detail: impl Into<String>, since: Instant) -> Self {
+        Check {
+            name,
+            ok,
+            detail: detail.into(),
+            took_ms: since.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn failed(name: &'static str, failure: &Failure, since: Instant) -> Self {
+        // A file that can't be read is no backup; a full temporary directory says nothing about it.
+        let ok = match failure {
+            Failure::Read { .. } => Some(false),
+            _ => None,
+        };
+        Check::new(name, ok, failure.to_string(), since)
+    }
+}
+
+/// Verifies a backup directory or a file.
+///
+/// # Errors
+/// Why nothing could be checked. Damage is not an error but a [`Check`] that is not ok.
+pub async fn verify(
+    path: &Path,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Report, VerifyError> {
+    let path = snapshot_in(path)?;
+    let file = LocalFile::open(&path)?;
+    let trailer = Trailer::of(file.size_bytes());
+    let mut checks = vec![check_trailer(&file, trailer, options, monitor)];
+    let (data_bytes, origin) = match trailer {
+        Trailer::Present { data_bytes } => (data_bytes, Origin::Snapshot),
+        _ => (file.size_bytes(), Origin::Database),
+    };
+    let data = Part::first(&file, data_bytes);
+
+    let mut checked = None;
+    if options.level >= Level::Structure {
+        checked = check_database(&data, origin, options, monitor, &mut checks);
+    }
+    let summary = checked.as_ref().and_then(|checked| checked.summary.as_ref());
+    if options.level >= Level::Member {
+        checks.push(check_member(&data, summary, options, monitor).await);
+    }
+    if file.changed() {
+        for check in &mut checks {
+            check.ok = Some(false);
+        }
+        if let Some(first) = checks.first_mut() {
+            first.errors.push(
+                "the file was written to while it was read: is it a running member's? Verify a snapshot or a clone of it"
+                    .into(),
+            );
+        }
+    }
+    // Nothing but the trailer of a raw database may be left open.
+    let ok = checks.iter().all(|check| match check.ok {
+        Some(ok) => ok,
+        None => check.name == TRAILER && options.trailer_optional,
+    });
+    Ok(Report {
+        ok,
+        hash: summary.map(|summary| format!("{:08x}", summary.status_hash)),
+        revision: summary.map(|summary| summary.revision),
+        total_keys: summary.map(|summary| summary.live_keys),
+        size_bytes: checked.as_ref().and_then(|checked| checked.logical_bytes),
+        details: summary.map(details),
+        checks,
+        file: path,
+    })
+}
+
+const TRAILER: &str = "trailer";
+const STRUCTURE: &str = "structure";
+const CONTENT: &str = "content";
+const MEMBER: &str = "member";
+
+fn details(summary: &Summary) -> Details {
+    Details {
+        current_revision: summary.current_revision,
+        compact_revision: summary.compact_revision,
+        records: summary.records,
+        consistent_index: summary.consistent_index,
+        storage_version: summary.storage_version.clone(),
+        cluster_version: summary.cluster_version.clone(),
+        members: summary.members,
+    }
+}
+
+/// The snapshot of a backup directory, or the path itself.
+fn snapshot_in(path: &Path) -> Result<PathBuf, VerifyError> {
+    const NAMED: usize = 5;
+    if !path.is_dir() {
+        return Ok(path.into());
+    }
+    let list_error = |source| VerifyError::List {
+        path: path.into(),
+        source,
+    };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(list_error)? {
+        let name = entry.map_err(list_error)?.file_name();
+        if let Some(name) = name.to_str()
+            && name.starts_with("snapshot_")
+            && name.ends_with(".db")
+        {
+            names.push(name.to_owned());
+        }
+        if names.len() > NAMED {
+            break;
+        }
+    }
+    names.sort();
+    match names.as_slice() {
+        [] => Err(VerifyError::NoSnapshot { path: path.into() }),
+        [name] => Ok(path.join(name)),
+        _ => Err(VerifyError::SeveralSnapshots {
+            path: path.into(),
+            names,
+        }),
+    }
+}
+
+fn check_trailer(
+    file: &LocalFile,
+    trailer: Trailer,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Check {
+    let start = Instant::now();
+    let data_bytes = match trailer {
+        Trailer::Present { data_bytes } => data_bytes,
+        Trailer::Absent if options.trailer_optional => {
+            let detail = "no SHA-256 at the end: a member's own db, or a copy of it";
+            return Check::new(TRAILER, None, detail, start);
+        }
+        Trailer::Absent => {
+            let detail = "no SHA-256 at the end: not a snapshot, or one that was cut; for a copy of a member's own db say --level content";
+            return Check::new(TRAILER, Some(false), detail, start);
+        }
+        Trailer::Misplaced { odd_bytes } => {
+            let detail = format!(
+                "{odd_bytes} bytes behind the last whole sector, expected 32 of a SHA-256: the file was cut, or something was added"
+            );
+            return Check::new(TRAILER, Some(false), detail, start);
+        }
+    };
+    monitor.step(TRAILER, data_bytes);
+    match snapshot_file::digests(file, data_bytes, &mut |bytes| monitor.advance(bytes)) {
+        Ok(digests) if digests.stored == digests.computed => {
+            let detail = format!("SHA-256 {}", hex(&digests.computed));
+            Check::new(TRAILER, Some(true), detail, start)
+        }
+        Ok(digests) => {
+            let detail = format!(
+                "SHA-256 is {}, expected {}",
+                hex(&digests.computed),
+                hex(&digests.stored)
+            );
+            Check::new(TRAILER, Some(false), detail, start)
+        }
+        Err(failure) => Check::failed(TRAILER, &failure, start),
+    }
+}
+
+fn check_database(
+    data: &Part<'_>,
+    origin: Origin,
+    options: &Options,
+    monitor: &dyn Monitor,
+    checks: &mut Vec<Check>,
+) -> Option<Checked> {
+    let start = Instant::now();
+    let wants_content = options.level >= Level::Content;
+    let total_bytes = etcd_file::ReadAt::size_bytes(data).unwrap_or_default();
+    monitor.step(STRUCTURE, total_bytes);
+    let checked = match etcd_file::check::check(data, origin, &scratch_file::create, &mut |bytes| {
+        monitor.advance(bytes)
+    }) {
+        Ok(checked) => checked,
+        Err(failure) => {
+            checks.push(Check::failed(STRUCTURE, &failure, start));
+            if wants_content {
+                checks.push(Check::failed(CONTENT, &failure, Instant::now()));
+            }
+            return None;
+        }
+    };
+    let sound = format!(
+        "{} pages of the trees are whole{}",
+        checked.tree_pages,
+        match checked.meta {
+            Some(meta) => format!(
+                ", {} bytes each, of {} in the file, at transaction {}",
+                meta.page_size, meta.high_water_mark, meta.txid
+            ),
+            None => String::new(),
+        }
+    );
+    checks.push(judged(STRUCTURE, &checked.structure, sound, start));
+    if wants_content {
+        let start = Instant::now();
+        checks.push(match &checked.summary {
+            None => Check::new(
+                CONTENT,
+                None,
+                "not judged: the pages are damaged",
+                start,
+            ),
+            Some(summary) => {
+                let sound = format!(
+                    "{} records up to revision {}, {} keys",
+                    summary.records, summary.revision, summary.live_keys
+                );
+                judged(CONTENT, &checked.content, sound, start)
+            }
+        });
+    }
+    Some(checked)
+}
+
+fn judged(name: &'static str, findings: &Findings, sound: String, since: Instant) -> Check {
+    let errors = findings.errors();
+    let mut check = if errors == 0 {
+        Check::new(name, Some(true), sound, since)
+    } else {
+        let detail = format!("{errors} error{}", if errors == 1 { "" } else { "s" });
+        Check::new(name, Some(false), detail, since)
+    };
+    let told = |severity| {
+        findings
+            .of(severity)
+            .map(Finding::to_string)
+            .collect::<Vec<_>>()
+    };
+    check.errors = told(Severity::Error);
+    check.warnings = told(Severity::Warning);
+    check
+}
+
+async fn check_member(
+    data: &Part<'_>,
+    summary: Option<&Summary>,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Check {
+    let start = Instant::now();
+    let Some(summary) = summary else {
+        return Check::new(MEMBER, None, "not compared: the pages are damaged", start);
+    };
+    let Some(connection) = &options.against else {
+        return Check::new(MEMBER, None, "not compared: no member was named", start);
+    };
+    let revision = summary.current_revision;
+    let answer = match ask(connection, revision).await {
+        Ok(answer) => answer,
+        Err(error) => return Check::new(MEMBER, None, error.to_string(), start),
+    };
+    let theirs = match answer {
+        HashKvAnswer::Hash(theirs) => theirs,
+        HashKvAnswer::Compacted => {
+            let detail = format!(
+                "not comparable any more: the member has compacted its history beyond revision {revision}"
+            );
+            return Check::new(MEMBER, None, detail, start);
+        }
+        HashKvAnswer::Future => {
+            let detail = format!(
+                "not comparable: the member has not come to revision {revision} yet; is it another cluster's?"
+            );
+            return Check::new(MEMBER, None, detail, start);
+        }
+    };
+    if theirs.compact_revision < summary.compact_revision {
+        let detail = format!(
+            "not comparable: the member hashed with compact revision {}, the file is compacted to {}; a member keeps such a hash of the time of a compaction; make a newer snapshot",
+            theirs.compact_revision, summary.compact_revision
+        );
+        return Check::new(MEMBER, None, detail, start);
+    }
+    compare(data, revision, theirs, monitor, start)
+}
+
+async fn ask(connection: &Connection, revision: i64) -> Result<HashKvAnswer, MemberError> {
+    Member::connect(connection).await?.hash_kv(revision).await
+}
+
+fn compare(
+    data: &Part<'_>,
+    revision: i64,
+    theirs: HashKv,
+    monitor: &dyn Monitor,
+    start: Instant,
+) -> Check {
+    let total_bytes = etcd_file::ReadAt::size_bytes(data).unwrap_or_default();
+    monitor.step(MEMBER, total_bytes.saturating_mul(2));
+    let computed = Bolt::open(data).map_err(|error| error.to_string()).and_then(|bolt| {
+        hash_kv(
+            &bolt,
+            revision,
+            theirs.compact_revision,
+            &scratch_file::create,
+            &mut |bytes| monitor.advance(bytes),
+        )
+        .map_err(|error| error.to_string())
+    });
+    let at = format!(
+        "at revision {revision}, compacted to {}, of member {:x}",
+        theirs.compact_revision, theirs.member_id
+    );
+    match computed {
+        Ok(ours) if ours == theirs.hash => {
+            Check::new(MEMBER, Some(true), format!("HashKV {ours:08x} {at}"), start)
+        }
+        Ok(ours) => {
+            let detail = format!("HashKV is {ours:08x}, expected {:08x} {at}", theirs.hash);
+            Check::new(MEMBER, Some(false), detail, start)
+        }
+        Err(problem) => Check::new(MEMBER, None, problem, start),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,58 @@
+//! The flags with which a member is spoken to, and etcdctl's variables that stand for them.
+
+use backup_store::member::{Connection, User};
+use std::path::PathBuf;
+
+/// Certificates and user for a member.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct Args {
+    /// Certificate authority of the member's certificate, a PEM file
+    #[arg(long, value_name = "FILE", env = "ETCDCTL_CACERT", hide_env_values = true)]
+    cacert: Option<PathBuf>,
+    /// Client certificate, a PEM file
+    #[arg(long, value_name = "FILE", env = "ETCDCTL_CERT", hide_env_values = true)]
+    cert: Option<PathBuf>,
+    /// Key of the client certificate, a PEM file
+    #[arg(long, value_name = "FILE", env = "ETCDCTL_KEY", hide_env_values = true)]
+    key: Option<PathBuf>,
+    /// User, with its password unless ETCDCTL_PASSWORD has it
+    #[arg(
+        long,
+        value_name = "NAME[:PASSWORD]",
+        env = "ETCDCTL_USER",
+        hide_env_values = true
+    )]
+    user: Option<String>,
+}
+
+impl Args {
+    /// What the flags and variables say, or what is missing.
+    pub(crate) fn to_connection(&self, endpoint: String) -> Result<Connection, String> {
+        let user = match &self.user {
+            None => None,
+            Some(user) => Some(match user.split_once(':') {
+                Some((name, password)) => User {
+                    name: name.into(),
+                    password: password.into(),
+                },
+                None => User {
+                    name: user.clone(),
+                    password: std::env::var("ETCDCTL_PASSWORD").map_err(|_| {
+                        format!("--user {user} has no password: give --user {user}:PASSWORD or set ETCDCTL_PASSWORD")
+                    })?,
+                },
+            }),
+        };
+        if self.cert.is_some() != self.key.is_some() {
+            return Err("--cert and --key go together: give both or neither".into());
+        }
+        Ok(Connection {
+            endpoint,
+            ca_file: self.cacert.clone(),
+            cert_file: self.cert.clone(),
+            key_file: self.key.clone(),
+            user,
+        })
+    }
+}

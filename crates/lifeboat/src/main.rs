@@ -1,0 +1,55 @@
+//! `etcd-lifeboat`: backups of etcd that are proven to be restorable.
+//!
+//! One file a subcommand; what they do is in the other crates.
+
+mod completions;
+mod connection;
+mod man_pages;
+mod output;
+mod progress_bar;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// The work is done, or the backup is proven.
+pub(crate) const EXIT_DONE: u8 = 0;
+/// It failed, or the backup is not proven.
+pub(crate) const EXIT_FAILED: u8 = 1;
+/// The command line makes no sense.
+pub(crate) const EXIT_USAGE: u8 = 2;
+
+/// Backups of etcd that are proven to be restorable.
+#[derive(Parser)]
+#[command(
+    name = "etcd-lifeboat",
+    version,
+    about,
+    after_help = "Exit codes: 0 done, 1 failed or not verified, 2 wrong usage."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Verify(verify::Args),
+    Completions(completions::Args),
+    ManPages(man_pages::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Verify(args) => verify::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::ManPages(args) => man_pages::run(args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::error(&format!("{error:#}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}

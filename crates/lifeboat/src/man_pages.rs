@@ -1,0 +1,23 @@
+//! `etcd-lifeboat man-pages`.
+
+use crate::{Cli, EXIT_DONE};
+use anyhow::Context;
+use clap::CommandFactory;
+use std::path::PathBuf;
+
+/// Write the manual pages into a directory
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  etcd-lifeboat man-pages /usr/local/share/man/man1")]
+pub(crate) struct Args {
+    /// The directory, which must exist
+    dir: PathBuf,
+}
+
+/// Writes them.
+pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
+    clap_mangen::generate_to(Cli::command(), &args.dir)
+        .with_context(|| format!("writing manual pages into {}", args.dir.display()))?;
+    Ok(EXIT_DONE)
+}

@@ -1,0 +1,39 @@
+//! Progress of long work, where a terminal is there to show it.
+
+use backup_store::progress::Monitor;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::ops::ControlFlow;
+
+/// A bar on standard error; nothing where that is no terminal.
+pub(crate) struct Bar(ProgressBar);
+
+impl Bar {
+    pub(crate) fn new() -> Self {
+        let bar = ProgressBar::no_length();
+        if let Ok(style) = ProgressStyle::with_template(
+            "{msg:10} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+        ) {
+            bar.set_style(style);
+        }
+        Bar(bar)
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Monitor for Bar {
+    fn step(&self, name: &'static str, total_bytes: u64) {
+        self.0.reset();
+        self.0.set_length(total_bytes);
+        self.0.set_message(name);
+    }
+
+    fn advance(&self, bytes: u64) -> ControlFlow<()> {
+        self.0.inc(bytes);
+        ControlFlow::Continue(())
+    }
+}
