@@ -7,4 +7,9 @@
 )]
 
 pub mod bolt_file;
+pub mod etcd_binaries;
+pub mod etcd_client;
 pub mod etcd_content;
+pub mod etcd_server;
+pub mod pki;
+pub mod requirement;

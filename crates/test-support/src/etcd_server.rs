@@ -1,0 +1,204 @@
+//! A real etcd on loopback, for the time of a test.
+
+use crate::etcd_binaries::Binaries;
+use crate::etcd_client::Client;
+use crate::pki::Pki;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A running server; dropping it ends it and removes its data.
+pub struct Server {
+    /// Its programs.
+    pub binaries: Binaries,
+    /// Where clients find it.
+    pub endpoint: String,
+    /// Its certificates, if it speaks TLS.
+    pub pki: Option<Pki>,
+    dir: TempDir,
+    child: Child,
+}
+
+/// How a server is started.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// With TLS, and only for clients with a certificate.
+    pub tls: bool,
+    /// More flags.
+    pub flags: Vec<String>,
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port()
+}
+
+impl Server {
+    /// Starts a server with an empty data dir.
+    pub fn start(binaries: &Binaries) -> Server {
+        Server::start_with(binaries, &Options::default())
+    }
+
+    /// Starts a server in a way of the caller's.
+    pub fn start_with(binaries: &Binaries, options: &Options) -> Server {
+        const TRIES: usize = 5;
+        // Somebody else may have taken the port meanwhile: then take others.
+        (0..TRIES)
+            .find_map(|_| Server::try_start(binaries, options))
+            .expect("start etcd")
+    }
+
+    fn try_start(binaries: &Binaries, options: &Options) -> Option<Server> {
+        let dir = tempfile::Builder::new()
+            .prefix("lifeboat-etcd-")
+            .tempdir()
+            .unwrap();
+        let pki = options.tls.then(|| Pki::create(dir.path()));
+        let scheme = if options.tls { "https" } else { "http" };
+        let endpoint = format!("{scheme}://127.0.0.1:{}", free_port());
+        let peer = format!("http://127.0.0.1:{}", free_port());
+        // The name is how the server is recognised as ours.
+        let name = dir.path().file_name().unwrap().to_string_lossy().into_owned();
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        // Ends the server also if the test is killed.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL"])
+            .arg(&binaries.etcd)
+            .arg("--data-dir")
+            .arg(dir.path().join("data"))
+            .args(["--name", &name])
+            .args(["--listen-client-urls", &endpoint])
+            .args(["--advertise-client-urls", &endpoint])
+            .args(["--listen-peer-urls", &peer])
+            .args(["--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("{name}={peer}")])
+            .args(&options.flags);
+        if let Some(pki) = &pki {
+            command
+                .arg("--client-cert-auth")
+                .arg("--trusted-ca-file")
+                .arg(&pki.ca)
+                .arg("--cert-file")
+                .arg(&pki.server_cert)
+                .arg("--key-file")
+                .arg(&pki.server_key);
+        }
+        let child = command
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("start setpriv (Debian package util-linux) with etcd");
+        let mut server = Server {
+            binaries: binaries.clone(),
+            endpoint,
+            pki,
+            dir,
+            child,
+        };
+        server.wait_until_ready(&name).then_some(server)
+    }
+
+    fn wait_until_ready(&mut self, name: &str) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            let members = self.etcdctl(&["member", "list"]);
+            if members.status.success() {
+                return String::from_utf8_lossy(&members.stdout).contains(name);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!(
+            "etcd did not become ready: {}",
+            std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        );
+    }
+
+    /// Runs etcdctl against the server.
+    pub fn etcdctl(&self, args: &[&str]) -> std::process::Output {
+        let mut command = Command::new(&self.binaries.etcdctl);
+        command
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.endpoint])
+            .args(["--dial-timeout", "2s"]);
+        if let Some(pki) = &self.pki {
+            command
+                .arg("--cacert")
+                .arg(&pki.ca)
+                .arg("--cert")
+                .arg(&pki.client_cert)
+                .arg("--key")
+                .arg(&pki.client_key);
+        }
+        command.args(args).output().expect("run etcdctl")
+    }
+
+    /// Runs etcdctl and fails the test if that fails.
+    pub fn etcdctl_ok(&self, args: &[&str]) -> String {
+        let output = self.etcdctl(args);
+        assert!(
+            output.status.success(),
+            "etcdctl {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Saves a snapshot as users do today.
+    pub fn snapshot(&self, name: &str, more_flags: &[&str]) -> PathBuf {
+        let path = self.dir.path().join(name);
+        let args = [more_flags, &["snapshot", "save", path.to_str().unwrap()]].concat();
+        self.etcdctl_ok(&args);
+        path
+    }
+
+    /// A client for writes; servers with TLS are filled by etcdctl.
+    pub fn client(&self) -> Client {
+        Client::connect(&self.endpoint)
+    }
+
+    /// A folder that goes with the server.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The database file of the server.
+    pub fn db(&self) -> PathBuf {
+        self.dir.path().join("data/member/snap/db")
+    }
+
+    /// The server's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends the server in order and keeps its data until the value is dropped.
+    pub fn stop(&mut self) {
+        let pid = self.child.id().to_string();
+        let killed = Command::new("kill").arg(&pid).status();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while killed.is_ok() && Instant::now() < deadline {
+            if self.child.try_wait().unwrap().is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("etcd did not stop");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

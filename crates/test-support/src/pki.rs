@@ -1,0 +1,62 @@
+//! Certificates for servers on loopback.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
+use std::path::{Path, PathBuf};
+
+/// A certificate authority, and certificates of a server and a client by it, as PEM files.
+pub struct Pki {
+    /// The authority's certificate.
+    pub ca: PathBuf,
+    /// The server's certificate, for 127.0.0.1 and localhost.
+    pub server_cert: PathBuf,
+    /// Its key.
+    pub server_key: PathBuf,
+    /// The client's certificate.
+    pub client_cert: PathBuf,
+    /// Its key.
+    pub client_key: PathBuf,
+}
+
+impl Pki {
+    /// Makes all of them in a folder.
+    pub fn create(dir: &Path) -> Pki {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let file = |name: &str, text: String| {
+            let path = dir.join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let issue = |name: &str, usages: Vec<ExtendedKeyUsagePurpose>| {
+            let names = vec!["127.0.0.1".to_string(), "localhost".to_string()];
+            let mut params = CertificateParams::new(names).unwrap();
+            params.extended_key_usages = usages;
+            let key = KeyPair::generate().unwrap();
+            let cert = params.signed_by(&key, &ca).unwrap();
+            (
+                file(&format!("{name}.crt"), cert.pem()),
+                file(&format!("{name}.key"), key.serialize_pem()),
+            )
+        };
+        let (server_cert, server_key) = issue(
+            "server",
+            vec![
+                ExtendedKeyUsagePurpose::ServerAuth,
+                ExtendedKeyUsagePurpose::ClientAuth,
+            ],
+        );
+        let (client_cert, client_key) = issue("client", vec![ExtendedKeyUsagePurpose::ClientAuth]);
+        Pki {
+            ca: file("ca.crt", ca.pem()),
+            server_cert,
+            server_key,
+            client_cert,
+            client_key,
+        }
+    }
+}

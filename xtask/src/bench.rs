@@ -1,0 +1,194 @@
+//! `cargo xtask bench`: beside the tools that users have today, as ratios in one run.
+
+use crate::command::{cargo, root, run as run_command};
+use crate::etcd;
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use test_support::etcd_binaries::{Version, find};
+use test_support::etcd_client::Change;
+use test_support::etcd_server::{Options, Server};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Verify a snapshot, beside `etcdutl snapshot status`
+    Verify {
+        /// Size of the database
+        #[arg(long, default_value = "1024", value_name = "MIB")]
+        size_mib: u64,
+        /// Distinct keys
+        #[arg(long, default_value = "100000")]
+        keys: u64,
+        /// Runs of each tool, of which the median counts
+        #[arg(long, default_value = "5")]
+        runs: usize,
+        /// Verify this file instead of making one
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+}
+
+/// What one run of a program cost.
+#[derive(Clone, Copy)]
+struct Cost {
+    wall_s: f64,
+    cpu_s: f64,
+    peak_mib: f64,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    match &args.what {
+        What::Verify {
+            size_mib,
+            keys,
+            runs,
+            file,
+        } => verify(*size_mib, *keys, *runs, file.as_deref()),
+    }
+}
+
+fn verify(size_mib: u64, keys: u64, runs: usize, file: Option<&Path>) -> Result<()> {
+    let missing = etcd::provide();
+    let Some(binaries) = find(Version(3, 6)) else {
+        bail!("{}", missing.join("\n"));
+    };
+    run_command(cargo().args(["build", "--release", "--quiet", "-p", "lifeboat"]))?;
+    let etcdutl = binaries.etcdutl.clone().context("etcd 3.6 has an etcdutl")?;
+    let scratch = tempfile::tempdir_in(root().join("target"))?;
+    let snapshot = match file {
+        Some(file) => file.to_path_buf(),
+        None => make_snapshot(&binaries, size_mib, keys, scratch.path())?,
+    };
+    let size = std::fs::metadata(&snapshot)?.len();
+    println!("snapshot of {} MiB, {runs} runs each, in turns", size >> 20);
+
+    let lifeboat = root().join("target/release/etcd-lifeboat");
+    let mut costs: Vec<(&str, Vec<Cost>)> = Vec::new();
+    let programs: [(&str, &Path, &[&str]); 4] = [
+        ("etcdutl snapshot status", &etcdutl, &["snapshot", "status", "-w", "json"]),
+        ("verify --level trailer", &lifeboat, &["verify", "--level", "trailer"]),
+        ("verify --level structure", &lifeboat, &["verify", "--level", "structure"]),
+        ("verify", &lifeboat, &["verify"]),
+    ];
+    for _ in 0..runs {
+        for (name, program, words) in programs {
+            let cost = measure(Command::new(program).args(words).arg(&snapshot))?;
+            match costs.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, all)) => all.push(cost),
+                None => costs.push((name, vec![cost])),
+            }
+        }
+    }
+    let medians: Vec<_> = costs
+        .into_iter()
+        .map(|(name, all)| (name, median(&all)))
+        .collect();
+    let Some((_, base)) = medians.first().copied() else {
+        return Ok(());
+    };
+    println!("{:26} {:>8} {:>8} {:>10}   ratios", "median", "wall s", "CPU s", "peak MiB");
+    for (name, cost) in medians {
+        println!(
+            "{name:26} {:8.2} {:8.2} {:10.1}   {:.2} {:.2} {:.2}",
+            cost.wall_s,
+            cost.cpu_s,
+            cost.peak_mib,
+            cost.wall_s / base.wall_s,
+            cost.cpu_s / base.cpu_s,
+            cost.peak_mib / base.peak_mib
+        );
+    }
+    Ok(())
+}
+
+/// Fills a real server until its database has the size, with overwrites and deletions, and saves it.
+fn make_snapshot(
+    binaries: &test_support::etcd_binaries::Binaries,
+    size_mib: u64,
+    keys: u64,
+    dir: &Path,
+) -> Result<PathBuf> {
+    const CHANGES_AT_ONCE: u64 = 64;
+    let server = Server::start_with(
+        binaries,
+        &Options {
+            flags: vec![
+                format!("--quota-backend-bytes={}", (size_mib + 4096) << 20),
+                "--unsafe-no-fsync".into(),
+                "--snapshot-count=1000000".into(),
+            ],
+            ..Options::default()
+        },
+    );
+    let client = server.client();
+    // Every third change of a key overwrites it, so that a key has about three records.
+    let changes = keys * 3;
+    let value_bytes = ((size_mib << 20) / changes).saturating_sub(130).max(16) as usize;
+    println!("filling etcd {} with {changes} changes of {value_bytes} bytes", binaries.version);
+    let change = |number: u64| {
+        let key = format!("/registry/pods/namespace-{:04}/pod-{:08}", number % 97, number % keys);
+        if number % 50 == 49 {
+            return Change::DeleteRange(key.into_bytes(), Vec::new());
+        }
+        let value = number.to_le_bytes().repeat(value_bytes / 8 + 1);
+        Change::Put(key.into_bytes(), value, 0)
+    };
+    client.transact_many((0..changes / CHANGES_AT_ONCE).map(|batch| {
+        (0..CHANGES_AT_ONCE)
+            .map(|index| change(batch * CHANGES_AT_ONCE + index))
+            .collect()
+    }));
+    let saved = server.snapshot("snapshot.db", &[]);
+    let kept = dir.join("snapshot.db");
+    std::fs::copy(&saved, &kept)?;
+    Ok(kept)
+}
+
+/// Runs a program and reads its cost from GNU time.
+fn measure(command: &mut Command) -> Result<Cost> {
+    let report = tempfile::NamedTempFile::new()?;
+    let status = Command::new("/usr/bin/time")
+        .args(["-f", "%e %U %S %M", "-o"])
+        .arg(report.path())
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .context("run /usr/bin/time (Debian package time)")?;
+    if !status.success() {
+        bail!("{:?} failed: {status}", command.get_program());
+    }
+    let text = std::fs::read_to_string(report.path())?;
+    let numbers: Vec<f64> = text
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    let [wall_s, user_s, system_s, peak_kib] = numbers.as_slice() else {
+        bail!("GNU time printed {text:?}");
+    };
+    Ok(Cost {
+        wall_s: *wall_s,
+        cpu_s: user_s + system_s,
+        peak_mib: peak_kib / 1024.0,
+    })
+}
+
+fn median(costs: &[Cost]) -> Cost {
+    let of = |field: fn(&Cost) -> f64| {
+        let mut sorted: Vec<_> = costs.iter().map(field).collect();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    };
+    Cost {
+        wall_s: of(|cost| cost.wall_s),
+        cpu_s: of(|cost| cost.cpu_s),
+        peak_mib: of(|cost| cost.peak_mib),
+    }
+}

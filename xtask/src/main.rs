@@ -1,0 +1,38 @@
+//! Commands for the developers of etcd-lifeboat.
+
+mod bench;
+mod command;
+mod etcd;
+mod fuzz;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+/// Commands for the developers of etcd-lifeboat.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run all tests: formatting, lints, unit and integration tests beside real servers
+    Test(test::Args),
+    /// Get the etcd versions that the tests run beside
+    Etcd,
+    /// Run the fuzz targets, which needs a nightly compiler
+    Fuzz(fuzz::Args),
+    /// Measure beside etcd's own tools
+    Bench(bench::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Test(args) => test::run(&args),
+        Command::Etcd => etcd::run(),
+        Command::Fuzz(args) => fuzz::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    }
+}

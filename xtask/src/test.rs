@@ -1,0 +1,48 @@
+//! `cargo xtask test`.
+
+use crate::command::{cargo, run as run_command};
+use crate::etcd;
+use anyhow::{Context, Result, bail};
+use std::time::Instant;
+use test_support::requirement::SKIPS_FILE;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Fail where a test can't run on this machine (also with CI=true)
+    #[arg(long)]
+    require_all: bool,
+}
+
+/// Runs everything, and names at the end what this machine can't do.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let require_all = args.require_all || std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let start = Instant::now();
+    run_command(cargo().args(["fmt", "--all", "--check"]))?;
+    run_command(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    let missing = etcd::provide();
+    let skips = tempfile::NamedTempFile::new().context("create the list of skipped tests")?;
+    run_command(
+        cargo()
+            .args(["test", "--workspace", "--quiet"])
+            .env(SKIPS_FILE, skips.path()),
+    )?;
+
+    let mut skipped: Vec<_> = std::fs::read_to_string(skips.path())?
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    skipped.sort();
+    println!("\nall tests that can run here passed, in {} s", start.elapsed().as_secs());
+    if skipped.is_empty() {
+        println!("skipped: none");
+        return Ok(());
+    }
+    println!("skipped: {}", skipped.len());
+    for line in missing.iter().chain(&skipped) {
+        println!("  {line}");
+    }
+    if require_all {
+        bail!("{} tests were skipped, and all were required", skipped.len());
+    }
+    Ok(())
+}
