@@ -79,6 +79,16 @@ pub enum MemberError {
         /// Why.
         problem: String,
     },
+    /// The connection broke between question and answer.
+    #[error("{endpoint} closed the connection without an answer: {problem}{}", hint(.endpoint, *.had_certificate))]
+    Closed {
+        /// Which one.
+        endpoint: String,
+        /// What the connection says.
+        problem: String,
+        /// Whether a client certificate was sent.
+        had_certificate: bool,
+    },
     /// The member answered with an error.
     #[error("{endpoint} answered: {} ({:?})", .status.message(), .status.code())]
     Refused {
@@ -87,6 +97,16 @@ pub enum MemberError {
         /// Its answer.
         status: Box<Status>,
     },
+}
+
+/// With TLS 1.3 a server refuses a client's certificate only after the handshake, and all that is seen of
+/// it is a connection that breaks.
+fn hint(endpoint: &str, had_certificate: bool) -> &'static str {
+    match (endpoint.starts_with("https://"), had_certificate) {
+        (false, _) => "",
+        (true, false) => "; it may want a client certificate: --cert and --key",
+        (true, true) => "; it may not accept the client certificate: is it by the authority that the member trusts, and not expired?",
+    }
 }
 
 /// A member's own HashKV.
@@ -116,6 +136,7 @@ pub struct Member {
     endpoint: String,
     channel: Channel,
     token: Option<MetadataValue<Ascii>>,
+    had_certificate: bool,
 }
 
 impl Member {
@@ -148,6 +169,7 @@ impl Member {
             endpoint: url,
             channel,
             token: None,
+            had_certificate: connection.cert_file.is_some(),
         };
         if let Some(user) = &connection.user {
             member.token = Some(member.authenticate(user).await?);
@@ -213,6 +235,14 @@ impl Member {
     }
 
     fn refused(&self, status: Status) -> MemberError {
+        // What comes from the member has no cause on this side.
+        if std::error::Error::source(&status).is_some() {
+            return MemberError::Closed {
+                endpoint: self.endpoint.clone(),
+                problem: causes(&status),
+                had_certificate: self.had_certificate,
+            };
+        }
         MemberError::Refused {
             endpoint: self.endpoint.clone(),
             status: Box::new(status),

@@ -183,7 +183,10 @@ pub async fn verify(
     if options.level >= Level::Member {
         checks.push(check_member(&data, summary, options, monitor).await);
     }
-    if file.changed() {
+    // A member commits several times a second: a time stamp alone may not show the last one.
+    let meta = Bolt::open(&data).ok().map(|bolt| *bolt.meta());
+    let committed = checked.as_ref().is_some_and(|checked| checked.meta != meta);
+    if file.changed() || committed {
         for check in &mut checks {
             check.ok = Some(false);
         }

@@ -3,7 +3,7 @@
 use crate::bolt::{self, Bolt, Meta, OpenError};
 use crate::finding::{Finding, Findings};
 use crate::mvcc::{Content, Summary};
-use crate::{Failure, Progress, ReadAt, ScratchSource};
+use crate::{Failure, Progress, ReadAhead, ReadAt, ScratchSource};
 
 /// Where a file says it comes from, which decides how strict its two metas are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,8 @@ pub fn check(
         content: Findings::default(),
         summary: None,
     };
-    let bolt = match Bolt::open(file) {
+    let file = ReadAhead::of(file).map_err(Failure::read(0))?;
+    let bolt = match Bolt::open(&file) {
         Ok(bolt) => bolt,
         Err(OpenError::Failed(failure)) => return Err(failure),
         Err(error) => {

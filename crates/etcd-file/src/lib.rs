@@ -20,5 +20,6 @@ mod scratch;
 pub mod snapshot_file;
 
 pub use failure::{Failure, Progress};
+pub(crate) use read_at::ReadAhead;
 pub use read_at::{Part, ReadAt};
 pub use scratch::{Scratch, ScratchSource};

@@ -1,5 +1,6 @@
 //! Where bytes come from.
 
+use std::cell::RefCell;
 use std::io;
 
 /// A file, or anything else with bytes at offsets.
@@ -84,5 +85,105 @@ impl ReadAt for Part<'_> {
 
     fn size_bytes(&self) -> io::Result<u64> {
         Ok(self.size_bytes)
+    }
+}
+
+/// Reads ahead where reads follow one another, as the leaf pages of a tree often do.
+pub(crate) struct ReadAhead<'a> {
+    file: &'a dyn ReadAt,
+    size_bytes: u64,
+    ahead: RefCell<Ahead>,
+}
+
+struct Ahead {
+    /// Bytes of the file from `start` on.
+    buf: Vec<u8>,
+    start: u64,
+    valid_bytes: usize,
+    /// Where the last read ended.
+    last_end: u64,
+}
+
+impl<'a> ReadAhead<'a> {
+    const AHEAD_BYTES: usize = 128 * 1024;
+    /// A gap up to here still counts as following: pages in between that are free or of another tree.
+    const GAP_BYTES: u64 = 16 * 1024;
+
+    pub(crate) fn of(file: &'a dyn ReadAt) -> io::Result<Self> {
+        Ok(ReadAhead {
+            size_bytes: file.size_bytes()?,
+            file,
+            ahead: RefCell::new(Ahead {
+                buf: vec![0; Self::AHEAD_BYTES],
+                start: 0,
+                valid_bytes: 0,
+                last_end: u64::MAX,
+            }),
+        })
+    }
+}
+
+impl ReadAt for ReadAhead<'_> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let ahead = &mut *self.ahead.borrow_mut();
+        let end = offset.saturating_add(buf.len() as u64);
+        let follows = offset
+            .checked_sub(ahead.last_end)
+            .is_some_and(|gap| gap <= Self::GAP_BYTES);
+        ahead.last_end = end;
+        let held = ahead.start..ahead.start + ahead.valid_bytes as u64;
+        if !(held.contains(&offset) && end <= held.end) {
+            if !follows || buf.len() >= Self::AHEAD_BYTES || end > self.size_bytes {
+                return self.file.read_exact_at(buf, offset);
+            }
+            let rest = usize::try_from(self.size_bytes - offset).unwrap_or(usize::MAX);
+            let wanted = Self::AHEAD_BYTES.min(rest);
+            ahead.valid_bytes = 0;
+            let place = ahead.buf.get_mut(..wanted).unwrap_or_default();
+            if self.file.read_exact_at(place, offset).is_err() {
+                // Something behind what is wanted can't be read: only what is wanted may say so.
+                return self.file.read_exact_at(buf, offset);
+            }
+            ahead.start = offset;
+            ahead.valid_bytes = wanted;
+        }
+        let start = (offset - ahead.start) as usize;
+        match ahead.buf.get(start..start + buf.len()) {
+            Some(bytes) => {
+                buf.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => self.file.read_exact_at(buf, offset),
+        }
+    }
+
+    fn size_bytes(&self) -> io::Result<u64> {
+        Ok(self.size_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_ahead_gives_the_same_bytes_in_any_order() {
+        let file: Vec<u8> = (0..1_000_000u32).map(|n| (n * 7919 >> 3) as u8).collect();
+        let ahead = ReadAhead::of(&file).unwrap();
+        let mut offset = 0;
+        for step in 0..5000usize {
+            // Mostly onwards, at times back or far away, up to the last byte.
+            offset = match step % 17 {
+                0 => step * 7919 % file.len(),
+                1 => file.len() - 100,
+                _ => offset + step % 5 * 1000,
+            };
+            let len = (step * 31 % 9000).min(file.len().saturating_sub(offset));
+            let mut buf = vec![0; len];
+            ahead.read_exact_at(&mut buf, offset as u64).unwrap();
+            assert_eq!(buf, file[offset..offset + len]);
+            offset = (offset + len) % (file.len() - 10_000);
+        }
+        assert!(ahead.read_exact_at(&mut [0; 10], 999_995).is_err());
     }
 }

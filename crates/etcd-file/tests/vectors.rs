@@ -297,8 +297,11 @@ fn what_etcd_needs_and_is_not_there_is_told() {
     assert!(checked_tree(&remove("meta")).contains("no bucket \"meta\""));
     assert_eq!(checked_tree(&remove("cluster")), "");
     assert!(
-        checked_tree(&|tree| set(tree, "meta", "consistent_index", 0u64.to_be_bytes()))
-            .contains("consistent_index is missing or 0")
+        checked_tree(&|tree| {
+            set(tree, "key", revision(2, 0), key_value(b"k", 2, 2, 1, b"v", 0));
+            set(tree, "meta", "consistent_index", 0u64.to_be_bytes());
+        })
+        .contains("consistent_index is missing or 0")
     );
     assert!(
         checked_tree(&|tree| set(tree, "members", "ab", r#"{"id":172}"#))

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// Certificates and user for a member.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Connection")]
-pub(crate) struct Args {
+pub(crate) struct ConnectionArgs {
     /// Certificate authority of the member's certificate, a PEM file
     #[arg(long, value_name = "FILE", env = "ETCDCTL_CACERT", hide_env_values = true)]
     cacert: Option<PathBuf>,
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     user: Option<String>,
 }
 
-impl Args {
+impl ConnectionArgs {
     /// What the flags and variables say, or what is missing.
     pub(crate) fn to_connection(&self, endpoint: String) -> Result<Connection, String> {
         let user = match &self.user {

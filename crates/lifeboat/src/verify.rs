@@ -1,8 +1,9 @@
 //! `etcd-lifeboat verify`.
 
+use crate::connection::ConnectionArgs;
 use crate::output::{self, Format};
 use crate::progress_bar::Bar;
-use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, connection};
+use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
 use anyhow::Context;
 use backup_store::verify::{Check, Level, Options, Report, verify};
 use clap::ValueEnum;
@@ -43,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value = "table")]
     output: Format,
     #[command(flatten)]
-    connection: connection::Args,
+    connection: ConnectionArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

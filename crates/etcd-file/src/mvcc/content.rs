@@ -111,7 +111,9 @@ impl<'s> Content<'s> {
                 )));
             }
         }
-        if self.has_meta_bucket && self.consistent_index.is_none_or(|index| index == 0) {
+        // etcd 3.4 writes it with the first record and not before.
+        let no_index = self.consistent_index.is_none_or(|index| index == 0);
+        if self.has_meta_bucket && self.records > 0 && no_index {
             findings.push(in_bucket(
                 META_BUCKET,
                 "consistent_index is missing or 0: no member of a cluster wrote this file".into(),
