@@ -59,7 +59,10 @@ fn verify(size_mib: u64, keys: u64, runs: usize, file: Option<&Path>) -> Result<
         bail!("{}", missing.join("\n"));
     };
     run_command(cargo().args(["build", "--release", "--quiet", "-p", "lifeboat"]))?;
-    let etcdutl = binaries.etcdutl.clone().context("etcd 3.6 has an etcdutl")?;
+    let etcdutl = binaries
+        .etcdutl
+        .clone()
+        .context("etcd 3.6 has an etcdutl")?;
     let scratch = tempfile::tempdir_in(root().join("target"))?;
     let snapshot = file.map_or_else(|| scratch.path().join("snapshot.db"), Path::to_path_buf);
     if !snapshot.exists() {
@@ -79,9 +82,24 @@ fn verify(size_mib: u64, keys: u64, runs: usize, file: Option<&Path>) -> Result<
     let lifeboat = root().join("target/release/etcd-lifeboat");
     let mut costs: Vec<(&str, Vec<Cost>)> = Vec::new();
     let programs: [(&str, &Path, &[&str], &Path); 4] = [
-        ("etcdutl snapshot status", &etcdutl, &["snapshot", "status", "-w", "json"], &snapshot),
-        ("the same checks", &lifeboat, &["verify", "--level", "content"], &database),
-        ("the SHA-256", &lifeboat, &["verify", "--level", "trailer"], &snapshot),
+        (
+            "etcdutl snapshot status",
+            &etcdutl,
+            &["snapshot", "status", "-w", "json"],
+            &snapshot,
+        ),
+        (
+            "the same checks",
+            &lifeboat,
+            &["verify", "--level", "content"],
+            &database,
+        ),
+        (
+            "the SHA-256",
+            &lifeboat,
+            &["verify", "--level", "trailer"],
+            &snapshot,
+        ),
         ("verify: all of it", &lifeboat, &["verify"], &snapshot),
     ];
     for _ in 0..runs {
@@ -100,7 +118,10 @@ fn verify(size_mib: u64, keys: u64, runs: usize, file: Option<&Path>) -> Result<
     let Some((_, base)) = medians.first().copied() else {
         return Ok(());
     };
-    println!("{:26} {:>8} {:>8} {:>10}   ratios", "median", "wall s", "CPU s", "peak MiB");
+    println!(
+        "{:26} {:>8} {:>8} {:>10}   ratios",
+        "median", "wall s", "CPU s", "peak MiB"
+    );
     for (name, cost) in medians {
         println!(
             "{name:26} {:8.2} {:8.2} {:10.1}   {:.2} {:.2} {:.2}",
@@ -138,9 +159,16 @@ fn make_snapshot(
     // Every third change of a key overwrites it, so that a key has about three records.
     let changes = keys * 3;
     let value_bytes = ((size_mib << 20) / changes).saturating_sub(130).max(16) as usize;
-    println!("filling etcd {} with {changes} changes of {value_bytes} bytes", binaries.version);
+    println!(
+        "filling etcd {} with {changes} changes of {value_bytes} bytes",
+        binaries.version
+    );
     let change = |number: u64| {
-        let key = format!("/registry/pods/namespace-{:04}/pod-{:08}", number % 97, number % keys);
+        let key = format!(
+            "/registry/pods/namespace-{:04}/pod-{:08}",
+            number % 97,
+            number % keys
+        );
         if number % 50 == 49 {
             return Change::DeleteRange(key.into_bytes(), Vec::new());
         }

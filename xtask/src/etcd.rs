@@ -91,8 +91,14 @@ fn from_debian(version: Version, suite: &str) -> Result<()> {
             .args(["-o", &own("Dir::State::lists", "lists")])
             .args(["-o", &own("Dir::Cache", "cache")])
             .args(["-o", "Acquire::Languages=none"])
-            .args(["-o", "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false"])
-            .args(["-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"]);
+            .args([
+                "-o",
+                "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false",
+            ])
+            .args([
+                "-o",
+                "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
+            ]);
         command
     };
     run_command(apt("apt-get").arg("update"))?;
@@ -134,7 +140,13 @@ fn from_go(version: Version) -> Result<()> {
             Command::new("go")
                 .current_dir(&module)
                 .env("CGO_ENABLED", "0")
-                .args(["build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o"])
+                .args([
+                    "build",
+                    "-mod=readonly",
+                    "-trimpath",
+                    "-ldflags=-s -w",
+                    "-o",
+                ])
                 .arg(staging.path().join(name))
                 .arg(package),
         )

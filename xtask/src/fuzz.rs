@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`.
 
 use crate::command::{root, run as run_command};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::process::Command;
 
 #[derive(clap::Args)]
@@ -24,9 +24,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if args.target.as_deref().is_some_and(|only| only != target) {
             continue;
         }
+        // New inputs go to the first folder; the second holds the seeds, which stay as they are.
+        let found = format!("fuzz/target/corpus/{target}");
+        std::fs::create_dir_all(root().join(&found)).with_context(|| found.clone())?;
         run_command(
             Command::new("cargo")
-                .args(["+nightly", "fuzz", "run", target])
+                .args(["+nightly", "fuzz", "run", target, &found])
                 .arg(format!("fuzz/corpus/{target}"))
                 .arg("--")
                 .arg(format!("-max_total_time={}", args.seconds))

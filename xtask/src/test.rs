@@ -18,7 +18,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let require_all = args.require_all || std::env::var("CI").is_ok_and(|ci| ci == "true");
     let start = Instant::now();
     run_command(cargo().args(["fmt", "--all", "--check"]))?;
-    run_command(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    run_command(cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
     let missing = etcd::provide();
     let skips = tempfile::NamedTempFile::new().context("create the list of skipped tests")?;
     run_command(
@@ -32,7 +40,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .map(str::to_owned)
         .collect();
     skipped.sort();
-    println!("\nall tests that can run here passed, in {} s", start.elapsed().as_secs());
+    println!(
+        "\nall tests that can run here passed, in {} s",
+        start.elapsed().as_secs()
+    );
     if skipped.is_empty() {
         println!("skipped: none");
         return Ok(());
@@ -42,7 +53,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("  {line}");
     }
     if require_all {
-        bail!("{} tests were skipped, and all were required", skipped.len());
+        bail!(
+            "{} tests were skipped, and all were required",
+            skipped.len()
+        );
     }
     Ok(())
 }

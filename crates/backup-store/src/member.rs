@@ -105,7 +105,9 @@ fn hint(endpoint: &str, had_certificate: bool) -> &'static str {
     match (endpoint.starts_with("https://"), had_certificate) {
         (false, _) => "",
         (true, false) => "; it may want a client certificate: --cert and --key",
-        (true, true) => "; it may not accept the client certificate: is it by the authority that the member trusts, and not expired?",
+        (true, true) => {
+            "; it may not accept the client certificate: is it by the authority that the member trusts, and not expired?"
+        }
     }
 }
 
@@ -258,7 +260,9 @@ fn url_of(connection: &Connection) -> Result<String, MemberError> {
     };
     let given = connection.endpoint.trim();
     if given.is_empty() {
-        return Err(wrong("it is empty, expected one such as https://127.0.0.1:2379"));
+        return Err(wrong(
+            "it is empty, expected one such as https://127.0.0.1:2379",
+        ));
     }
     if given.contains(',') {
         return Err(wrong(
@@ -336,9 +340,17 @@ mod tests {
 
     #[test]
     fn a_wrong_endpoint_is_told_with_what_is_expected() {
-        assert!(url("", false).unwrap_err().contains("https://127.0.0.1:2379"));
+        assert!(
+            url("", false)
+                .unwrap_err()
+                .contains("https://127.0.0.1:2379")
+        );
         assert!(url("a:1,b:1", false).unwrap_err().contains("expected one"));
-        assert!(url("unix://x", false).unwrap_err().contains("http or https"));
+        assert!(
+            url("unix://x", false)
+                .unwrap_err()
+                .contains("http or https")
+        );
     }
 
     #[test]

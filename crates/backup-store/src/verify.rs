@@ -135,7 +135,12 @@ pub struct Check {
 }
 
 impl Check {
-    fn new(name: &'static str, ok: Option<bool>, detail: impl Into<String>, since: Instant) -> Self {
+    fn new(
+        name: &'static str,
+        ok: Option<bool>,
+        detail: impl Into<String>,
+        since: Instant,
+    ) -> Self {
         Check {
             name,
             ok,
@@ -179,7 +184,9 @@ pub async fn verify(
     if options.level >= Level::Structure {
         checked = check_database(&data, origin, options, monitor, &mut checks);
     }
-    let summary = checked.as_ref().and_then(|checked| checked.summary.as_ref());
+    let summary = checked
+        .as_ref()
+        .and_then(|checked| checked.summary.as_ref());
     if options.level >= Level::Member {
         checks.push(check_member(&data, summary, options, monitor).await);
     }
@@ -345,12 +352,7 @@ fn check_database(
     if wants_content {
         let start = Instant::now();
         checks.push(match &checked.summary {
-            None => Check::new(
-                CONTENT,
-                None,
-                "not judged: the pages are damaged",
-                start,
-            ),
+            None => Check::new(CONTENT, None, "not judged: the pages are damaged", start),
             Some(summary) => {
                 let sound = format!(
                     "{} records up to revision {}, {} keys",
@@ -438,16 +440,18 @@ fn compare(
 ) -> Check {
     let total_bytes = etcd_file::ReadAt::size_bytes(data).unwrap_or_default();
     monitor.step(MEMBER, total_bytes.saturating_mul(2));
-    let computed = Bolt::open(data).map_err(|error| error.to_string()).and_then(|bolt| {
-        hash_kv(
-            &bolt,
-            revision,
-            theirs.compact_revision,
-            &scratch_file::create,
-            &mut |bytes| monitor.advance(bytes),
-        )
+    let computed = Bolt::open(data)
         .map_err(|error| error.to_string())
-    });
+        .and_then(|bolt| {
+            hash_kv(
+                &bolt,
+                revision,
+                theirs.compact_revision,
+                &scratch_file::create,
+                &mut |bytes| monitor.advance(bytes),
+            )
+            .map_err(|error| error.to_string())
+        });
     let at = format!(
         "at revision {revision}, compacted to {}, of member {:x}",
         theirs.compact_revision, theirs.member_id

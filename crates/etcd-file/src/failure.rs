@@ -42,7 +42,10 @@ impl Failure {
 /// Told how many bytes were done since the last call; says whether to go on.
 pub type Progress<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
 
-pub(crate) fn report(progress: &mut dyn FnMut(u64) -> ControlFlow<()>, bytes: u64) -> Result<(), Failure> {
+pub(crate) fn report(
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    bytes: u64,
+) -> Result<(), Failure> {
     match progress(bytes) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Failure::Cancelled),

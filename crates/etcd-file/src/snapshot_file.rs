@@ -98,10 +98,7 @@ mod tests {
             Trailer::of(4096 + 32),
             Trailer::Present { data_bytes: 4096 }
         );
-        assert_eq!(
-            Trailer::of(4096 + 31),
-            Trailer::Misplaced { odd_bytes: 31 }
-        );
+        assert_eq!(Trailer::of(4096 + 31), Trailer::Misplaced { odd_bytes: 31 });
         assert_eq!(Trailer::of(0), Trailer::Absent);
         assert_eq!(Trailer::of(32), Trailer::Present { data_bytes: 0 });
     }

@@ -1,5 +1,10 @@
 //! The published test vectors of etcd and bbolt.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 use etcd_file::bolt::Bolt;
 use etcd_file::check::{Checked, Origin, check};
@@ -76,7 +81,13 @@ fn pick_key(number: i64) -> &'static str {
         n if n % 142 == 30 => "zenek",
         n if n % 71 == 30 => "xavery",
         n => [
-            "alice", "bob", "celine", "dominik", "eve", "frederica", "gorge",
+            "alice",
+            "bob",
+            "celine",
+            "dominik",
+            "eve",
+            "frederica",
+            "gorge",
         ][(n % 7) as usize],
     }
 }
@@ -181,8 +192,16 @@ fn hash_kv_equals_all_published_values_before_and_after_compaction() {
 fn a_free_list_with_a_page_twice_and_a_page_nobody_has_is_told_as_bbolt_tells_it() {
     // The shape of etcd's corrupted_backup.db: free list [3, 3] on page 3, page 4 lost.
     let buckets: Tree = [
-        "alarm", "auth", "authRoles", "authUsers", "cluster", "key", "lease", "members",
-        "members_removed", "meta",
+        "alarm",
+        "auth",
+        "authRoles",
+        "authUsers",
+        "cluster",
+        "key",
+        "lease",
+        "members",
+        "members_removed",
+        "meta",
     ]
     .into_iter()
     .map(|name| (name.into(), values([("k", "v")])))
@@ -217,7 +236,12 @@ fn the_marker_of_a_revision_bump_is_no_damage_and_counts_as_one_key() {
     store.put(b"a", b"2");
     let mut tree = store.database();
     set(&mut tree, "key", revision(1_000_004, 0), "");
-    set(&mut tree, "meta", "scheduledCompactRev", revision(1_000_004, 0));
+    set(
+        &mut tree,
+        "meta",
+        "scheduledCompactRev",
+        revision(1_000_004, 0),
+    );
     let checked = checked(&write(&tree, &Options::default()));
     assert_eq!(errors(&checked), [""; 0]);
     let summary = checked.summary.unwrap();
@@ -230,24 +254,54 @@ fn the_marker_of_a_revision_bump_is_no_damage_and_counts_as_one_key() {
 fn records_that_do_not_follow_from_one_another_are_told() {
     type Record = (Vec<u8>, Vec<u8>);
     let put = |main, create, version| -> Record {
-        (revision(main, 0), key_value(b"k", create, main, version, b"v", 0))
+        (
+            revision(main, 0),
+            key_value(b"k", create, main, version, b"v", 0),
+        )
     };
     let deletion = |main| -> Record { (tombstone(main, 0), key_value(b"k", 0, 0, 0, b"", 0)) };
     let other_mod = |main| -> Record { (revision(main, 0), key_value(b"k", 2, 99, 1, b"v", 0)) };
     for (records, told) in [
-        (vec![put(2, 2, 1), put(3, 2, 2), deletion(4), put(5, 5, 1)], None),
+        (
+            vec![put(2, 2, 1), put(3, 2, 2), deletion(4), put(5, 5, 1)],
+            None,
+        ),
         (vec![deletion(3), put(4, 4, 1)], None),
         (vec![put(5, 2, 4), put(6, 2, 5)], None),
         (vec![put(2, 2, 1), put(3, 2, 3)], Some("its version is 3")),
-        (vec![put(4, 2, 2), put(5, 3, 3)], Some("its create_revision is 3")),
-        (vec![put(2, 2, 1), deletion(3), put(4, 2, 2)], Some("revision 3 had deleted")),
-        (vec![put(2, 2, 1), deletion(3), deletion(4)], Some("deletes a key")),
-        (vec![other_mod(2)], Some("its mod_revision is 99, expected 2")),
-        (vec![put(3, 4, 1)], Some("its create_revision is 4, expected 1 to 3")),
+        (
+            vec![put(4, 2, 2), put(5, 3, 3)],
+            Some("its create_revision is 3"),
+        ),
+        (
+            vec![put(2, 2, 1), deletion(3), put(4, 2, 2)],
+            Some("revision 3 had deleted"),
+        ),
+        (
+            vec![put(2, 2, 1), deletion(3), deletion(4)],
+            Some("deletes a key"),
+        ),
+        (
+            vec![other_mod(2)],
+            Some("its mod_revision is 99, expected 2"),
+        ),
+        (
+            vec![put(3, 4, 1)],
+            Some("its create_revision is 4, expected 1 to 3"),
+        ),
         (vec![put(3, 3, 0)], Some("its version is 0")),
-        (vec![put(3, 3, 2)], Some("its version is 2, but it was created")),
-        (vec![(b"short".to_vec(), vec![])], Some("a revision of 5 bytes")),
-        (vec![(revision(2, 0), vec![0xff])], Some("a field without its number")),
+        (
+            vec![put(3, 3, 2)],
+            Some("its version is 2, but it was created"),
+        ),
+        (
+            vec![(b"short".to_vec(), vec![])],
+            Some("a revision of 5 bytes"),
+        ),
+        (
+            vec![(revision(2, 0), vec![0xff])],
+            Some("a field without its number"),
+        ),
     ] {
         let mut tree = Store::default().database();
         for (key, value) in records {
@@ -281,7 +335,9 @@ fn a_key_attached_to_a_lease_that_does_not_exist_is_a_warning() {
         .collect();
     assert_eq!(
         warnings,
-        ["bucket \"lease\": 1 live keys are attached to leases that do not exist, 1234 for one; they never expire"]
+        [
+            "bucket \"lease\": 1 live keys are attached to leases that do not exist, 1234 for one; they never expire"
+        ]
     );
 }
 
@@ -298,7 +354,12 @@ fn what_etcd_needs_and_is_not_there_is_told() {
     assert_eq!(checked_tree(&remove("cluster")), "");
     assert!(
         checked_tree(&|tree| {
-            set(tree, "key", revision(2, 0), key_value(b"k", 2, 2, 1, b"v", 0));
+            set(
+                tree,
+                "key",
+                revision(2, 0),
+                key_value(b"k", 2, 2, 1, b"v", 0),
+            );
             set(tree, "meta", "consistent_index", 0u64.to_be_bytes());
         })
         .contains("consistent_index is missing or 0")

@@ -8,10 +8,20 @@ use std::path::PathBuf;
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
     /// Certificate authority of the member's certificate, a PEM file
-    #[arg(long, value_name = "FILE", env = "ETCDCTL_CACERT", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ETCDCTL_CACERT",
+        hide_env_values = true
+    )]
     cacert: Option<PathBuf>,
     /// Client certificate, a PEM file
-    #[arg(long, value_name = "FILE", env = "ETCDCTL_CERT", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ETCDCTL_CERT",
+        hide_env_values = true
+    )]
     cert: Option<PathBuf>,
     /// Key of the client certificate, a PEM file
     #[arg(long, value_name = "FILE", env = "ETCDCTL_KEY", hide_env_values = true)]

@@ -27,7 +27,8 @@ Examples:
   etcd-lifeboat verify /var/lib/etcd-auto-backup/2026-11-22_031500
   etcd-lifeboat verify --level content /var/lib/etcd/member/snap/db
   etcd-lifeboat verify --output json snapshot.db
-  etcd-lifeboat verify --against https://127.0.0.1:2379 --cacert ca.crt --cert client.crt --key client.key snapshot.db
+  etcd-lifeboat verify snapshot.db --against https://127.0.0.1:2379 \\
+      --cacert ca.crt --cert client.crt --key client.key
 
 Exit codes: 0 verified, 1 damaged or not verified, 2 wrong usage.")]
 pub(crate) struct Args {
@@ -153,7 +154,7 @@ fn for_people(report: &Report) -> String {
     let numbers = numbers(report);
     if !numbers.is_empty() {
         text += "\n";
-        text += &output::table(["", ""], numbers).trim_start().to_string();
+        text += output::table(["", ""], numbers).trim_start();
     }
     text
 }
@@ -181,7 +182,10 @@ fn numbers(report: &Report) -> Vec<[String; 2]> {
     };
     let number = |value: u64| Some(value.to_string());
     row("hash", report.hash.clone());
-    row("revision", report.revision.map(|revision| revision.to_string()));
+    row(
+        "revision",
+        report.revision.map(|revision| revision.to_string()),
+    );
     if let Some(details) = &report.details {
         row(
             "compacted to",
@@ -189,7 +193,10 @@ fn numbers(report: &Report) -> Vec<[String; 2]> {
         );
         row("keys", report.total_keys.map(|keys| keys.to_string()));
         row("records", number(details.records));
-        row("raft index", details.consistent_index.map(|index| index.to_string()));
+        row(
+            "raft index",
+            details.consistent_index.map(|index| index.to_string()),
+        );
         row("members", number(details.members));
         row("cluster version", details.cluster_version.clone());
         row("storage version", details.storage_version.clone());

@@ -47,9 +47,8 @@ fn assert_same_as_etcds_own_tool(file: &Path, flags: &[&str], binaries: &Binarie
     assert_eq!(code, 0, "{report:#}");
     assert_eq!(report["ok"], true);
     let output = binaries.snapshot_status(file);
-    let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        panic!("{error}: {}", String::from_utf8_lossy(&output.stderr))
-    });
+    let status: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
     let hash = format!("{:08x}", status["hash"].as_u64().unwrap());
     assert_eq!(report["hash"], hash.as_str());
     assert_eq!(report["revision"], status["revision"]);
@@ -59,7 +58,10 @@ fn assert_same_as_etcds_own_tool(file: &Path, flags: &[&str], binaries: &Binarie
         assert_eq!(report["total_keys"], status["totalKey"]);
     }
     let version = status["version"].as_str().unwrap_or_default();
-    assert_eq!(report["storage_version"].as_str().unwrap_or_default(), version);
+    assert_eq!(
+        report["storage_version"].as_str().unwrap_or_default(),
+        version
+    );
     report
 }
 
@@ -91,7 +93,10 @@ fn fill(server: &Server) {
     for (name, bytes) in [("page", 5_000), ("window", 100_000), ("largest", 1_400_000)] {
         client.put(format!("/big/{name}").as_bytes(), &vec![b'b'; bytes]);
     }
-    client.put(&vec![b'k'; 70_000], b"a key longer than what is read at once");
+    client.put(
+        &vec![b'k'; 70_000],
+        b"a key longer than what is read at once",
+    );
     for lease in [0x1234, 0x7777] {
         client.grant_lease(lease, 3600);
         let key = format!("/registry/events/default/{lease:x}");
@@ -160,8 +165,7 @@ fn numbers_and_hash_equal_etcds_own_tool_and_hash_kv_equals_the_members(
 
     // The file of a stopped member has no trailer; whoever says a level expects that.
     server.stop();
-    let report =
-        assert_same_as_etcds_own_tool(&server.db(), &["--level", "content"], &binaries);
+    let report = assert_same_as_etcds_own_tool(&server.db(), &["--level", "content"], &binaries);
     assert_eq!(check(&report, "trailer")["ok"], Value::Null);
     let (report, code) = verify(&server.db(), &[]);
     assert_eq!(code, 1);
@@ -196,7 +200,14 @@ fn a_member_that_wants_certificates_and_a_user_is_compared_with(
 
     let paths = [&pki.ca, &pki.client_cert, &pki.client_key].map(|path| path.to_str().unwrap());
     let tls = [
-        "--against", &server.endpoint, "--cacert", paths[0], "--cert", paths[1], "--key", paths[2],
+        "--against",
+        &server.endpoint,
+        "--cacert",
+        paths[0],
+        "--cert",
+        paths[1],
+        "--key",
+        paths[2],
     ];
     let as_root = [&tls[..], &["--user", "root:secret"]].concat();
     let report = assert_same_as_etcds_own_tool(&file, &as_root, &binaries);
@@ -204,10 +215,19 @@ fn a_member_that_wants_certificates_and_a_user_is_compared_with(
 
     for (flags, told) in [
         (tls.to_vec(), "user"),
-        ([&tls[..], &["--user", "root:wrong"]].concat(), "invalid user ID or password"),
-        ([&tls[..], &["--user", "reader:reads"]].concat(), "permission denied"),
+        (
+            [&tls[..], &["--user", "root:wrong"]].concat(),
+            "invalid user ID or password",
+        ),
+        (
+            [&tls[..], &["--user", "reader:reads"]].concat(),
+            "permission denied",
+        ),
         (tls[..4].to_vec(), "it may want a client certificate"),
-        (vec!["--against", &server.endpoint, "--cacert", "/no/such/ca"], "/no/such/ca"),
+        (
+            vec!["--against", &server.endpoint, "--cacert", "/no/such/ca"],
+            "/no/such/ca",
+        ),
     ] {
         let (report, code) = verify(&file, &flags);
         let member = check(&report, "member");
@@ -263,7 +283,10 @@ fn nobody_at_the_endpoint_is_told_within_seconds() {
     let (report, code) = verify(&file, &["--against", &server.endpoint]);
     assert_eq!(code, 1);
     let detail = check(&report, "member")["detail"].as_str().unwrap();
-    assert!(detail.contains("connecting to") && detail.contains("refused"), "{detail}");
+    assert!(
+        detail.contains("connecting to") && detail.contains("refused"),
+        "{detail}"
+    );
 }
 
 #[test]
@@ -311,7 +334,10 @@ fn the_db_of_a_running_member_that_changes_meanwhile_is_never_called_whole_by_mi
         told += usize::from(tells);
     }
     writes.join().unwrap();
-    assert!(told > 0, "nobody wrote while a file was read: the test showed nothing");
+    assert!(
+        told > 0,
+        "nobody wrote while a file was read: the test showed nothing"
+    );
 }
 
 #[test]

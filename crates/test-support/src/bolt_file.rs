@@ -205,7 +205,11 @@ impl Writer<'_> {
             .collect();
         let room = self.options.page_size - 16;
         let mut level = Vec::new();
-        for chunk in self.chunks(&elements, |(_, key, value)| 16 + key.len() + value.len(), room) {
+        for chunk in self.chunks(
+            &elements,
+            |(_, key, value)| 16 + key.len() + value.len(),
+            room,
+        ) {
             let payload = self.leaf_payload(chunk);
             let first = chunk.first().map(|e| e.1.clone()).unwrap_or_default();
             level.push((first, self.page(LEAF, chunk.len() as u16, &payload)));
@@ -234,12 +238,7 @@ impl Writer<'_> {
         let (mut array, mut data) = (Vec::new(), Vec::<u8>::new());
         for (index, (flags, key, value)) in elements.iter().enumerate() {
             let pos = 16 * (elements.len() - index) + data.len();
-            for field in [
-                *flags,
-                pos as u32,
-                key.len() as u32,
-                value.len() as u32,
-            ] {
+            for field in [*flags, pos as u32, key.len() as u32, value.len() as u32] {
                 self.u32(&mut array, field);
             }
             data.extend(key);
@@ -298,4 +297,12 @@ impl Writer<'_> {
         chunks.push(&elements[start..]);
         chunks
     }
+}
+
+/// Adds the SHA-256 that makes a snapshot of a database.
+pub fn with_trailer(mut database: Vec<u8>) -> Vec<u8> {
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(&database);
+    database.extend(&digest[..]);
+    database
 }

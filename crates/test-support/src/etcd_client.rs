@@ -39,7 +39,9 @@ impl Client {
             .build()
             .unwrap();
         let endpoint = Endpoint::from_shared(endpoint.to_string()).unwrap();
-        let channel = runtime.block_on(endpoint.connect()).expect("connect to etcd");
+        let channel = runtime
+            .block_on(endpoint.connect())
+            .expect("connect to etcd");
         Client {
             runtime,
             channel,
@@ -106,7 +108,10 @@ impl Client {
                 }
                 let mut client = KvClient::new(self.channel.clone());
                 running.spawn(async move {
-                    client.txn(transaction(changes)).await.expect("etcd answers");
+                    client
+                        .txn(transaction(changes))
+                        .await
+                        .expect("etcd answers");
                 });
             }
             while let Some(done) = running.join_next().await {
@@ -211,11 +216,9 @@ fn transaction(changes: impl IntoIterator<Item = Change>) -> api::TxnRequest {
         .into_iter()
         .map(|change| api::RequestOp {
             request: Some(match change {
-                Change::Put(key, value, lease) => Op::RequestPut(api::PutRequest {
-                    key,
-                    value,
-                    lease,
-                }),
+                Change::Put(key, value, lease) => {
+                    Op::RequestPut(api::PutRequest { key, value, lease })
+                }
                 Change::DeleteRange(key, range_end) => {
                     Op::RequestDeleteRange(api::DeleteRangeRequest { key, range_end })
                 }

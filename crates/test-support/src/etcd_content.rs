@@ -95,10 +95,8 @@ impl Store {
     pub fn delete(&mut self, key: &[u8]) {
         if self.alive.remove(key).is_some() {
             self.revision += 1;
-            self.records.insert(
-                tombstone(self.revision, 0),
-                key_value(key, 0, 0, 0, b"", 0),
-            );
+            self.records
+                .insert(tombstone(self.revision, 0), key_value(key, 0, 0, 0, b"", 0));
         }
     }
 
@@ -111,10 +109,20 @@ impl Store {
     pub fn database(&self) -> Tree {
         let consistent_index = (self.revision as u64 + 3).to_be_bytes();
         let mut tree = Tree::new();
-        for name in ["alarm", "authRoles", "authUsers", "lease", "members", "members_removed"] {
+        for name in [
+            "alarm",
+            "authRoles",
+            "authUsers",
+            "lease",
+            "members",
+            "members_removed",
+        ] {
             tree.insert(name.into(), values::<Vec<u8>, Vec<u8>>([]));
         }
-        tree.insert("auth".into(), values([("authRevision", 1u64.to_be_bytes())]));
+        tree.insert(
+            "auth".into(),
+            values([("authRevision", 1u64.to_be_bytes())]),
+        );
         tree.insert("cluster".into(), values([("clusterVersion", "3.5.0")]));
         tree.insert("key".into(), values(self.records.clone()));
         tree.insert(

@@ -63,7 +63,12 @@ impl Server {
         let endpoint = format!("{scheme}://127.0.0.1:{}", free_port());
         let peer = format!("http://127.0.0.1:{}", free_port());
         // The name is how the server is recognised as ours.
-        let name = dir.path().file_name().unwrap().to_string_lossy().into_owned();
+        let name = dir
+            .path()
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         // Ends the server also if the test is killed.
         let mut command = Command::new("setpriv");

@@ -1,8 +1,8 @@
 //! Buckets: a leaf element's value that is the start of another tree.
 
+use super::Bolt;
 use super::ByteOrder;
 use super::page::{Element, Page, PageError, Value};
-use super::Bolt;
 
 pub(crate) const BUCKET_HEADER_BYTES: u64 = 16;
 

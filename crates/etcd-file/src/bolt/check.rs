@@ -148,8 +148,10 @@ impl<'f> Walk<'_, 'f> {
                     self.visited.insert(own);
                     if list.free.contains(own) {
                         self.findings.push(
-                            Finding::error("the free list has it, but the free list itself is on it")
-                                .on_page(own, self.bolt.offset_of(own)),
+                            Finding::error(
+                                "the free list has it, but the free list itself is on it",
+                            )
+                            .on_page(own, self.bolt.offset_of(own)),
                         );
                     }
                 }
@@ -186,12 +188,7 @@ impl<'f> Walk<'_, 'f> {
         (!bucket.name.is_empty()).then_some(bucket.name.as_slice())
     }
 
-    fn enter_bucket(
-        &mut self,
-        name: &[u8],
-        root: BucketRoot,
-        host: u64,
-    ) -> Result<(), Failure> {
+    fn enter_bucket(&mut self, name: &[u8], root: BucketRoot, host: u64) -> Result<(), Failure> {
         self.buckets.push(OpenBucket {
             name: name.to_vec(),
             bound: Vec::new(),
@@ -274,7 +271,8 @@ impl<'f> Walk<'_, 'f> {
         for used in id..=id + u64::from(overflow) {
             self.report.tree_pages += 1;
             if !self.visited.insert(used) {
-                let problem = format!("it is an overflow page of page {id}, but used elsewhere too");
+                let problem =
+                    format!("it is an overflow page of page {id}, but used elsewhere too");
                 self.tell(used, PageError::Damaged(problem))?;
             }
             if self

@@ -127,8 +127,7 @@ impl<'b, 'f: 'b> Cursor<'b, 'f> {
                 return Ok(None);
             };
             if level.next >= level.page.count {
-                self.spare
-                    .extend(self.stack.pop().map(|level| level.page));
+                self.spare.extend(self.stack.pop().map(|level| level.page));
                 continue;
             }
             if level.page.kind == Some(Kind::Leaf) {
@@ -167,9 +166,12 @@ impl<'b, 'f: 'b> Cursor<'b, 'f> {
             BucketRoot::Inline { .. } => self.host,
         };
         let offset_bytes = self.bolt.offset_of(id);
-        let damaged = |problem: String| CursorError::on(id, offset_bytes, PageError::Damaged(problem));
+        let damaged =
+            |problem: String| CursorError::on(id, offset_bytes, PageError::Damaged(problem));
         if self.stack.len() >= MAX_DEPTH {
-            return Err(damaged(format!("the tree is deeper than {MAX_DEPTH} pages")));
+            return Err(damaged(format!(
+                "the tree is deeper than {MAX_DEPTH} pages"
+            )));
         }
         if !(2..self.bolt.meta.high_water_mark).contains(&id) {
             return Err(damaged(format!(

@@ -84,7 +84,9 @@ pub(crate) fn read(
             } else if !free.insert(id) {
                 tell("the free list has it twice".into());
             } else if id < before {
-                tell(format!("the free list has it behind page {before}, expected ascending order"));
+                tell(format!(
+                    "the free list has it behind page {before}, expected ascending order"
+                ));
             }
             before = id;
         }

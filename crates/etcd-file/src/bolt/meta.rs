@@ -64,7 +64,9 @@ pub enum MetaProblem {
         found: u64,
     },
     /// No machine has such pages.
-    #[error("page size is {found}, expected a power of two from {MIN_PAGE_SIZE} to {MAX_PAGE_SIZE}")]
+    #[error(
+        "page size is {found}, expected a power of two from {MIN_PAGE_SIZE} to {MAX_PAGE_SIZE}"
+    )]
     PageSize {
         /// What the file has.
         found: u32,

@@ -48,7 +48,9 @@ pub enum OpenError {
         page_size: u32,
     },
     /// The meta's own numbers make no sense.
-    #[error("meta of transaction {txid}: {field} is page {found}, expected from 2 to below the high-water mark {high_water_mark}")]
+    #[error(
+        "meta of transaction {txid}: {field} is page {found}, expected from 2 to below the high-water mark {high_water_mark}"
+    )]
     OutOfRange {
         /// The transaction that wrote the meta.
         txid: u64,
@@ -177,10 +179,7 @@ fn read_meta(
 }
 
 /// A meta counts only where its own page size puts it; a copy of one elsewhere is a value or rubbish.
-fn at_own_place(
-    meta: Result<Meta, MetaProblem>,
-    page_size: u64,
-) -> Result<Meta, MetaProblem> {
+fn at_own_place(meta: Result<Meta, MetaProblem>, page_size: u64) -> Result<Meta, MetaProblem> {
     match meta {
         Ok(meta) if u64::from(meta.page_size) != page_size => Err(MetaProblem::Place {
             expected: page_size,

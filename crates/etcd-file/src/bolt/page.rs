@@ -59,8 +59,7 @@ impl Window {
             self.buf.resize(bytes as usize, 0);
         }
         let wanted = self.buf.get_mut(..bytes as usize).unwrap_or_default();
-        file.read_exact_at(wanted, at)
-            .map_err(Failure::read(at))?;
+        file.read_exact_at(wanted, at).map_err(Failure::read(at))?;
         self.valid_bytes = bytes;
         Ok(())
     }
@@ -279,7 +278,8 @@ impl Page {
             child,
             is_bucket: flags & LEAF_FLAG_BUCKET != 0,
         };
-        let damaged = |problem: String| Err(PageError::Damaged(format!("element {index}: {problem}")));
+        let damaged =
+            |problem: String| Err(PageError::Damaged(format!("element {index}: {problem}")));
         if flags & !LEAF_FLAG_BUCKET != 0 {
             return damaged(format!("flags are {flags:#x}, expected 0 or 1"));
         }

@@ -9,7 +9,6 @@ use crate::finding::{Finding, Findings, printable};
 use crate::mvcc::key_value::varint;
 use crate::{Failure, ScratchSource};
 use crc32c::crc32c_append;
-use std::collections::VecDeque;
 
 /// What a database holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +97,7 @@ impl<'s> Content<'s> {
     /// Why the file or the scratch file could not be read.
     pub fn finish(self, bolt: &Bolt<'_>) -> Result<(Summary, Findings), Failure> {
         let mut findings = self.findings;
-        let in_bucket =
-            |bucket: &[u8], problem: String| Finding::error(problem).in_bucket(bucket);
+        let in_bucket = |bucket: &[u8], problem: String| Finding::error(problem).in_bucket(bucket);
         for (name, there) in [
             (KEY_BUCKET, self.has_key_bucket),
             (META_BUCKET, self.has_meta_bucket),
@@ -274,10 +272,7 @@ impl<'s> Content<'s> {
         let value = entry.value.in_memory().unwrap_or_default();
         let problem = match serde_json::from_slice::<Member>(value) {
             Ok(Member { id }) if format!("{id:x}").as_bytes() == entry.key => return,
-            Ok(Member { id }) => format!(
-                "member {}: its own id is {id:x}",
-                printable(entry.key)
-            ),
+            Ok(Member { id }) => format!("member {}: its own id is {id:x}", printable(entry.key)),
             Err(error) => format!("member {}: not its JSON: {error}", printable(entry.key)),
         };
         self.findings.push(
@@ -365,7 +360,7 @@ impl Visitor for Content<'_> {
 #[derive(Default)]
 struct Chains {
     /// The first ones, for the message; the rest is counted.
-    broken: VecDeque<String>,
+    broken: Vec<String>,
     broken_records: u64,
 }
 
@@ -379,8 +374,10 @@ impl Chains {
         }
         if more > 0 {
             findings.push(
-                Finding::error(format!("{more} more records do not follow from the one before"))
-                    .in_bucket(KEY_BUCKET),
+                Finding::error(format!(
+                    "{more} more records do not follow from the one before"
+                ))
+                .in_bucket(KEY_BUCKET),
             );
         }
     }
@@ -389,15 +386,16 @@ impl Chains {
 impl KeyObserver for Chains {
     fn record(&mut self, before: Option<&KeyRecord>, record: &KeyRecord) {
         let Some(before) = before else { return };
-        // The marker of a revision bump has none of these, before or after.
-        if record.version == 0 || !before.tombstone && before.version == 0 {
-            if !(record.tombstone && before.tombstone) {
-                return;
-            }
-        }
         let (revision, previous) = (record.position, before.position);
-        let problem = if record.tombstone && before.tombstone {
-            format!("record of revision {revision}: deletes a key that revision {previous} had deleted already")
+        // The marker of a revision bump has version 0, and nothing follows from it.
+        let marker =
+            !record.tombstone && record.version == 0 || !before.tombstone && before.version == 0;
+        let problem = if marker {
+            return;
+        } else if record.tombstone && before.tombstone {
+            format!(
+                "record of revision {revision}: deletes a key that revision {previous} had deleted already"
+            )
         } else if record.tombstone {
             return;
         } else if before.tombstone && record.version != 1 {
@@ -420,7 +418,7 @@ impl KeyObserver for Chains {
         };
         self.broken_records += 1;
         if self.broken.len() < Self::KEPT {
-            self.broken.push_back(problem);
+            self.broken.push(problem);
         }
     }
 

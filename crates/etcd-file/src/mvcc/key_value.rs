@@ -64,7 +64,8 @@ impl KeyValue {
                 problem,
             };
             let head = value.piece(at, FIELD_HEAD_BYTES)?;
-            let (tag, rest) = varint(head).ok_or_else(|| malformed("a field without its number"))?;
+            let (tag, rest) =
+                varint(head).ok_or_else(|| malformed("a field without its number"))?;
             let number = varint(rest);
             let behind = |rest: &[u8]| at + (head.len() - rest.len()) as u64;
             let (wire_type, field) = (tag & 7, tag >> 3);
@@ -74,7 +75,9 @@ impl KeyValue {
             if matches!(field, 1 | 5) != (wire_type == BYTES) && field <= 6
                 || matches!(field, 2 | 3 | 4 | 6) && wire_type != VARINT
             {
-                return Err(malformed("a field with another type than it has in a KeyValue"));
+                return Err(malformed(
+                    "a field with another type than it has in a KeyValue",
+                ));
             }
             at = match wire_type {
                 VARINT => {
@@ -149,7 +152,10 @@ mod tests {
         let bytes = b"\x0a\x03foo\x10\x02\x18\x80\x01\x20\x05\x2a\x02hi\x30\x7b";
         let kv = decode(bytes).unwrap();
         assert_eq!(kv.key, 2..5);
-        assert_eq!(&bytes[kv.value.start as usize..kv.value.end as usize], b"hi");
+        assert_eq!(
+            &bytes[kv.value.start as usize..kv.value.end as usize],
+            b"hi"
+        );
         assert_eq!(
             (kv.create_revision, kv.mod_revision, kv.version, kv.lease),
             (2, 128, 5, 123)
@@ -186,7 +192,10 @@ mod tests {
             (b"\x12\x00", "another type"),
             (b"\x49\0\0", "longer than the record"),
             (b"\x3b", "unknown type"),
-            (b"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", "a cut number"),
+            (
+                b"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02",
+                "a cut number",
+            ),
         ] {
             let error = decode(bytes).unwrap_err();
             assert!(error.contains(problem), "{bytes:?}: {error}");

@@ -130,9 +130,7 @@ impl<'s> Keys<'s> {
             Entry::Vacant(_) => {
                 let spilled = match &mut self.spilled {
                     Some(spilled) => spilled,
-                    None => self
-                        .spilled
-                        .insert(Spilled::new(self.scratch, self.depth)?),
+                    None => self.spilled.insert(Spilled::new(self.scratch, self.depth)?),
                 };
                 spilled.push(key, &record)
             }

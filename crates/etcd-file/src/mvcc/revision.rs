@@ -77,7 +77,25 @@ impl RecordKey {
             [found] => return Err(RevisionError::Mark { found: *found }),
             _ => return Err(wrong_length),
         };
-        let [m0, m1, m2, m3, m4, m5, m6, m7, separator, s0, s1, s2, s3, s4, s5, s6, s7] = *bytes;
+        let [
+            m0,
+            m1,
+            m2,
+            m3,
+            m4,
+            m5,
+            m6,
+            m7,
+            separator,
+            s0,
+            s1,
+            s2,
+            s3,
+            s4,
+            s5,
+            s6,
+            s7,
+        ] = *bytes;
         if separator != SEPARATOR {
             return Err(RevisionError::Separator { found: separator });
         }

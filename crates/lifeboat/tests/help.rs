@@ -1,0 +1,167 @@
+//! What `--help` says works as it says it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+use tempfile::TempDir;
+use test_support::bolt_file::{Options, with_trailer, write};
+use test_support::etcd_binaries::{Version, require};
+use test_support::etcd_content::Store;
+use test_support::etcd_server::{self, Server};
+
+fn lifeboat(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_etcd-lifeboat"))
+        .args(args)
+        .env_remove("ETCDCTL_ENDPOINTS")
+        .output()
+        .unwrap()
+}
+
+fn help_of(subcommand: &str) -> String {
+    let output = lifeboat(&[subcommand, "--help"]);
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The command lines under "Examples:".
+fn examples(help: &str) -> Vec<String> {
+    let (_, examples) = help
+        .split_once("Examples:\n")
+        .expect("the help has examples");
+    let joined = examples.replace("\\\n      ", "");
+    let lines: Vec<_> = joined
+        .lines()
+        .take_while(|line| line.starts_with("  "))
+        .map(|line| line.trim().to_string())
+        .collect();
+    assert!(!lines.is_empty());
+    lines
+}
+
+/// Runs an example as a shell would, with this build of the program in the path.
+fn run_example(line: &str, dir: &Path) {
+    let bin = Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"))
+        .parent()
+        .unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let output = Command::new("sh")
+        .args(["-c", line])
+        .current_dir(dir)
+        .env("PATH", path)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{line}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn the_examples_of_verify_run_as_they_are_printed() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let options = etcd_server::Options {
+        tls: true,
+        ..etcd_server::Options::default()
+    };
+    let server = Server::start_with(&binaries, &options);
+    server.etcdctl_ok(&["put", "key", "value"]);
+    server.snapshot("snapshot.db", &[]);
+    let dir = server.dir();
+    // The example's absolute paths and endpoint, moved to where this test has them.
+    let backup = dir.join("auto/2026-11-22_031500");
+    std::fs::create_dir_all(&backup).unwrap();
+    std::fs::copy(
+        dir.join("snapshot.db"),
+        backup.join("snapshot_2026-11-22_031500.db"),
+    )
+    .unwrap();
+    let copied_db = dir.join("etcd/member/snap");
+    std::fs::create_dir_all(&copied_db).unwrap();
+    let database = std::fs::read(dir.join("snapshot.db")).unwrap();
+    std::fs::write(copied_db.join("db"), &database[..database.len() - 32]).unwrap();
+    for line in examples(&help_of("verify")) {
+        let line = line
+            .replace("/var/lib/etcd-auto-backup", "auto")
+            .replace("/var/lib/etcd/", "etcd/")
+            .replace("https://127.0.0.1:2379", &server.endpoint);
+        run_example(&line, dir);
+    }
+}
+
+#[test]
+fn the_examples_of_completions_and_man_pages_run_as_they_are_printed() {
+    let dir = TempDir::new().unwrap();
+    for subcommand in ["completions", "man-pages"] {
+        for line in examples(&help_of(subcommand)) {
+            let line = line
+                .replace("/etc/bash_completion.d/", "")
+                .replace("/usr/local/share/zsh/site-functions/", "")
+                .replace("/usr/local/share/man/man1", ".");
+            run_example(&line, dir.path());
+        }
+    }
+    let bash = std::fs::read_to_string(dir.path().join("etcd-lifeboat")).unwrap();
+    assert!(bash.contains("--against") && bash.contains("complete"));
+    let page = std::fs::read_to_string(dir.path().join("etcd-lifeboat-verify.1")).unwrap();
+    assert!(page.contains("snapshot"));
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2_and_says_what_to_write() {
+    for (args, told) in [
+        (&["verify"][..], "<PATH>"),
+        (&["verify", "--level", "all", "x"], "possible values"),
+        (&["verify", "--level", "member", "x"], "--against ENDPOINT"),
+        (
+            &[
+                "verify",
+                "--level",
+                "content",
+                "--against",
+                "http://127.0.0.1:1",
+                "x",
+            ],
+            "leave --level out",
+        ),
+        (
+            &["verify", "--against", "h:1", "--cert", "c", "x"],
+            "--cert and --key go together",
+        ),
+        (
+            &["verify", "--against", "h:1", "--user", "root", "x"],
+            "ETCDCTL_PASSWORD",
+        ),
+        (&["no-such-command"], "unrecognized subcommand"),
+    ] {
+        let output = lifeboat(args);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+        assert!(text.contains(told), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_crash() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("snapshot.db");
+    let database = write(&Store::default().database(), &Options::default());
+    std::fs::write(&file, with_trailer(database)).unwrap();
+    let line = format!(
+        "{} verify {} 2>{} | true",
+        env!("CARGO_BIN_EXE_etcd-lifeboat"),
+        file.display(),
+        dir.path().join("errors").display()
+    );
+    Command::new("sh").args(["-c", &line]).status().unwrap();
+    let errors = std::fs::read_to_string(dir.path().join("errors")).unwrap();
+    assert_eq!(errors, "");
+}
