@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn reading_ahead_gives_the_same_bytes_in_any_order() {
-        let file: Vec<u8> = (0..1_000_000u32).map(|n| (n * 7919 >> 3) as u8).collect();
+        let file: Vec<u8> = (0..1_000_000u64).map(|n| ((n * 7919) >> 3) as u8).collect();
         let ahead = ReadAhead::of(&file).unwrap();
         let mut offset = 0;
         for step in 0..5000usize {
