@@ -1,0 +1,107 @@
+//! The record that is written beside each backup, `backup.json`.
+//!
+//! Readers ignore fields they do not know, and a field that came later is optional, so that every version
+//! reads the records of every other.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The version that is written.
+pub const VERSION: u32 = 1;
+
+/// The origin of backups that somebody asked for.
+pub const ON_DEMAND: &str = "on-demand";
+
+/// What is known of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The record's own version.
+    pub version: u32,
+    /// Counts the backups of a repository; their order, whatever the clock says.
+    pub sequence: u64,
+    /// Who wanted it: a `Backup`'s name, or `on-demand`.
+    pub origin: String,
+    /// What started it: `schedule`, `catch-up` or `command`.
+    pub trigger: String,
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// When it was verified and complete.
+    pub finished_at: Timestamp,
+    /// The node it was taken on.
+    pub node: String,
+    /// The platform that was found there.
+    pub platform: String,
+    /// The member it was taken from.
+    pub member: MemberRecord,
+    /// All members of the cluster, as that member knew them.
+    pub members: Vec<ClusterMember>,
+    /// Whether all that was acknowledged before the run is in it. Without quorum that can't be known.
+    pub linearized: bool,
+    /// What the snapshot holds.
+    pub snapshot: SnapshotRecord,
+    /// SHA-256 of each file of the backup but this one, as hex digits.
+    pub sha256: BTreeMap<String, String>,
+    /// Bytes that were written for it.
+    pub written_bytes: u64,
+    /// How the snapshot was made: `stream`.
+    pub source: String,
+    /// Why that way.
+    pub source_reason: String,
+    /// Which levels were verified, in order.
+    pub verified: Vec<String>,
+    /// How long each step took, in milliseconds.
+    pub took_ms: BTreeMap<String, u64>,
+    /// What is worth knowing and was no reason to fail.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// The member that a backup was taken from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// Its id, as hex digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its cluster's id, as hex digits.
+    pub cluster_id: String,
+    /// The etcd version it runs.
+    pub etcd_version: String,
+    /// Whether it was the leader.
+    pub leader: bool,
+}
+
+/// A member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterMember {
+    /// Its id, as hex digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Where other members find it.
+    pub peer_urls: Vec<String>,
+    /// Whether it has no vote yet.
+    pub learner: bool,
+}
+
+/// What a snapshot holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRecord {
+    /// The revision of the last record.
+    pub revision: i64,
+    /// Up to where history is compacted, or -1.
+    pub compact_revision: i64,
+    /// The raft index that is reflected.
+    pub consistent_index: Option<u64>,
+    /// Keys with a value.
+    pub total_keys: u64,
+    /// Records.
+    pub records: u64,
+    /// The hash that `etcdutl snapshot status` shows, as hex digits.
+    pub hash: String,
+    /// High-water mark × page size, in bytes.
+    pub size_bytes: u64,
+    /// The storage version, from etcd 3.6 on.
+    pub storage_version: Option<String>,
+}

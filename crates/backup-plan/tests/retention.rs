@@ -1,0 +1,130 @@
+//! What retention promises.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use backup_plan::retention::{Candidate, Policy, next_for_space, removals};
+use proptest::prelude::*;
+
+fn candidate(
+    sequence: u64,
+    origin: &str,
+    cluster_id: &str,
+    verified: bool,
+    disk_bytes: u64,
+) -> Candidate {
+    Candidate {
+        name: format!("b{sequence}"),
+        sequence,
+        origin: origin.into(),
+        cluster_id: cluster_id.into(),
+        verified,
+        disk_bytes,
+    }
+}
+
+fn names(candidates: &[Candidate], policy: Policy, origin: Option<&str>) -> Vec<String> {
+    removals(candidates, policy, origin)
+        .into_iter()
+        .map(|removal| removal.name)
+        .collect()
+}
+
+#[test]
+fn the_newest_n_are_kept_and_the_oldest_goes_first() {
+    let all: Vec<_> = (1..=5)
+        .map(|n| candidate(n, "default", "c", true, 10))
+        .collect();
+    assert_eq!(names(&all, Policy::Number(3), None), ["b1", "b2"]);
+    assert_eq!(names(&all, Policy::SizeBytes(25), None), ["b1", "b2", "b3"]);
+    assert_eq!(names(&all, Policy::None, None), [""; 0]);
+}
+
+#[test]
+fn by_size_retention_never_deletes_the_newest() {
+    let all = [
+        candidate(1, "default", "c", true, 10),
+        candidate(2, "default", "c", true, 1 << 40),
+    ];
+    assert_eq!(names(&all, Policy::SizeBytes(5), None), ["b1"]);
+}
+
+#[test]
+fn an_unverified_backup_never_pushes_a_verified_one_out() {
+    let mut all: Vec<_> = (1..=3)
+        .map(|n| candidate(n, "default", "c", true, 10))
+        .collect();
+    all.extend((4..=9).map(|n| candidate(n, "default", "c", false, 10)));
+    assert_eq!(names(&all, Policy::Number(3), None), [""; 0]);
+    all.push(candidate(0, "default", "c", false, 10));
+    all.push(candidate(10, "default", "c", true, 10));
+    assert_eq!(names(&all, Policy::Number(3), None), ["b0", "b1"]);
+}
+
+#[test]
+fn a_wiped_members_empty_backups_never_push_out_the_old_lineage() {
+    let mut all: Vec<_> = (1..=3)
+        .map(|n| candidate(n, "default", "old", true, 10))
+        .collect();
+    all.extend((4..=20).map(|n| candidate(n, "default", "new", true, 1)));
+    let gone = names(&all, Policy::Number(3), None);
+    assert_eq!(gone.len(), 14);
+    assert!(
+        !gone
+            .iter()
+            .any(|name| ["b1", "b2", "b3"].contains(&name.as_str()))
+    );
+}
+
+#[test]
+fn on_demand_backups_and_scheduled_ones_do_not_push_each_other_out() {
+    let all = [
+        candidate(1, "on-demand", "c", true, 10),
+        candidate(2, "default", "c", true, 10),
+        candidate(3, "default", "c", true, 10),
+    ];
+    assert_eq!(names(&all, Policy::Number(1), None), ["b2"]);
+    assert_eq!(names(&all, Policy::Number(1), Some("on-demand")), [""; 0]);
+}
+
+proptest! {
+    #[test]
+    fn newest_verified_backup_of_a_lineage_survives_any_retention(
+        kinds in proptest::collection::vec((0..3u8, 0..3u8, any::<bool>(), 0..100u64), 0..40),
+        limit in 0..200u64,
+        by_size in any::<bool>(),
+    ) {
+        let all: Vec<_> = (0..).zip(&kinds).map(|(n, (origin, cluster, verified, bytes))| {
+            candidate(n, &origin.to_string(), &cluster.to_string(), *verified, *bytes)
+        }).collect();
+        let policy = if by_size { Policy::SizeBytes(limit) } else { Policy::Number(limit) };
+        let gone = names(&all, policy, None);
+        for one in all.iter().filter(|one| one.verified) {
+            let newest = all.iter().filter(|other| {
+                other.verified && other.origin == one.origin && other.cluster_id == one.cluster_id
+            }).map(|other| other.sequence).max();
+            prop_assert!(newest != Some(one.sequence) || !gone.contains(&one.name));
+        }
+        // What is left is stable: a second run removes nothing more.
+        let left: Vec<_> = all.into_iter().filter(|one| !gone.contains(&one.name)).collect();
+        prop_assert_eq!(names(&left, policy, None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn space_is_never_made_of_the_two_newest_verified_backups(
+        kinds in proptest::collection::vec(any::<bool>(), 0..20),
+    ) {
+        let mut all: Vec<_> = (0..).zip(&kinds)
+            .map(|(n, verified)| candidate(n, "default", "c", *verified, 1))
+            .collect();
+        let verified = all.iter().filter(|one| one.verified).count();
+        while let Some(gone) = next_for_space(&all) {
+            all.retain(|one| one.name != gone.name);
+        }
+        prop_assert_eq!(all.len(), verified.min(2));
+        prop_assert!(all.iter().all(|one| one.verified));
+    }
+}
