@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(["proto/etcd.proto"], ["proto"])?;
     tonic_prost_build::configure()
         .build_server(false)
+        .bytes(".etcdserverpb.SnapshotResponse")
         .compile_fds(descriptors)?;
     Ok(())
 }

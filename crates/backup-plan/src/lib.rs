@@ -1,12 +1,16 @@
 //! Pure decisions of a node's backups: values in, decision out. No disk, no network, no clock: what time
 //! it is, is an argument.
 //!
+//! - [`agenda`]: whether it is due now, whatever the clock does.
 //! - [`cron`]: when a backup is due.
+//! - [`platform`]: where a node's etcd, its certificates and its files are.
 //! - [`turns`]: in which order the members of a cluster take theirs.
 //! - [`retention`]: which backups are kept.
 //! - [`record`]: what is written beside each backup.
 
+pub mod agenda;
 pub mod cron;
+pub mod platform;
 pub mod record;
 pub mod retention;
 pub mod turns;

@@ -1,12 +1,22 @@
 //! Everything that touches disk or network on a node.
 //!
+//! - [`backup`]: one run, from a member to a published backup.
+//! - [`blocks`]: a hash for each block of a snapshot.
+//! - [`durable_file`]: what is on the disk when a call returns.
 //! - [`local_file`]: a file opened so that nothing but a file can be behind its name.
 //! - [`member`]: one etcd member.
 //! - [`progress`]: who hears how far long work is.
+//! - [`repository`]: where backups are kept.
+//! - [`static_resources`]: the archive of a node's control-plane files.
 //! - [`verify`]: whether a snapshot is whole, and what is in it.
 
+pub mod backup;
+pub mod blocks;
+pub mod durable_file;
 pub mod local_file;
 pub mod member;
 pub mod progress;
+pub mod repository;
 mod scratch_file;
+pub mod static_resources;
 pub mod verify;

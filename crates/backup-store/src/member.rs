@@ -6,16 +6,25 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request};
 
 #[allow(missing_docs, clippy::all)]
 mod api {
     tonic::include_proto!("etcdserverpb");
 }
 use api::auth_client::AuthClient;
+use api::cluster_client::ClusterClient;
+use api::kv_client::KvClient;
 use api::maintenance_client::MaintenanceClient;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A stream from which nothing comes for so long is dead: a frozen member keeps its connections.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A cluster with a quorum answers a linearizable read well within it.
+const QUORUM_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pieces without a byte in them, one after another, before the stream is given up: a server whose disk
+/// failed sends them for ever.
+const MAX_EMPTY_PIECES: u32 = 64;
 /// A member hashes some hundred MB a second and answers when it is done.
 const HASH_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -89,13 +98,29 @@ pub enum MemberError {
         /// Whether a client certificate was sent.
         had_certificate: bool,
     },
+    /// Nothing came any more.
+    #[error("{endpoint} sent nothing for {} s; is it frozen, or its disk?", STALL_TIMEOUT.as_secs())]
+    Stalled {
+        /// Which one.
+        endpoint: String,
+    },
+    /// A server whose disk fails in the middle of a snapshot sends empty pieces for ever.
+    #[error(
+        "{endpoint} sends empty pieces although {remaining_bytes} bytes are missing: it can't read its own database"
+    )]
+    EmptyPieces {
+        /// Which one.
+        endpoint: String,
+        /// What it says is still to come.
+        remaining_bytes: u64,
+    },
     /// The member answered with an error.
     #[error("{endpoint} answered: {} ({:?})", .status.message(), .status.code())]
     Refused {
         /// Which one.
         endpoint: String,
         /// Its answer.
-        status: Box<Status>,
+        status: Box<tonic::Status>,
     },
 }
 
@@ -120,6 +145,36 @@ pub struct HashKv {
     pub compact_revision: i64,
     /// The member that answered.
     pub member_id: u64,
+}
+
+/// What a member says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Its id.
+    pub member_id: u64,
+    /// Its cluster's id.
+    pub cluster_id: u64,
+    /// The etcd version it runs.
+    pub version: String,
+    /// Size of its database, in bytes.
+    pub db_bytes: u64,
+    /// The leader it knows; 0 for none.
+    pub leader: u64,
+    /// Whether it has no vote yet.
+    pub learner: bool,
+}
+
+/// A member of the cluster, as one of them knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id.
+    pub id: u64,
+    /// Its name; empty before it has started.
+    pub name: String,
+    /// Where other members find it.
+    pub peer_urls: Vec<String>,
+    /// Whether it has no vote yet.
+    pub learner: bool,
 }
 
 /// What a member says to a wish for its HashKV at a revision.
@@ -190,11 +245,7 @@ impl Member {
     /// # Errors
     /// Why there is no answer.
     pub async fn hash_kv(&self, revision: i64) -> Result<HashKvAnswer, MemberError> {
-        let mut request = Request::new(api::HashKvRequest { revision });
-        request.set_timeout(HASH_TIMEOUT);
-        if let Some(token) = &self.token {
-            request.metadata_mut().insert("token", token.clone());
-        }
+        let request = self.request(api::HashKvRequest { revision }, HASH_TIMEOUT);
         let answer = MaintenanceClient::new(self.channel.clone())
             .hash_kv(request)
             .await;
@@ -218,12 +269,122 @@ impl Member {
         }
     }
 
+    /// What the member says of itself.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn status(&self) -> Result<Status, MemberError> {
+        let request = self.request(api::StatusRequest {}, DIAL_TIMEOUT);
+        let response = MaintenanceClient::new(self.channel.clone())
+            .status(request)
+            .await
+            .map_err(|status| self.refused(status))?
+            .into_inner();
+        let header = response.header.unwrap_or_default();
+        Ok(Status {
+            member_id: header.member_id,
+            cluster_id: header.cluster_id,
+            version: response.version,
+            db_bytes: response.db_size.try_into().unwrap_or(0),
+            leader: response.leader,
+            learner: response.is_learner,
+        })
+    }
+
+    /// All members, as this one knows them: it may lag.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn members(&self) -> Result<Vec<Peer>, MemberError> {
+        let request = self.request(
+            api::MemberListRequest {
+                linearizable: false,
+            },
+            DIAL_TIMEOUT,
+        );
+        let response = ClusterClient::new(self.channel.clone())
+            .member_list(request)
+            .await
+            .map_err(|status| self.refused(status))?
+            .into_inner();
+        let peers = response.members.into_iter().map(|member| Peer {
+            id: member.id,
+            name: member.name,
+            peer_urls: member.peer_ur_ls,
+            learner: member.is_learner,
+        });
+        Ok(peers.collect())
+    }
+
+    /// The revision that the whole cluster has agreed on, if it has a quorum within two seconds.
+    ///
+    /// # Errors
+    /// Why the member does not answer, for other reasons than a missing quorum.
+    pub async fn agreed_revision(&self) -> Result<Option<i64>, MemberError> {
+        let request = api::RangeRequest {
+            key: b"\0".to_vec(),
+            limit: 1,
+            serializable: false,
+            count_only: true,
+        };
+        let request = self.request(request, QUORUM_TIMEOUT);
+        let mut client = KvClient::new(self.channel.clone());
+        match tokio::time::timeout(QUORUM_TIMEOUT, client.range(request)).await {
+            Ok(Ok(response)) => {
+                let header = response.into_inner().header.unwrap_or_default();
+                Ok(Some(header.revision))
+            }
+            Ok(Err(status)) => match status.code() {
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Ok(None),
+                _ => Err(self.refused(status)),
+            },
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Starts to stream the member's database. The member forces a commit for it, and keeps old pages
+    /// until the stream ends: read it as fast as it comes.
+    ///
+    /// # Errors
+    /// Why there is no stream.
+    pub async fn snapshot(&self) -> Result<SnapshotStream, MemberError> {
+        // Without a deadline: how long it takes is the network's affair, the stall timer's that it goes on.
+        let mut request = Request::new(api::SnapshotRequest {});
+        self.authorize(&mut request);
+        let mut client = MaintenanceClient::new(self.channel.clone());
+        let response = tokio::time::timeout(STALL_TIMEOUT, client.snapshot(request))
+            .await
+            .map_err(|_| MemberError::Stalled {
+                endpoint: self.endpoint.clone(),
+            })?
+            .map_err(|status| self.refused(status))?;
+        Ok(SnapshotStream {
+            endpoint: self.endpoint.clone(),
+            had_certificate: self.had_certificate,
+            pieces: response.into_inner(),
+            empty_pieces: 0,
+        })
+    }
+
+    fn request<T>(&self, message: T, timeout: Duration) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(timeout);
+        self.authorize(&mut request);
+        request
+    }
+
+    fn authorize<T>(&self, request: &mut Request<T>) {
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("token", token.clone());
+        }
+    }
+
     async fn authenticate(&self, user: &User) -> Result<MetadataValue<Ascii>, MemberError> {
-        let mut request = Request::new(api::AuthenticateRequest {
+        let request = api::AuthenticateRequest {
             name: user.name.clone(),
             password: user.password.clone(),
-        });
-        request.set_timeout(DIAL_TIMEOUT);
+        };
+        let request = self.request(request, DIAL_TIMEOUT);
         let token = AuthClient::new(self.channel.clone())
             .authenticate(request)
             .await
@@ -236,18 +397,61 @@ impl Member {
         })
     }
 
-    fn refused(&self, status: Status) -> MemberError {
-        // What comes from the member has no cause on this side.
-        if std::error::Error::source(&status).is_some() {
-            return MemberError::Closed {
-                endpoint: self.endpoint.clone(),
-                problem: causes(&status),
-                had_certificate: self.had_certificate,
+    fn refused(&self, status: tonic::Status) -> MemberError {
+        refused(&self.endpoint, self.had_certificate, status)
+    }
+}
+
+fn refused(endpoint: &str, had_certificate: bool, status: tonic::Status) -> MemberError {
+    // What comes from the member has no cause on this side.
+    if std::error::Error::source(&status).is_some() {
+        return MemberError::Closed {
+            endpoint: endpoint.into(),
+            problem: causes(&status),
+            had_certificate,
+        };
+    }
+    MemberError::Refused {
+        endpoint: endpoint.into(),
+        status: Box::new(status),
+    }
+}
+
+/// A member's database as it comes, the trailer behind it.
+pub struct SnapshotStream {
+    endpoint: String,
+    had_certificate: bool,
+    pieces: tonic::Streaming<api::SnapshotResponse>,
+    empty_pieces: u32,
+}
+
+impl SnapshotStream {
+    /// The next bytes; nothing at the end, of which only the trailer tells whether it is the right one.
+    ///
+    /// # Errors
+    /// Why nothing more comes.
+    pub async fn next(&mut self) -> Result<Option<tonic::codegen::Bytes>, MemberError> {
+        loop {
+            let piece = tokio::time::timeout(STALL_TIMEOUT, self.pieces.message())
+                .await
+                .map_err(|_| MemberError::Stalled {
+                    endpoint: self.endpoint.clone(),
+                })?
+                .map_err(|status| refused(&self.endpoint, self.had_certificate, status))?;
+            let Some(piece) = piece else {
+                return Ok(None);
             };
-        }
-        MemberError::Refused {
-            endpoint: self.endpoint.clone(),
-            status: Box::new(status),
+            if !piece.blob.is_empty() {
+                self.empty_pieces = 0;
+                return Ok(Some(piece.blob));
+            }
+            self.empty_pieces += 1;
+            if self.empty_pieces > MAX_EMPTY_PIECES {
+                return Err(MemberError::EmptyPieces {
+                    endpoint: self.endpoint.clone(),
+                    remaining_bytes: piece.remaining_bytes,
+                });
+            }
         }
     }
 }

@@ -1,0 +1,157 @@
+//! Whether a run is due now, on a clock that may be set forwards and back.
+
+use crate::cron::Schedule;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use std::time::Duration;
+
+/// After so long the clock is looked at again: it may have been set.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// A failed run is tried again after this, then after twice as long each time.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+/// What there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A run, which was due at this time.
+    Run(Timestamp),
+    /// Nothing for so long; then ask again.
+    Wait(Duration),
+    /// Nothing, ever: the schedule has no time left in five years.
+    Never,
+}
+
+/// Goes through the due times of a schedule, each once.
+pub struct Agenda {
+    schedule: Schedule,
+    zone: TimeZone,
+    next: Option<Timestamp>,
+}
+
+impl Agenda {
+    /// Starts at `now`; the first run is the first one due after it.
+    #[must_use]
+    pub fn new(schedule: Schedule, zone: TimeZone, now: Timestamp) -> Self {
+        let next = schedule.next_after(now, &zone);
+        Agenda {
+            schedule,
+            zone,
+            next,
+        }
+    }
+
+    /// The next due time.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.next
+    }
+
+    /// Time between two runs, as it is at `now`.
+    #[must_use]
+    pub fn period(&self, now: Timestamp) -> Duration {
+        self.schedule
+            .period(now, &self.zone)
+            .unwrap_or(LONGEST_RETRY)
+    }
+
+    /// Whether a run should have been since the newest backup was started.
+    #[must_use]
+    pub fn missed(&self, newest: Option<Timestamp>, now: Timestamp) -> bool {
+        match (self.schedule.last_due(now, &self.zone), newest) {
+            (Some(due), Some(newest)) => newest < due,
+            (_, None) => true,
+            (None, Some(_)) => false,
+        }
+    }
+
+    /// What there is to do at `now`. Due times that went by unseen, as when the clock jumps, are one run.
+    pub fn ask(&mut self, now: Timestamp) -> Next {
+        let Some(next) = self.next else {
+            return Next::Never;
+        };
+        if now >= next {
+            self.next = self.schedule.next_after(now, &self.zone);
+            return Next::Run(next);
+        }
+        // A clock that was set back: the next due time by the new clock counts.
+        let by_this_clock = self.schedule.next_after(now, &self.zone);
+        if by_this_clock < self.next {
+            self.next = by_this_clock;
+        }
+        let until = self.next.map_or(LOOK_AGAIN, |next| {
+            next.duration_since(now).try_into().unwrap_or(LOOK_AGAIN)
+        });
+        Next::Wait(until.min(LOOK_AGAIN))
+    }
+}
+
+/// How long to wait before the next try, after so many that failed; not beyond a quarter of the period.
+#[must_use]
+pub fn retry_delay(failures: u32, period: Duration) -> Duration {
+    let doubled =
+        FIRST_RETRY.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(16)));
+    doubled
+        .min(LONGEST_RETRY)
+        .min((period / 4).max(Duration::from_secs(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 / 300 * 300 + second).unwrap()
+    }
+
+    fn agenda() -> Agenda {
+        Agenda::new(
+            Schedule::parse("*/5 * * * *").unwrap(),
+            TimeZone::UTC,
+            at(10),
+        )
+    }
+
+    #[test]
+    fn every_due_time_is_one_run() {
+        let mut agenda = agenda();
+        assert_eq!(agenda.ask(at(10)), Next::Wait(LOOK_AGAIN));
+        assert_eq!(agenda.ask(at(295)), Next::Wait(Duration::from_secs(5)));
+        assert_eq!(agenda.ask(at(300)), Next::Run(at(300)));
+        assert_eq!(agenda.ask(at(301)), Next::Wait(LOOK_AGAIN));
+        assert_eq!(agenda.ask(at(600)), Next::Run(at(600)));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_an_hour_forward_gives_one_run_and_goes_on() {
+        let mut agenda = agenda();
+        assert_eq!(agenda.ask(at(3905)), Next::Run(at(300)));
+        assert_eq!(agenda.ask(at(3906)), Next::Wait(LOOK_AGAIN));
+        assert_eq!(agenda.ask(at(4200)), Next::Run(at(4200)));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_an_hour_back_does_not_stop_the_runs_for_an_hour() {
+        let mut agenda = agenda();
+        assert_eq!(agenda.ask(at(300)), Next::Run(at(300)));
+        assert_eq!(agenda.ask(at(301 - 3600)), Next::Wait(LOOK_AGAIN));
+        assert_eq!(agenda.ask(at(600 - 3600)), Next::Run(at(600 - 3600)));
+    }
+
+    #[test]
+    fn a_missed_run_is_noticed() {
+        let agenda = agenda();
+        assert!(agenda.missed(None, at(10)));
+        assert!(agenda.missed(Some(at(-301)), at(10)));
+        assert!(!agenda.missed(Some(at(5)), at(10)));
+    }
+
+    #[test]
+    fn retries_back_off_inside_the_period() {
+        let period = Duration::from_secs(300);
+        let delays: Vec<_> = (1..=6).map(|n| retry_delay(n, period).as_secs()).collect();
+        assert_eq!(delays, [5, 10, 20, 40, 75, 75]);
+        assert_eq!(retry_delay(40, Duration::from_secs(86_400)).as_secs(), 300);
+        assert_eq!(retry_delay(3, Duration::from_secs(2)).as_secs(), 1);
+    }
+}

@@ -1,0 +1,693 @@
+//! One run: from a member to a published backup, or to a reason why there is none.
+//!
+//! Nothing is published that was not proven: the whole stream with its trailer, every page, every
+//! record, and all that the cluster had agreed on before the run began.
+
+use crate::member::{Connection, HashKvAnswer, Member, MemberError, Peer, Status};
+use crate::progress::Monitor;
+use crate::repository::{Lock, RECORD_FILE, Repository, RepositoryError, Run};
+use crate::{blocks, durable_file, scratch_file, static_resources};
+use backup_plan::record::{self, ClusterMember, MemberRecord, Record, SnapshotRecord};
+use backup_plan::retention::{self, Policy, Removal};
+use etcd_file::bolt::Bolt;
+use etcd_file::check::{Origin, check};
+use etcd_file::finding::Severity;
+use etcd_file::mvcc::{Summary, hash_kv};
+use etcd_file::snapshot_file::{TRAILER_BYTES, Trailer};
+use etcd_file::{Failure, Part};
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What the snapshot goes through on its way to the disk; also how often the reserve is looked at.
+const SPACE_CHECK_BYTES: u64 = 64 << 20;
+const BLOCKS_FILE: &str = "blocks.b3";
+/// HashKV stops a member's writes while it scans; up to here that is short.
+const MAX_COMPARED_BYTES: u64 = 2 << 30;
+const COMPARE_EVERY_HOURS: i64 = 24;
+
+/// What a run is to do.
+#[derive(Clone)]
+pub struct Order {
+    /// The member.
+    pub connection: Connection,
+    /// Who wants it: a `Backup`'s name, or `on-demand`.
+    pub origin: String,
+    /// What started it.
+    pub trigger: String,
+    /// The node's name.
+    pub node: String,
+    /// The platform that was found.
+    pub platform: String,
+    /// The control-plane files to take along: below this directory, these.
+    pub resources: Option<(PathBuf, Vec<PathBuf>)>,
+    /// Bytes to keep free; by the filesystem's size where none are given.
+    pub reserve_bytes: Option<u64>,
+}
+
+/// A backup that was made.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is known of it.
+    pub record: Record,
+}
+
+/// Why a run made no backup.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The member can't be spoken to, or did not answer.
+    #[error(transparent)]
+    Member(#[from] MemberError),
+    /// The repository can't be used.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// The member has no vote yet, and may lag far behind.
+    #[error("member {id:x} is a learner: backups are taken from voting members only")]
+    Learner {
+        /// Which one.
+        id: u64,
+    },
+    /// The stream ended, and is not whole.
+    #[error("the member ended the stream after {received_bytes} bytes, {problem}")]
+    Cut {
+        /// What came.
+        received_bytes: u64,
+        /// What is missing.
+        problem: String,
+    },
+    /// The stream's own SHA-256 is not that of its data.
+    #[error(
+        "the stream's SHA-256 is {expected}, that of what came is {found}: it was changed on its way"
+    )]
+    Trailer {
+        /// What the trailer says.
+        expected: String,
+        /// What the data gives.
+        found: String,
+    },
+    /// The snapshot is whole, and what it holds is damaged: so is the member's database.
+    #[error("the member's database is damaged ({errors} errors): {first}")]
+    Damaged {
+        /// How many errors there are.
+        errors: u64,
+        /// The first of them.
+        first: String,
+    },
+    /// The snapshot misses what the cluster had agreed on.
+    #[error(
+        "the snapshot ends at revision {found}, but the cluster was at {agreed} before it was taken: the member lags"
+    )]
+    Behind {
+        /// What the snapshot has.
+        found: i64,
+        /// What the cluster had.
+        agreed: i64,
+    },
+    /// Less room than the run and the reserve need, and nothing that may go.
+    #[error(
+        "the disk is short: {free_bytes} bytes are free, the run needs {needed_bytes} and {reserve_bytes} are to stay free"
+    )]
+    DiskShort {
+        /// What is free.
+        free_bytes: u64,
+        /// What the run needs.
+        needed_bytes: u64,
+        /// What is to stay free.
+        reserve_bytes: u64,
+    },
+    /// A file of the backup can't be written.
+    #[error("{path}: {source}")]
+    Write {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The snapshot can't be read back.
+    #[error("checking the snapshot: {0}")]
+    Check(#[from] Failure),
+    /// The data differs from the member's own.
+    #[error(
+        "HashKV of the snapshot is {found:08x}, the member's is {expected:08x} at revision {revision}"
+    )]
+    Differs {
+        /// What the snapshot gives.
+        found: u32,
+        /// What the member says.
+        expected: u32,
+        /// At which revision.
+        revision: i64,
+    },
+    /// Somebody wanted an end.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// Listens to a run from whatever thread it is on.
+pub type SharedMonitor = Arc<dyn Monitor + Send + Sync>;
+
+/// Makes a backup.
+///
+/// `now` is asked for the time when it is needed, `tell` hears what happens on the way.
+///
+/// # Errors
+/// Why there is none. What there was is gone again, or is swept by the next run.
+pub async fn run(
+    repository: &Repository,
+    order: &Order,
+    now: &dyn Fn() -> Timestamp,
+    monitor: &SharedMonitor,
+    tell: &dyn Fn(&str),
+) -> Result<Finished, RunError> {
+    let started_at = now();
+    let mut took = Steps::default();
+    let mut warnings: Vec<String> = repository.mode_warning().into_iter().collect();
+    let lock = repository.lock()?;
+    for swept in repository.sweep(&lock)? {
+        tell(&format!("swept {swept}, which a run before had left"));
+    }
+
+    let member = Member::connect(&order.connection).await?;
+    let status = member.status().await?;
+    if status.learner {
+        return Err(RunError::Learner {
+            id: status.member_id,
+        });
+    }
+    let peers = member.members().await?;
+    let agreed = member.agreed_revision().await?;
+    if agreed.is_none() {
+        warnings.push(
+            "the cluster has no quorum: the newest changes that were acknowledged may be missing"
+                .into(),
+        );
+    }
+    took.end("ask");
+
+    let reserve_bytes = make_room(repository, &lock, order, status.db_bytes, tell)?;
+    let run = repository.begin(&lock, started_at)?;
+    let snapshot = run.path(&run.snapshot_file());
+    let guard = SpaceGuard {
+        repository,
+        reserve_bytes,
+    };
+    let received = receive(&member, &snapshot, &guard, status.db_bytes, monitor).await?;
+    took.end("stream");
+
+    let data_bytes = received.data_bytes;
+    let checked = {
+        let (path, monitor) = (snapshot.clone(), monitor.clone());
+        blocking(move || prove(&path, data_bytes, &monitor)).await?
+    };
+    if let Some(agreed) = agreed
+        && checked.current_revision < agreed
+    {
+        return Err(RunError::Behind {
+            found: checked.current_revision,
+            agreed,
+        });
+    }
+    took.end("verify");
+
+    let mut verified = vec!["trailer".to_string(), "structure".into(), "content".into()];
+    if wants_comparison(repository, &status, &peers, started_at)? {
+        if compare(&member, &snapshot, data_bytes, &checked, monitor).await? {
+            verified.push("member".into());
+        }
+        took.end("member");
+    }
+
+    let mut sha256 = BTreeMap::from([(run.snapshot_file(), received.file_sha256)]);
+    let mut written_bytes = received.data_bytes + TRAILER_BYTES;
+    let blocks_path = run.path(BLOCKS_FILE);
+    durable_file::write(&blocks_path, &received.blocks).map_err(write_error(&blocks_path))?;
+    sha256.insert(BLOCKS_FILE.into(), hex(&Sha256::digest(&received.blocks)));
+    written_bytes += received.blocks.len() as u64;
+    if let Some((root, dirs)) = &order.resources {
+        let path = run.path(&run.resources_file());
+        let (archived, digest, bytes) = archive(root, dirs, &path)?;
+        warnings.extend(archived.warnings);
+        sha256.insert(run.resources_file(), digest);
+        written_bytes += bytes;
+        took.end("resources");
+    }
+
+    let record = Record {
+        version: record::VERSION,
+        sequence: run.sequence,
+        origin: order.origin.clone(),
+        trigger: order.trigger.clone(),
+        started_at,
+        finished_at: now(),
+        node: order.node.clone(),
+        platform: order.platform.clone(),
+        member: member_record(&status, &peers),
+        members: peers.iter().map(cluster_member).collect(),
+        linearized: agreed.is_some(),
+        snapshot: snapshot_record(&checked, data_bytes),
+        sha256,
+        written_bytes,
+        source: "stream".into(),
+        source_reason: "the member streams its database".into(),
+        verified,
+        took_ms: took.took_ms,
+        warnings,
+    };
+    let path = publish(run, &record)?;
+    Ok(Finished { path, record })
+}
+
+/// Removes what a policy gives up, oldest first.
+///
+/// # Errors
+/// Why something can't be removed.
+pub fn prune(
+    repository: &Repository,
+    lock: &Lock,
+    policy: Policy,
+    origin: Option<&str>,
+) -> Result<Vec<Removal>, RepositoryError> {
+    let removals = planned_removals(repository, policy, origin)?;
+    for removal in &removals {
+        repository.remove(lock, &removal.name)?;
+    }
+    Ok(removals)
+}
+
+/// What [`prune`] would remove.
+///
+/// # Errors
+/// Why the repository can't be listed.
+pub fn planned_removals(
+    repository: &Repository,
+    policy: Policy,
+    origin: Option<&str>,
+) -> Result<Vec<Removal>, RepositoryError> {
+    let entries = repository.entries()?;
+    let candidates: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| entry.candidate())
+        .collect();
+    Ok(retention::removals(&candidates, policy, origin))
+}
+
+/// How long each step took.
+struct Steps {
+    since: Instant,
+    took_ms: BTreeMap<String, u64>,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Steps {
+            since: Instant::now(),
+            took_ms: BTreeMap::new(),
+        }
+    }
+}
+
+impl Steps {
+    fn end(&mut self, step: &str) {
+        let took_ms = self
+            .since
+            .elapsed()
+            .as_millis()
+            .try_into()
+            .unwrap_or(u64::MAX);
+        self.took_ms.insert(step.into(), took_ms);
+        self.since = Instant::now();
+    }
+}
+
+/// Gives up old backups until there is room for a run and the reserve; gives the reserve.
+fn make_room(
+    repository: &Repository,
+    lock: &Lock,
+    order: &Order,
+    db_bytes: u64,
+    tell: &dyn Fn(&str),
+) -> Result<u64, RunError> {
+    // The block hashes and the archive are small beside the snapshot.
+    let needed_bytes = db_bytes + db_bytes / 100 + (1 << 20);
+    loop {
+        let space = repository.space()?;
+        let reserve_bytes = order
+            .reserve_bytes
+            .unwrap_or_else(|| space.default_reserve_bytes());
+        if space.free_bytes >= needed_bytes.saturating_add(reserve_bytes) {
+            return Ok(reserve_bytes);
+        }
+        let entries = repository.entries()?;
+        let candidates: Vec<_> = entries
+            .iter()
+            .filter_map(|entry| entry.candidate())
+            .collect();
+        let Some(removal) = retention::next_for_space(&candidates) else {
+            return Err(RunError::DiskShort {
+                free_bytes: space.free_bytes,
+                needed_bytes,
+                reserve_bytes,
+            });
+        };
+        repository.remove(lock, &removal.name)?;
+        tell(&format!("removed {}: {}", removal.name, removal.reason));
+    }
+}
+
+/// Looks after the reserve while a run writes.
+struct SpaceGuard<'r> {
+    repository: &'r Repository,
+    reserve_bytes: u64,
+}
+
+impl SpaceGuard<'_> {
+    fn check(&self) -> Result<(), RunError> {
+        let free_bytes = self.repository.space()?.free_bytes;
+        if free_bytes < self.reserve_bytes {
+            return Err(RunError::DiskShort {
+                free_bytes,
+                needed_bytes: SPACE_CHECK_BYTES,
+                reserve_bytes: self.reserve_bytes,
+            });
+        }
+        Ok(())
+    }
+}
+
+struct Received {
+    data_bytes: u64,
+    file_sha256: String,
+    blocks: Vec<u8>,
+}
+
+/// Writes the stream to a file, hashed on its way, and syncs it.
+async fn receive(
+    member: &Member,
+    path: &Path,
+    space: &SpaceGuard<'_>,
+    expected_bytes: u64,
+    monitor: &SharedMonitor,
+) -> Result<Received, RunError> {
+    monitor.step("stream", expected_bytes);
+    let mut stream = member.snapshot().await?;
+    let mut file = durable_file::create(path).map_err(write_error(path))?;
+    let mut digest = Sha256::new();
+    let mut blocks = blocks::Hasher::default();
+    // The last 32 bytes so far: they may be the trailer.
+    let mut tail: Vec<u8> = Vec::new();
+    let mut received_bytes = 0u64;
+    let mut space_checked_at = 0;
+    while let Some(piece) = stream.next().await? {
+        received_bytes += piece.len() as u64;
+        file.write_all(&piece).map_err(write_error(path))?;
+        blocks.update(&piece);
+        hold_back(&mut tail, &piece, &mut digest);
+        if received_bytes - space_checked_at >= SPACE_CHECK_BYTES {
+            space_checked_at = received_bytes;
+            space.check()?;
+        }
+        if monitor.advance(piece.len() as u64).is_break() {
+            return Err(RunError::Stopped);
+        }
+    }
+    let Trailer::Present { data_bytes } = Trailer::of(received_bytes) else {
+        return Err(RunError::Cut {
+            received_bytes,
+            problem: "which is no database with a SHA-256 behind it".into(),
+        });
+    };
+    // The file's own digest goes on over the trailer.
+    let mut whole = digest.clone();
+    whole.update(&tail);
+    let found = digest.finalize();
+    if found[..] != tail[..] {
+        return Err(RunError::Trailer {
+            expected: hex(&tail),
+            found: hex(&found),
+        });
+    }
+    let file = blocking(move || file.sync_all().map(|()| file)).await;
+    drop(file.map_err(write_error(path))?);
+    Ok(Received {
+        data_bytes,
+        file_sha256: hex(&whole.finalize()),
+        blocks: blocks.finish(),
+    })
+}
+
+/// Hashes all but the last 32 bytes of what came so far, which stay in `tail`.
+fn hold_back(tail: &mut Vec<u8>, piece: &[u8], digest: &mut Sha256) {
+    const HELD: usize = TRAILER_BYTES as usize;
+    match piece
+        .len()
+        .checked_sub(HELD)
+        .and_then(|cut| piece.split_at_checked(cut))
+    {
+        Some((now, held)) => {
+            digest.update(&*tail);
+            digest.update(now);
+            tail.clear();
+            tail.extend_from_slice(held);
+        }
+        None => {
+            tail.extend_from_slice(piece);
+            let over = tail.len().saturating_sub(HELD);
+            digest.update(tail.get(..over).unwrap_or_default());
+            tail.drain(..over);
+        }
+    }
+}
+
+/// Runs work that may take long beside the loop that hears signals.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        // Nothing cancels it, and a panic has ended the process.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Reads the snapshot back, all of it.
+fn prove(path: &Path, data_bytes: u64, monitor: &SharedMonitor) -> Result<Summary, RunError> {
+    monitor.step("verify", data_bytes);
+    let file = File::open(path).map_err(write_error(path))?;
+    let data = Part::first(&file, data_bytes);
+    let checked = check(
+        &data,
+        Origin::Snapshot,
+        &scratch_file::create,
+        &mut |bytes| monitor.advance(bytes),
+    )
+    .map_err(|failure| match failure {
+        Failure::Cancelled => RunError::Stopped,
+        failure => RunError::Check(failure),
+    })?;
+    if checked
+        .logical_bytes
+        .is_some_and(|bytes| bytes != data_bytes)
+    {
+        return Err(RunError::Cut {
+            received_bytes: data_bytes,
+            problem: format!(
+                "its meta page says {}",
+                checked.logical_bytes.unwrap_or_default()
+            ),
+        });
+    }
+    let errors = checked.structure.errors() + checked.content.errors();
+    let first = checked
+        .structure
+        .of(Severity::Error)
+        .chain(checked.content.of(Severity::Error))
+        .next();
+    match (first, checked.summary) {
+        (None, Some(summary)) => Ok(summary),
+        (first, _) => Err(RunError::Damaged {
+            errors,
+            first: first.map(ToString::to_string).unwrap_or_default(),
+        }),
+    }
+}
+
+/// Once a day, never on a leader that has followers, and not where the scan would take long.
+fn wants_comparison(
+    repository: &Repository,
+    status: &Status,
+    peers: &[Peer],
+    now: Timestamp,
+) -> Result<bool, RunError> {
+    let leads_others = status.leader == status.member_id && peers.len() > 1;
+    if leads_others || status.db_bytes > MAX_COMPARED_BYTES {
+        return Ok(false);
+    }
+    let recently = |record: &Record| {
+        let age = now.duration_since(record.started_at).as_hours();
+        record.verified.iter().any(|level| level == "member") && age.abs() < COMPARE_EVERY_HOURS
+    };
+    Ok(!repository
+        .entries()?
+        .iter()
+        .filter_map(|entry| entry.record())
+        .any(recently))
+}
+
+/// Compares HashKV with the member's; false if the two can't be compared just now.
+async fn compare(
+    member: &Member,
+    snapshot: &Path,
+    data_bytes: u64,
+    summary: &Summary,
+    monitor: &SharedMonitor,
+) -> Result<bool, RunError> {
+    let revision = summary.current_revision;
+    let theirs = match member.hash_kv(revision).await? {
+        HashKvAnswer::Hash(theirs) if theirs.compact_revision >= summary.compact_revision => theirs,
+        _ => return Ok(false),
+    };
+    monitor.step("member", data_bytes.saturating_mul(2));
+    let (path, monitor) = (snapshot.to_path_buf(), monitor.clone());
+    let computed = blocking(move || -> Result<Option<u32>, RunError> {
+        let file = File::open(&path).map_err(write_error(&path))?;
+        let data = Part::first(&file, data_bytes);
+        let Ok(bolt) = Bolt::open(&data) else {
+            return Ok(None);
+        };
+        Ok(hash_kv(
+            &bolt,
+            revision,
+            theirs.compact_revision,
+            &scratch_file::create,
+            &mut |bytes| monitor.advance(bytes),
+        )
+        .ok())
+    })
+    .await?;
+    match computed {
+        Some(found) if found != theirs.hash => Err(RunError::Differs {
+            found,
+            expected: theirs.hash,
+            revision,
+        }),
+        Some(_) => Ok(true),
+        None => Ok(false),
+    }
+}
+
+/// Hashes what goes through it.
+struct Hashed<W> {
+    out: W,
+    digest: Sha256,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(buf)?;
+        self.digest.update(buf.get(..written).unwrap_or_default());
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn archive(
+    root: &Path,
+    dirs: &[PathBuf],
+    path: &Path,
+) -> Result<(static_resources::Archived, String, u64), RunError> {
+    let file = durable_file::create(path).map_err(write_error(path))?;
+    let mut out = Hashed {
+        out: file,
+        digest: Sha256::new(),
+        bytes: 0,
+    };
+    let archived = static_resources::archive(root, dirs, &mut out).map_err(write_error(path))?;
+    out.out.sync_all().map_err(write_error(path))?;
+    Ok((archived, hex(&out.digest.finalize()), out.bytes))
+}
+
+fn publish(run: Run, record: &Record) -> Result<PathBuf, RunError> {
+    let path = run.path(RECORD_FILE);
+    let mut json = serde_json::to_vec_pretty(record)
+        .map_err(|error| write_error(&path)(io::Error::other(error)))?;
+    json.push(b'\n');
+    durable_file::write(&path, &json).map_err(write_error(&path))?;
+    Ok(run.publish()?)
+}
+
+fn write_error(path: &Path) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::Write {
+        path: path.into(),
+        source,
+    }
+}
+
+fn member_record(status: &Status, peers: &[Peer]) -> MemberRecord {
+    let name = peers
+        .iter()
+        .find(|peer| peer.id == status.member_id)
+        .map(|peer| peer.name.clone());
+    MemberRecord {
+        id: format!("{:x}", status.member_id),
+        name: name.unwrap_or_default(),
+        cluster_id: format!("{:x}", status.cluster_id),
+        etcd_version: status.version.clone(),
+        leader: status.leader == status.member_id,
+    }
+}
+
+fn cluster_member(peer: &Peer) -> ClusterMember {
+    ClusterMember {
+        id: format!("{:x}", peer.id),
+        name: peer.name.clone(),
+        peer_urls: peer.peer_urls.clone(),
+        learner: peer.learner,
+    }
+}
+
+fn snapshot_record(summary: &Summary, data_bytes: u64) -> SnapshotRecord {
+    SnapshotRecord {
+        revision: summary.revision,
+        compact_revision: summary.compact_revision,
+        consistent_index: summary.consistent_index,
+        total_keys: summary.live_keys,
+        records: summary.records,
+        hash: format!("{:08x}", summary.status_hash),
+        size_bytes: data_bytes,
+        storage_version: summary.storage_version.clone(),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trailer_is_held_back_however_the_stream_is_cut() {
+        let data: Vec<u8> = (0..1000u32).map(|number| number as u8).collect();
+        let wanted = Sha256::digest(&data[..968]);
+        for size in [1, 7, 31, 32, 33, 100, 999, 1000] {
+            let (mut tail, mut digest) = (Vec::new(), Sha256::new());
+            for piece in data.chunks(size) {
+                hold_back(&mut tail, piece, &mut digest);
+            }
+            assert_eq!(tail, &data[968..], "{size}");
+            assert_eq!(digest.finalize(), wanted, "{size}");
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! Where backups are kept: a directory, with a directory for each backup.
+//!
+//! A run works in a hidden directory, which becomes the backup by one rename. So whatever is listed is
+//! whole, and what a crash leaves is hidden and swept by the next run. `docs/repository.md` has the layout.
+
+use crate::durable_file;
+use backup_plan::record::Record;
+use backup_plan::retention::Candidate;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use rustix::fs::FlockOperation;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Where backups are kept unless told otherwise.
+pub const DEFAULT_ROOT: &str = "/var/lib/etcd-auto-backup";
+/// The record's file.
+pub const RECORD_FILE: &str = "backup.json";
+
+const PARTIAL: &str = ".partial-";
+const REMOVING: &str = ".removing-";
+const LOCK_FILE: &str = ".lock";
+const NAME_FORMAT: &str = "%Y-%m-%d_%H%M%S";
+/// A record is a few KiB; one that is larger is none of ours.
+const MAX_RECORD_BYTES: u64 = 1 << 20;
+/// Free space that is left alone unless told otherwise: this part of the filesystem, but not more than
+/// the next.
+const RESERVE_PERCENT: u64 = 15;
+const MAX_RESERVE_BYTES: u64 = 10 << 30;
+
+/// Why a repository can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RepositoryError {
+    /// Something can't be done with a file or directory.
+    #[error("{what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Somebody else is at work in it.
+    #[error("{path} is in use by another process; one run at a time works in a repository")]
+    Locked {
+        /// Which one.
+        path: PathBuf,
+    },
+}
+
+impl RepositoryError {
+    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| RepositoryError::Io {
+            what,
+            path: path.into(),
+            source,
+        }
+    }
+
+    /// Whether the disk had no room.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, RepositoryError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
+/// A directory with backups.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    root: PathBuf,
+}
+
+/// Something in a repository.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its directory's name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// What it takes on the disk, in bytes.
+    pub disk_bytes: u64,
+}
+
+/// What something in a repository is.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// A backup of ours.
+    Backup(Box<Record>),
+    /// Nothing of ours: never touched.
+    Foreign,
+    /// What a run that is not finished works in, or a crash left.
+    Partial,
+}
+
+/// The right to change a repository, until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Bytes on a filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// What may still be written, as `df` counts it.
+    pub free_bytes: u64,
+    /// All of it.
+    pub total_bytes: u64,
+}
+
+impl Space {
+    /// What is kept free unless told otherwise.
+    #[must_use]
+    pub fn default_reserve_bytes(&self) -> u64 {
+        (self.total_bytes / 100 * RESERVE_PERCENT).min(MAX_RESERVE_BYTES)
+    }
+}
+
+/// A run's working directory; unless it is published, it goes when this is dropped.
+pub struct Run {
+    /// The backup's name.
+    pub name: String,
+    /// Its sequence number.
+    pub sequence: u64,
+    partial: PathBuf,
+    place: PathBuf,
+    published: bool,
+}
+
+impl Repository {
+    /// Opens a repository, and makes its directory if there is none.
+    ///
+    /// # Errors
+    /// Why it can't be used.
+    pub fn open(root: &Path) -> Result<Self, RepositoryError> {
+        if !root.exists() {
+            if let Some(parent) = root.parent() {
+                std::fs::create_dir_all(parent)
+                    .map_err(RepositoryError::io("create the directory of", root))?;
+            }
+            match durable_file::create_dir(root) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(RepositoryError::io("create", root)(error));
+                }
+                _ => {}
+            }
+        }
+        std::fs::read_dir(root).map_err(RepositoryError::io("list", root))?;
+        Ok(Repository { root: root.into() })
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What to tell if others than the owner can read backups: they hold the keys of the cluster. The
+    /// mode is left as somebody set it.
+    #[must_use]
+    pub fn mode_warning(&self) -> Option<String> {
+        let mode = std::fs::metadata(&self.root).ok()?.permissions().mode() & 0o777;
+        (mode & 0o077 != 0).then(|| {
+            format!(
+                "{} has mode {mode:04o}: others can reach the backups, which hold the keys of the cluster; `chmod 0700` it",
+                self.root.display()
+            )
+        })
+    }
+
+    /// Takes the repository for oneself.
+    ///
+    /// # Errors
+    /// Where another process has it, or the lock can't be made.
+    pub fn lock(&self) -> Result<Lock, RepositoryError> {
+        let path = self.root.join(LOCK_FILE);
+        let file = match durable_file::create(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                File::open(&path).map_err(RepositoryError::io("open", &path))?
+            }
+            Err(error) => return Err(RepositoryError::io("create", &path)(error)),
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Lock { _file: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(RepositoryError::Locked {
+                path: self.root.clone(),
+            }),
+            Err(error) => Err(RepositoryError::io("lock", &path)(error.into())),
+        }
+    }
+
+    /// Removes what crashes have left, and says what that was.
+    ///
+    /// # Errors
+    /// Why something can't be removed.
+    pub fn sweep(&self, _lock: &Lock) -> Result<Vec<String>, RepositoryError> {
+        let mut swept = Vec::new();
+        for name in self.names()? {
+            if name.starts_with(PARTIAL) || name.starts_with(REMOVING) {
+                let path = self.root.join(&name);
+                std::fs::remove_dir_all(&path).map_err(RepositoryError::io("remove", &path))?;
+                swept.push(name);
+            }
+        }
+        Ok(swept)
+    }
+
+    fn names(&self) -> Result<Vec<String>, RepositoryError> {
+        let failed = || RepositoryError::io("list", &self.root);
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.root).map_err(failed())? {
+            // A name that is no text is none of ours.
+            if let Ok(name) = entry.map_err(failed())?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// What is in it, newest first: backups by their sequence, then the rest by name. Files that start
+    /// with a dot are not shown, but for what a run works in.
+    ///
+    /// # Errors
+    /// Why it can't be listed.
+    pub fn entries(&self) -> Result<Vec<Entry>, RepositoryError> {
+        let mut entries = Vec::new();
+        for name in self.names()? {
+            let path = self.root.join(&name);
+            let kind = if name.starts_with(PARTIAL) {
+                Kind::Partial
+            } else if name.starts_with('.') {
+                continue;
+            } else {
+                match read_record(&path, &name) {
+                    Some(record) => Kind::Backup(Box::new(record)),
+                    None => Kind::Foreign,
+                }
+            };
+            entries.push(Entry {
+                disk_bytes: disk_bytes(&path),
+                name,
+                kind,
+            });
+        }
+        entries.sort_by_key(|entry| {
+            let sequence = entry.record().map_or(0, |record| record.sequence);
+            std::cmp::Reverse((sequence, entry.name.clone()))
+        });
+        Ok(entries)
+    }
+
+    /// Starts a run, with a name after that of the newest backup.
+    ///
+    /// # Errors
+    /// Why there is no working directory.
+    pub fn begin(&self, _lock: &Lock, now: Timestamp) -> Result<Run, RepositoryError> {
+        let mut newest: Option<Timestamp> = None;
+        let mut sequence = 0;
+        for entry in self.entries()? {
+            newest = newest.max(time_of_name(&entry.name));
+            sequence = sequence.max(entry.record().map_or(0, |record| record.sequence));
+        }
+        // Names follow one another also when the clock goes back.
+        let after_newest =
+            newest.and_then(|newest| newest.checked_add(SignedDuration::from_secs(1)).ok());
+        let name = name_of(after_newest.map_or(now, |after| after.max(now)));
+        let partial = self.root.join(format!("{PARTIAL}{name}"));
+        durable_file::create_dir(&partial).map_err(RepositoryError::io("create", &partial))?;
+        Ok(Run {
+            place: self.root.join(&name),
+            name,
+            sequence: sequence + 1,
+            partial,
+            published: false,
+        })
+    }
+
+    /// Removes a backup: it is gone from the list at once, and from the disk when this returns.
+    ///
+    /// # Errors
+    /// Why it can't be removed.
+    pub fn remove(&self, _lock: &Lock, name: &str) -> Result<(), RepositoryError> {
+        let path = self.root.join(name);
+        let hidden = self.root.join(format!("{REMOVING}{name}"));
+        std::fs::rename(&path, &hidden).map_err(RepositoryError::io("rename", &path))?;
+        durable_file::sync_dir(&self.root).map_err(RepositoryError::io("sync", &self.root))?;
+        std::fs::remove_dir_all(&hidden).map_err(RepositoryError::io("remove", &hidden))
+    }
+
+    /// Room on its filesystem.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn space(&self) -> Result<Space, RepositoryError> {
+        let stat = rustix::fs::statvfs(&self.root)
+            .map_err(|error| RepositoryError::io("statvfs", &self.root)(error.into()))?;
+        Ok(Space {
+            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
+    }
+}
+
+impl Entry {
+    /// The record of a backup.
+    #[must_use]
+    pub fn record(&self) -> Option<&Record> {
+        match &self.kind {
+            Kind::Backup(record) => Some(record),
+            _ => None,
+        }
+    }
+
+    /// What retention needs to know, of a backup.
+    #[must_use]
+    pub fn candidate(&self) -> Option<Candidate> {
+        let record = self.record()?;
+        Some(Candidate {
+            name: self.name.clone(),
+            sequence: record.sequence,
+            origin: record.origin.clone(),
+            cluster_id: record.member.cluster_id.clone(),
+            verified: record.verified.iter().any(|level| level == "content"),
+            disk_bytes: self.disk_bytes,
+        })
+    }
+}
+
+impl Run {
+    /// Where a file of the backup is while the run is at work.
+    #[must_use]
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.partial.join(file)
+    }
+
+    /// The name of the snapshot's file.
+    #[must_use]
+    pub fn snapshot_file(&self) -> String {
+        format!("snapshot_{}.db", self.name)
+    }
+
+    /// The name of the archive's file.
+    #[must_use]
+    pub fn resources_file(&self) -> String {
+        format!("static_kuberesources_{}.tar.gz", self.name)
+    }
+
+    /// Makes a backup of it, whose files must have been synced.
+    ///
+    /// # Errors
+    /// Why it did not appear.
+    pub fn publish(mut self) -> Result<PathBuf, RepositoryError> {
+        durable_file::publish(&self.partial, &self.place)
+            .map_err(RepositoryError::io("publish", &self.place))?;
+        self.published = true;
+        Ok(self.place.clone())
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if !self.published {
+            // What stays behind here is swept by the next run.
+            let _ = std::fs::remove_dir_all(&self.partial);
+        }
+    }
+}
+
+fn name_of(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::UTC)
+        .strftime(NAME_FORMAT)
+        .to_string()
+}
+
+fn time_of_name(name: &str) -> Option<Timestamp> {
+    let time = jiff::civil::DateTime::strptime(NAME_FORMAT, name).ok()?;
+    Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
+}
+
+/// The record of a backup of ours: the directory's name is a time, and its snapshot is as long as recorded.
+fn read_record(path: &Path, name: &str) -> Option<Record> {
+    time_of_name(name)?;
+    let file = path.join(RECORD_FILE);
+    if std::fs::metadata(&file).ok()?.len() > MAX_RECORD_BYTES {
+        return None;
+    }
+    let record: Record = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    let snapshot = std::fs::metadata(path.join(format!("snapshot_{name}.db"))).ok()?;
+    let expected = record.snapshot.size_bytes + etcd_file::snapshot_file::TRAILER_BYTES;
+    (snapshot.len() >= expected).then_some(record)
+}
+
+/// What a directory's files take, or a file.
+fn disk_bytes(path: &Path) -> u64 {
+    const SECTOR_BYTES: u64 = 512;
+    let own =
+        std::fs::symlink_metadata(path).map_or(0, |metadata| metadata.blocks() * SECTOR_BYTES);
+    let files = std::fs::read_dir(path).into_iter().flatten().flatten();
+    files.fold(own, |sum, file| {
+        sum + file
+            .metadata()
+            .map_or(0, |metadata| metadata.blocks() * SECTOR_BYTES)
+    })
+}
