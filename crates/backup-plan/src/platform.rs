@@ -278,7 +278,7 @@ fn local_url(urls: &str) -> Option<String> {
 }
 
 /// Where a path of a container is on the node.
-fn node_path(volumes: &[Volume], container: &Container, path: &String) -> String {
+fn node_path(volumes: &[Volume], container: &Container, path: &str) -> String {
     let below = |mount: &&Mount| {
         path.strip_prefix(mount.path.as_str())
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -293,7 +293,7 @@ fn node_path(volumes: &[Volume], container: &Container, path: &String) -> String
         let rest = path.strip_prefix(mount.path.as_str())?;
         Some(format!("{}{rest}", volume.host.as_ref()?.path))
     });
-    host.unwrap_or_else(|| path.clone())
+    host.unwrap_or_else(|| path.to_string())
 }
 
 #[cfg(test)]

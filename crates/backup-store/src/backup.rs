@@ -26,7 +26,6 @@ use std::time::Instant;
 
 /// What the snapshot goes through on its way to the disk; also how often the reserve is looked at.
 const SPACE_CHECK_BYTES: u64 = 64 << 20;
-const BLOCKS_FILE: &str = "blocks.b3";
 /// HashKV stops a member's writes while it scans; up to here that is short.
 const MAX_COMPARED_BYTES: u64 = 2 << 30;
 const COMPARE_EVERY_HOURS: i64 = 24;
@@ -227,9 +226,9 @@ pub async fn run(
 
     let mut sha256 = BTreeMap::from([(run.snapshot_file(), received.file_sha256)]);
     let mut written_bytes = received.data_bytes + TRAILER_BYTES;
-    let blocks_path = run.path(BLOCKS_FILE);
+    let blocks_path = run.path(blocks::FILE);
     durable_file::write(&blocks_path, &received.blocks).map_err(write_error(&blocks_path))?;
-    sha256.insert(BLOCKS_FILE.into(), hex(&Sha256::digest(&received.blocks)));
+    sha256.insert(blocks::FILE.into(), hex(&Sha256::digest(&received.blocks)));
     written_bytes += received.blocks.len() as u64;
     if let Some((root, dirs)) = &order.resources {
         let path = run.path(&run.resources_file());

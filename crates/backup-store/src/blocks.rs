@@ -3,6 +3,9 @@
 //!
 //! The file is a line of text, `lifeboat-blocks-1 65536 <bytes of the snapshot>`, and then 32 bytes a block.
 
+use etcd_file::ReadAt;
+use std::ops::Range;
+
 /// Bytes of a block; the last one may be shorter.
 pub const BLOCK_BYTES: usize = 64 * 1024;
 
@@ -61,6 +64,53 @@ impl Hasher {
     }
 }
 
+/// The name of the file in a backup.
+pub const FILE: &str = "blocks.b3";
+
+/// Which parts of a snapshot are not what was written, as offsets in bytes: at most `at_most` of them.
+///
+/// # Errors
+/// Where the hashes are none of this format, or the snapshot can't be read.
+pub fn damaged(
+    snapshot: &dyn ReadAt,
+    hashes: &[u8],
+    at_most: usize,
+) -> Result<Vec<Range<u64>>, String> {
+    let no_hashes = || format!("{FILE} is damaged itself");
+    let end_of_line = hashes.iter().position(|byte| *byte == b'\n');
+    let (line, hashes) = end_of_line
+        .and_then(|end| hashes.split_at_checked(end))
+        .ok_or_else(no_hashes)?;
+    let line = std::str::from_utf8(line).map_err(|_| no_hashes())?;
+    let total_bytes: u64 = line
+        .strip_prefix(&format!("lifeboat-blocks-1 {BLOCK_BYTES} "))
+        .and_then(|total| total.parse().ok())
+        .ok_or_else(no_hashes)?;
+    let (hashes, rest) = hashes.get(1..).unwrap_or_default().as_chunks::<32>();
+    let block_bytes = BLOCK_BYTES as u64;
+    if !rest.is_empty() || hashes.len() as u64 != total_bytes.div_ceil(block_bytes) {
+        return Err(no_hashes());
+    }
+    let size_bytes = snapshot.size_bytes().map_err(|error| error.to_string())?;
+    let mut found = Vec::new();
+    let mut buf = vec![0; BLOCK_BYTES];
+    for (index, expected) in (0..).zip(hashes) {
+        let start = index * block_bytes;
+        let end = (start + block_bytes).min(total_bytes);
+        let block = buf.get_mut(..(end - start) as usize).unwrap_or_default();
+        let whole = end <= size_bytes
+            && snapshot.read_exact_at(block, start).is_ok()
+            && blake3::hash(block).as_bytes() == expected;
+        if !whole {
+            found.push(start..end);
+            if found.len() == at_most {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +129,25 @@ mod tests {
         assert_eq!(whole.len(), head.len() + 4 * 32);
         let last = blake3::hash(&bytes[3 * BLOCK_BYTES..]);
         assert_eq!(&whole[whole.len() - 32..], last.as_bytes());
+
+        assert_eq!(damaged(&bytes, &whole, 9), Ok(vec![]));
+        let mut flipped = bytes.clone();
+        flipped[70_000] ^= 1;
+        flipped[199_999] ^= 1;
+        let places = vec![65_536..131_072, 196_608..200_000];
+        assert_eq!(damaged(&flipped, &whole, 9), Ok(places.clone()));
+        assert_eq!(damaged(&flipped, &whole, 1), Ok(places[..1].to_vec()));
+        assert_eq!(
+            damaged(&bytes[..199_999].to_vec(), &whole, 9),
+            Ok(places[1..].to_vec())
+        );
+        for wrong in [
+            &whole[..40],
+            b"",
+            b"lifeboat-blocks-1 65536 x\n",
+            &whole[3..],
+        ] {
+            assert!(damaged(&bytes, wrong, 9).is_err());
+        }
     }
 }

@@ -6,7 +6,9 @@
 use crate::local_file::{LocalFile, OpenError};
 use crate::member::{Connection, HashKv, HashKvAnswer, Member, MemberError};
 use crate::progress::Monitor;
-use crate::scratch_file;
+use crate::repository::RECORD_FILE;
+use crate::{blocks, scratch_file};
+use backup_plan::record::Record;
 use etcd_file::bolt::Bolt;
 use etcd_file::check::{Checked, Origin};
 use etcd_file::finding::{Finding, Findings, Severity};
@@ -14,6 +16,8 @@ use etcd_file::mvcc::{Summary, hash_kv};
 use etcd_file::snapshot_file::{self, Trailer};
 use etcd_file::{Failure, Part};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -118,7 +122,7 @@ pub struct Details {
 /// One check of a verification.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
-    /// `trailer`, `structure`, `content` or `member`.
+    /// `trailer`, `structure`, `content` or `member`; `files` for what is beside the snapshot in a backup.
     pub name: &'static str,
     /// Whether it passed; none if it could not be made.
     pub ok: Option<bool>,
@@ -170,10 +174,17 @@ pub async fn verify(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Report, VerifyError> {
+    let given_dir = path.is_dir();
     let path = snapshot_in(path)?;
     let file = LocalFile::open(&path)?;
     let trailer = Trailer::of(file.size_bytes());
     let mut checks = vec![check_trailer(&file, trailer, options, monitor)];
+    if let Some(dir) = path.parent().filter(|_| given_dir) {
+        if let Some(check) = checks.first_mut().filter(|check| check.ok == Some(false)) {
+            check.errors.extend(damaged_blocks(&file, dir));
+        }
+        checks.extend(check_files(dir));
+    }
     let (data_bytes, origin) = match trailer {
         Trailer::Present { data_bytes } => (data_bytes, Origin::Snapshot),
         _ => (file.size_bytes(), Origin::Database),
@@ -222,6 +233,7 @@ pub async fn verify(
 }
 
 const TRAILER: &str = "trailer";
+const FILES: &str = "files";
 const STRUCTURE: &str = "structure";
 const CONTENT: &str = "content";
 const MEMBER: &str = "member";
@@ -312,6 +324,64 @@ fn check_trailer(
         }
         Err(failure) => Check::failed(TRAILER, &failure, start),
     }
+}
+
+/// Where a snapshot is not what was written, by the hashes beside it.
+fn damaged_blocks(file: &LocalFile, dir: &Path) -> Vec<String> {
+    const TOLD: usize = 20;
+    let Ok(hashes) = std::fs::read(dir.join(blocks::FILE)) else {
+        return Vec::new();
+    };
+    match blocks::damaged(file, &hashes, TOLD) {
+        Ok(places) => places
+            .into_iter()
+            .map(|place| {
+                format!(
+                    "offset {} to {} of the snapshot is not what was written",
+                    place.start, place.end
+                )
+            })
+            .collect(),
+        Err(problem) => vec![problem],
+    }
+}
+
+/// The other files of a backup of ours, by the digests in its record; nothing for other directories.
+fn check_files(dir: &Path) -> Option<Check> {
+    let start = Instant::now();
+    let json = std::fs::read(dir.join(RECORD_FILE)).ok()?;
+    let failed = |detail: String| Some(Check::new(FILES, Some(false), detail, start));
+    let record: Record = match serde_json::from_slice(&json) {
+        Ok(record) => record,
+        Err(error) => return failed(format!("{RECORD_FILE}: {error}")),
+    };
+    let mut whole = 0;
+    for (name, expected) in &record.sha256 {
+        // The snapshot has its own trailer, and more.
+        if name.ends_with(".db") {
+            continue;
+        }
+        // A name from a file is no path.
+        if name.contains('/') {
+            return failed(format!(
+                "{RECORD_FILE} names {name:?}, which is no file beside it"
+            ));
+        }
+        let found = File::open(dir.join(name)).and_then(|mut file| {
+            let mut digest = Sha256::new();
+            io::copy(&mut file, &mut digest)?;
+            Ok(hex(&digest.finalize()))
+        });
+        match found {
+            Ok(found) if found == *expected => whole += 1,
+            Ok(found) => {
+                return failed(format!("{name}: SHA-256 is {found}, expected {expected}"));
+            }
+            Err(error) => return failed(format!("{name}: {error}")),
+        }
+    }
+    let detail = format!("{whole} files beside the snapshot are as they were written");
+    Some(Check::new(FILES, Some(true), detail, start))
 }
 
 fn check_database(

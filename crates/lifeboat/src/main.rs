@@ -2,11 +2,18 @@
 //!
 //! One file a subcommand; what they do is in the other crates.
 
+mod backup_server;
+mod cluster_backup;
 mod completions;
 mod connection;
+mod list;
+mod logging;
 mod man_pages;
+mod node;
 mod output;
 mod progress_bar;
+mod prune_backups;
+mod retention;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +41,10 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    BackupServer(backup_server::Args),
+    ClusterBackup(cluster_backup::Args),
+    List(list::Args),
+    PruneBackups(prune_backups::Args),
     Verify(verify::Args),
     Completions(completions::Args),
     ManPages(man_pages::Args),
@@ -41,6 +52,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::BackupServer(args) => backup_server::run(args),
+        Command::ClusterBackup(args) => cluster_backup::run(args),
+        Command::List(args) => list::run(args),
+        Command::PruneBackups(args) => prune_backups::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Completions(args) => completions::run(args),
         Command::ManPages(args) => man_pages::run(args),

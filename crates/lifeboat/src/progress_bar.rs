@@ -5,6 +5,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::ops::ControlFlow;
 
 /// A bar on standard error; nothing where that is no terminal.
+#[derive(Clone)]
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
@@ -19,8 +20,8 @@ impl Bar {
     }
 }
 
-impl Drop for Bar {
-    fn drop(&mut self) {
+impl Bar {
+    pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
     }
 }

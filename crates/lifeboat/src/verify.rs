@@ -82,7 +82,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         .context("starting")?;
     let bar = Bar::new();
     let report = runtime.block_on(verify(&args.path, &options, &bar));
-    drop(bar);
+    bar.finish();
     let report = report?;
     let text = match args.output {
         Format::Json => serde_json::to_string_pretty(&report)? + "\n",

@@ -1,0 +1,94 @@
+//! `etcd-lifeboat list`.
+
+use crate::output::{self, Format};
+use crate::{EXIT_DONE, EXIT_FAILED};
+use backup_store::repository::{DEFAULT_ROOT, Entry, Kind, Repository};
+use jiff::Timestamp;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Show what backups there are, newest first
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  etcd-lifeboat list
+  etcd-lifeboat list --backup-path /var/backups/etcd --output json")]
+pub(crate) struct Args {
+    /// Where backups are kept
+    #[arg(long, alias = "backupPath", value_name = "DIR", default_value = DEFAULT_ROOT)]
+    backup_path: PathBuf,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Format,
+}
+
+/// A line of the list; a contract with scripts.
+#[derive(Serialize)]
+struct Listed {
+    name: String,
+    origin: Option<String>,
+    kind: &'static str,
+    time: Option<Timestamp>,
+    revision: Option<i64>,
+    size_bytes: Option<u64>,
+    written_bytes: Option<u64>,
+    verified: Vec<String>,
+}
+
+impl From<Entry> for Listed {
+    fn from(entry: Entry) -> Self {
+        let kind = match entry.kind {
+            Kind::Backup(_) => "backup",
+            Kind::Foreign => "foreign",
+            Kind::Partial => "partial",
+        };
+        let record = entry.record().cloned();
+        Listed {
+            name: entry.name,
+            kind,
+            origin: record.as_ref().map(|record| record.origin.clone()),
+            time: record.as_ref().map(|record| record.started_at),
+            revision: record.as_ref().map(|record| record.snapshot.revision),
+            size_bytes: record.as_ref().map(|record| record.snapshot.size_bytes),
+            written_bytes: record.as_ref().map(|record| record.written_bytes),
+            verified: record.map(|record| record.verified).unwrap_or_default(),
+        }
+    }
+}
+
+/// Prints it.
+pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
+    if !args.backup_path.is_dir() {
+        output::error(&format!(
+            "{} is no directory: no backups were made there yet, or name the right one by --backup-path",
+            args.backup_path.display()
+        ));
+        return Ok(EXIT_FAILED);
+    }
+    let entries = Repository::open(&args.backup_path)?.entries()?;
+    let listed: Vec<_> = entries.into_iter().map(Listed::from).collect();
+    let text = match args.output {
+        Format::Json => serde_json::to_string_pretty(&listed)? + "\n",
+        Format::Table => {
+            let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
+            output::table(
+                [
+                    "NAME", "KIND", "ORIGIN", "REVISION", "SIZE", "WRITTEN", "VERIFIED",
+                ],
+                listed.into_iter().map(|line| {
+                    [
+                        line.name,
+                        line.kind.into(),
+                        or_dash(line.origin),
+                        or_dash(line.revision.map(|revision| revision.to_string())),
+                        or_dash(line.size_bytes.map(output::bytes)),
+                        or_dash(line.written_bytes.map(output::bytes)),
+                        or_dash((!line.verified.is_empty()).then(|| line.verified.join(","))),
+                    ]
+                }),
+            )
+        }
+    };
+    output::print(&text);
+    Ok(EXIT_DONE)
+}

@@ -1,0 +1,166 @@
+//! This node's etcd: what flags say of it, and else what the node's files say.
+
+use crate::connection::ConnectionArgs;
+use backup_plan::platform::{self, Found, NodeFiles, Platform};
+use backup_store::backup::Order;
+use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+/// Which node, and what of it.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Node")]
+pub(crate) struct NodeArgs {
+    /// The node's own member; of several the one on this node is taken [default: as the node's files say]
+    #[arg(long, value_name = "ENDPOINT[,…]", env = "ETCDCTL_ENDPOINTS")]
+    endpoints: Option<String>,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    /// Where the node's root directory is mounted
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    host_root: PathBuf,
+    /// Directory of control-plane files that go into each backup [default: as the node's files say]
+    #[arg(long, value_name = "DIR")]
+    config_dir: Option<PathBuf>,
+    /// Name of the node in the records [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: Option<String>,
+    /// MiB of the disk to keep free [default: 15 % of it, 10 GiB at most]
+    #[arg(long, value_name = "MIB")]
+    min_free: Option<u64>,
+}
+
+/// The files below a root directory.
+struct Below<'r>(&'r Path);
+
+impl Below<'_> {
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.join(path.trim_start_matches('/'))
+    }
+}
+
+impl NodeFiles for Below<'_> {
+    fn read(&self, path: &str) -> io::Result<Option<String>> {
+        match std::fs::read_to_string(self.path(path)) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.path(path).exists()
+    }
+}
+
+impl NodeArgs {
+    /// What is wrong with the flags by themselves, whatever the node is like.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let endpoint = self.endpoints.clone().unwrap_or_default();
+        self.connection.to_connection(endpoint).map(|_| ())
+    }
+
+    /// Where the node's etcd is.
+    pub(crate) fn find(&self) -> Result<Found, String> {
+        match &self.endpoints {
+            Some(endpoints) => Ok(Found {
+                platform: Platform::Plain,
+                found_in: Some("--endpoints".into()),
+                endpoint: own_endpoint(endpoints)?,
+                cacert: None,
+                cert: None,
+                key: None,
+                data_dir: None,
+                resources: Vec::new(),
+            }),
+            None => platform::find(&Below(&self.host_root)).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// What a run is to do.
+    pub(crate) fn order(&self, origin: &str, trigger: &str) -> Result<Order, String> {
+        let found = self.find()?;
+        let below = Below(&self.host_root);
+        let mut connection = self.connection.to_connection(found.endpoint.clone())?;
+        let place = |path: Option<String>| path.map(|path| below.path(&path));
+        connection.ca_file = connection.ca_file.or(place(found.cacert));
+        if connection.cert_file.is_none() {
+            connection.cert_file = place(found.cert);
+            connection.key_file = place(found.key);
+        }
+        let dirs = match &self.config_dir {
+            Some(dir) => vec![dir.clone()],
+            None => found.resources.iter().map(|dir| below.path(dir)).collect(),
+        };
+        Ok(Order {
+            connection,
+            origin: origin.into(),
+            trigger: trigger.into(),
+            node: self.node_name(),
+            platform: found.platform.name().into(),
+            resources: (!dirs.is_empty()).then(|| (self.host_root.clone(), dirs)),
+            reserve_bytes: self.min_free.map(|mib| mib.saturating_mul(1 << 20)),
+        })
+    }
+
+    fn node_name(&self) -> String {
+        self.node_name.clone().unwrap_or_else(|| {
+            let name = rustix::system::uname();
+            name.nodename().to_string_lossy().into_owned()
+        })
+    }
+}
+
+/// Of several endpoints the one on this node: a backup is of the node's own member.
+fn own_endpoint(endpoints: &str) -> Result<String, String> {
+    let all: Vec<_> = endpoints
+        .split(',')
+        .map(str::trim)
+        .filter(|endpoint| !endpoint.is_empty())
+        .collect();
+    match all.as_slice() {
+        [] => Err("--endpoints is empty: name the member of this node".into()),
+        [only] => Ok((*only).to_string()),
+        several => several
+            .iter()
+            .find(|endpoint| is_here(endpoint))
+            .map(|endpoint| (*endpoint).to_string())
+            .ok_or_else(|| {
+                format!(
+                    "none of --endpoints {endpoints} is on this node: name its own member alone"
+                )
+            }),
+    }
+}
+
+/// Whether an endpoint's address is one of this node's: those are the ones that can be bound.
+fn is_here(endpoint: &str) -> bool {
+    let address = endpoint
+        .split_once("://")
+        .map_or(endpoint, |(_, rest)| rest);
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>() {
+        Ok(address) => UdpSocket::bind((address, 0)).is_ok(),
+        Err(_) => host == "localhost",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_endpoints_the_one_on_this_node_is_taken() {
+        let three = "https://192.0.2.1:2379,https://127.0.0.1:2379,https://192.0.2.3:2379";
+        assert_eq!(own_endpoint(three).unwrap(), "https://127.0.0.1:2379");
+        assert_eq!(own_endpoint("192.0.2.1:1").unwrap(), "192.0.2.1:1");
+        assert_eq!(
+            own_endpoint("192.0.2.1:1,[::1]:2").ok().as_deref(),
+            is_here("[::1]:2").then_some("[::1]:2")
+        );
+        let error = own_endpoint("192.0.2.1:1,192.0.2.2:1").unwrap_err();
+        assert!(error.contains("name its own member alone"), "{error}");
+        assert!(own_endpoint(" , ").is_err());
+    }
+}

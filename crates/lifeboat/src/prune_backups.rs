@@ -1,0 +1,104 @@
+//! `etcd-lifeboat prune-backups`.
+
+use crate::output::{self, Format};
+use crate::retention::{DEFAULT_NUMBER, RetentionArgs, Type};
+use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
+use backup_plan::retention::Removal;
+use backup_store::backup;
+use backup_store::repository::{DEFAULT_ROOT, Repository};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Remove the backups that retention gives up, and nothing else
+///
+/// Backups of each origin and each cluster are judged for themselves. The newest verified one always stays,
+/// and so does everything that is no backup of ours.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  etcd-lifeboat prune-backups --type RetentionNumber --max-number-of-backups 5 --dry-run
+  etcd-lifeboat prune-backups --type RetentionSize --max-size-of-backups-gb 20")]
+pub(crate) struct Args {
+    /// Where backups are kept
+    #[arg(long, alias = "backupPath", value_name = "DIR", default_value = DEFAULT_ROOT)]
+    backup_path: PathBuf,
+    /// What decides [with RetentionNumber 15 are kept by default, with RetentionSize 10 GiB]
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    kind: Type,
+    #[command(flatten)]
+    retention: RetentionArgs,
+    /// Only say what would be removed, and why
+    #[arg(long)]
+    dry_run: bool,
+    /// How to print the result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Format,
+}
+
+/// A contract with scripts.
+#[derive(Serialize)]
+struct Pruned {
+    kept: Vec<String>,
+    removed: Vec<Removed>,
+}
+
+#[derive(Serialize)]
+struct Removed {
+    name: String,
+    reason: String,
+}
+
+/// Removes them.
+pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
+    let policy = match args.retention.policy(args.kind, DEFAULT_NUMBER) {
+        Ok(policy) => policy,
+        Err(problem) => {
+            output::error(&problem);
+            return Ok(EXIT_USAGE);
+        }
+    };
+    if !args.backup_path.is_dir() {
+        output::error(&format!(
+            "{} is no directory: name the right one by --backup-path",
+            args.backup_path.display()
+        ));
+        return Ok(EXIT_FAILED);
+    }
+    let repository = Repository::open(&args.backup_path)?;
+    let removals: Vec<Removal> = if args.dry_run {
+        backup::planned_removals(&repository, policy, None)?
+    } else {
+        let lock = repository.lock()?;
+        repository.sweep(&lock)?;
+        backup::prune(&repository, &lock, policy, None)?
+    };
+    let gone: Vec<_> = removals.iter().map(|removal| &removal.name).collect();
+    let kept: Vec<_> = repository
+        .entries()?
+        .into_iter()
+        .filter(|entry| entry.record().is_some() && !gone.contains(&&entry.name))
+        .map(|entry| entry.name)
+        .collect();
+    let text = match args.output {
+        Format::Json => {
+            let removed = removals
+                .into_iter()
+                .map(|Removal { name, reason }| Removed { name, reason })
+                .collect();
+            serde_json::to_string_pretty(&Pruned { kept, removed })? + "\n"
+        }
+        Format::Table => {
+            let done = if args.dry_run {
+                "would remove"
+            } else {
+                "removed"
+            };
+            let lines = removals
+                .iter()
+                .map(|Removal { name, reason }| format!("{done} {name}: {reason}\n"));
+            lines.collect::<String>() + &format!("{} kept\n", kept.len())
+        }
+    };
+    output::print(&text);
+    Ok(EXIT_DONE)
+}
