@@ -3,6 +3,7 @@
 //! Nothing is published that was not proven: the whole stream with its trailer, every page, every
 //! record, and all that the cluster had agreed on before the run began.
 
+use crate::digest::{Hashed, hex};
 use crate::member::{Connection, HashKvAnswer, Member, MemberError, Peer, Status};
 use crate::progress::Monitor;
 use crate::repository::{Lock, RECORD_FILE, Repository, RepositoryError, Run};
@@ -580,40 +581,16 @@ async fn compare(
     }
 }
 
-/// Hashes what goes through it.
-struct Hashed<W> {
-    out: W,
-    digest: Sha256,
-    bytes: u64,
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(buf)?;
-        self.digest.update(buf.get(..written).unwrap_or_default());
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
-}
-
 fn archive(
     root: &Path,
     dirs: &[PathBuf],
     path: &Path,
 ) -> Result<(static_resources::Archived, String, u64), RunError> {
     let file = durable_file::create(path).map_err(write_error(path))?;
-    let mut out = Hashed {
-        out: file,
-        digest: Sha256::new(),
-        bytes: 0,
-    };
+    let mut out = Hashed::new(file);
     let archived = static_resources::archive(root, dirs, &mut out).map_err(write_error(path))?;
     out.out.sync_all().map_err(write_error(path))?;
-    Ok((archived, hex(&out.digest.finalize()), out.bytes))
+    Ok((archived, out.hex(), out.bytes))
 }
 
 fn publish(run: Run, record: &Record) -> Result<PathBuf, RunError> {
@@ -666,10 +643,6 @@ fn snapshot_record(summary: &Summary, data_bytes: u64) -> SnapshotRecord {
         size_bytes: data_bytes,
         storage_version: summary.storage_version.clone(),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

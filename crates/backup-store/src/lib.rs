@@ -12,6 +12,7 @@
 
 pub mod backup;
 pub mod blocks;
+mod digest;
 pub mod durable_file;
 pub mod local_file;
 pub mod member;

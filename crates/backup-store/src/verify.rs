@@ -3,6 +3,7 @@
 //! Levels are cumulative: `trailer` compares the file's SHA-256 with the one at its end, `structure`
 //! walks all pages, `content` reads all records, `member` compares HashKV with that of a live member.
 
+use crate::digest::{Hashed, hex};
 use crate::local_file::{LocalFile, OpenError};
 use crate::member::{Connection, HashKv, HashKvAnswer, Member, MemberError};
 use crate::progress::Monitor;
@@ -16,7 +17,6 @@ use etcd_file::mvcc::{Summary, hash_kv};
 use etcd_file::snapshot_file::{self, Trailer};
 use etcd_file::{Failure, Part};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -368,9 +368,9 @@ fn check_files(dir: &Path) -> Option<Check> {
             ));
         }
         let found = File::open(dir.join(name)).and_then(|mut file| {
-            let mut digest = Sha256::new();
-            io::copy(&mut file, &mut digest)?;
-            Ok(hex(&digest.finalize()))
+            let mut hashed = Hashed::new(io::sink());
+            io::copy(&mut file, &mut hashed)?;
+            Ok(hashed.hex())
         });
         match found {
             Ok(found) if found == *expected => whole += 1,
@@ -536,8 +536,4 @@ fn compare(
         }
         Err(problem) => Check::new(MEMBER, None, problem, start),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
