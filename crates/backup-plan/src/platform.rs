@@ -383,7 +383,11 @@ status: {}
             change(&mut tree);
             find(&tree).unwrap_err().to_string()
         };
-        let without = |path: &'static str| move |tree: &mut Tree| drop(tree.0.remove(path));
+        let without = |path: &'static str| {
+            move |tree: &mut Tree| {
+                tree.0.remove(path);
+            }
+        };
         assert!(broken(&without(KUBEADM_CA)).contains("pki/etcd/ca.crt is missing"));
         assert!(broken(&without(KUBEADM_CLIENTS[1].1)).contains("no client certificate"));
         for (manifest, told) in [
@@ -399,7 +403,9 @@ status: {}
             ("spec: {containers: 7}", "no pod's YAML"),
             ("{", "no pod's YAML"),
         ] {
-            let error = broken(&|tree| drop(tree.0.insert(KUBEADM_MANIFEST, manifest)));
+            let error = broken(&|tree| {
+                tree.0.insert(KUBEADM_MANIFEST, manifest);
+            });
             assert!(
                 error.starts_with(KUBEADM_MANIFEST) && error.contains(told),
                 "{error}"

@@ -11,5 +11,6 @@ pub mod etcd_binaries;
 pub mod etcd_client;
 pub mod etcd_content;
 pub mod etcd_server;
+pub mod kubeadm_node;
 pub mod pki;
 pub mod requirement;
