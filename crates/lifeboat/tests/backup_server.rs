@@ -9,7 +9,7 @@
 use rstest::rstest;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use test_support::etcd_binaries::{Version, require};
@@ -37,8 +37,16 @@ struct Agent {
 
 impl Agent {
     fn start(server: &Server, repository: &Path, more: &[&str]) -> Agent {
-        let mut log = repository.to_path_buf();
-        log.set_extension("log");
+        Agent::start_logging_in(server, repository, repository.parent().unwrap(), more)
+    }
+
+    fn start_logging_in(
+        server: &Server,
+        repository: &Path,
+        log_dir: &Path,
+        more: &[&str],
+    ) -> Agent {
+        let log = log_dir.join("agent.log");
         let file = std::fs::File::options()
             .create(true)
             .append(true)
@@ -50,10 +58,13 @@ impl Agent {
             &server.endpoint,
             "--backup-path",
             text(repository),
-            "--min-free",
-            "1",
         ];
-        let child = command(&[&flags, more].concat())
+        let reserve: &[&str] = if more.contains(&"--min-free") {
+            &[]
+        } else {
+            &["--min-free", "1"]
+        };
+        let child = command(&[&flags, reserve, more].concat())
             .stderr(file)
             .spawn()
             .unwrap();
@@ -71,9 +82,19 @@ impl Agent {
         })
     }
 
-    fn terminate(&mut self) -> Option<i32> {
+    fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    fn terminate(&mut self) -> Option<i32> {
+        self.signal("-TERM");
         let start = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -315,22 +336,15 @@ fn a_server_that_is_killed_at_any_moment_leaves_nothing_half_made_and_loses_noth
 }
 
 #[test]
-fn a_disk_that_fills_up_is_told_nothing_is_lost_and_the_next_run_succeeds() {
+fn with_the_reserve_a_short_disk_is_told_and_nothing_is_lost() {
     let Some(binaries) = require(Version(3, 6)) else {
         return;
     };
     let dir = TempDir::new().unwrap();
-    let mount = dir.path().join("disk");
-    std::fs::create_dir(&mount).unwrap();
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=64m", "tmpfs", text(&mount)])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !mounted {
-        test_support::requirement::skip("a tmpfs can't be mounted here: run as root");
+    let Some(disk) = SmallDisk::mount(dir.path(), 64) else {
         return;
-    }
-    let unmount = Unmount(mount.clone());
+    };
+    let mount = &disk.0;
     let server = Server::start(&binaries);
     fill(&server, 10);
     let repository = mount.join("backups");
@@ -349,22 +363,128 @@ fn a_disk_that_fills_up_is_told_nothing_is_lost_and_the_next_run_succeeds() {
     assert_eq!(names(&repository, "partial"), [""; 0]);
     assert_all_whole(&repository);
 
-    // Without anything kept free, and with a database that grew since the member was asked: ENOSPC.
     std::fs::remove_file(&filler).unwrap();
     std::fs::write(&filler, vec![1; 14 << 20]).unwrap();
     let output = backup_once(&server, &repository, &[]);
     assert!(output.status.success(), "{}", told(&output));
     assert_all_whole(&repository);
     // The reserve gives up the oldest, not the run.
-    let output = backup_once(&server, &repository, &[]);
-    assert!(output.status.success(), "{}", told(&output));
+    for _ in 0..2 {
+        let output = backup_once(&server, &repository, &[]);
+        assert!(output.status.success(), "{}", told(&output));
+    }
     assert!(!names(&repository, "backup").contains(before.last().unwrap()));
-    drop(unmount);
 }
 
-struct Unmount(PathBuf);
+#[test]
+fn a_disk_that_fills_up_in_mid_run_is_told_and_the_run_after_it_succeeds() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let dir = TempDir::new().unwrap();
+    let Some(disk) = SmallDisk::mount(dir.path(), 200) else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    fill(&server, 40);
+    let repository = disk.0.join("backups");
+    assert!(backup_once(&server, &repository, &[]).status.success());
+    let before = names(&repository, "backup");
 
-impl Drop for Unmount {
+    let filler = disk.0.join("filler");
+    let log_dir = dir.path().join("logs");
+    std::fs::create_dir(&log_dir).unwrap();
+    let flags = ["--schedule", "@every 1s", "--min-free", "0"];
+    let mut agent = Agent::start_logging_in(&server, &repository, &log_dir, &flags);
+    // Stop it while it writes, fill the disk to the last byte, and let it go on.
+    wait_until("a run that is at work", || {
+        let partial = names(&repository, "partial").pop()?;
+        agent.signal("-STOP");
+        let snapshot = partial.replace(".partial-", "snapshot_") + ".db";
+        let size = std::fs::metadata(repository.join(&partial).join(snapshot))
+            .map_or(0, |file| file.len());
+        let in_the_middle = size > 0 && size < 30 << 20;
+        if !in_the_middle {
+            agent.signal("-CONT");
+        }
+        in_the_middle.then_some(())
+    });
+    let filled = std::fs::write(&filler, vec![1; 200 << 20]);
+    assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    agent.signal("-CONT");
+    let log = agent.wait_for("backup failed");
+    assert!(log.contains("No space left on device"), "{log}");
+    assert_eq!(names(&repository, "partial"), [""; 0]);
+    assert_all_whole(&repository);
+    assert!(names(&repository, "backup").contains(&before[0]));
+
+    let made = agent.log().matches("backup made").count();
+    std::fs::remove_file(&filler).unwrap();
+    wait_until("a backup after the disk has room again", || {
+        (agent.log().matches("backup made").count() > made).then_some(())
+    });
+    assert_eq!(agent.terminate(), Some(0));
+    assert_all_whole(&repository);
+}
+
+#[test]
+fn without_quorum_the_snapshot_of_the_member_is_kept_and_recorded_as_such() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let mut servers = Server::start_cluster(&binaries, &Options::default(), 3);
+    fill(&servers[0], 1);
+    for other in &mut servers[1..] {
+        other.stop();
+    }
+    let dir = TempDir::new().unwrap();
+    let output = backup_once(&servers[0], dir.path(), &["--output", "json"]);
+    assert!(output.status.success(), "{}", told(&output));
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["linearized"], false);
+    assert!(
+        record["warnings"].to_string().contains("no quorum"),
+        "{record:#}"
+    );
+    assert_eq!(record["members"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_learner_is_refused_with_its_reason() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    fill(&server, 1);
+    let learner = Server::start_learner(&server);
+    let dir = TempDir::new().unwrap();
+    let output = backup_once(&learner, dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told(&output).contains("is a learner"), "{}", told(&output));
+    assert!(backup_once(&server, dir.path(), &[]).status.success());
+}
+
+/// A filesystem in memory, of a size of its own.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(dir: &Path, mib: u32) -> Option<SmallDisk> {
+        let mount = dir.join("disk");
+        std::fs::create_dir(&mount).unwrap();
+        let size = format!("size={mib}m");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs", text(&mount)])
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if !mounted {
+            test_support::requirement::skip("a tmpfs can't be mounted here: run as root");
+            return None;
+        }
+        Some(SmallDisk(mount))
+    }
+}
+
+impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }

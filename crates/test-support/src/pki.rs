@@ -20,13 +20,30 @@ pub struct Pki {
     pub client_key: PathBuf,
 }
 
-impl Pki {
-    /// Makes all of them in a folder.
-    pub fn create(dir: &Path) -> Pki {
+/// Who signs certificates.
+pub struct CertificateAuthority(CertifiedIssuer<'static, KeyPair>);
+
+impl CertificateAuthority {
+    /// A new one.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        CertificateAuthority(CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+}
+
+impl Pki {
+    /// Makes all of them in a folder, with an authority of their own.
+    pub fn create(dir: &Path) -> Pki {
+        Pki::by(&CertificateAuthority::new(), dir)
+    }
+
+    /// Makes certificates of an authority in a folder.
+    pub fn by(ca: &CertificateAuthority, dir: &Path) -> Pki {
+        let ca = &ca.0;
         let file = |name: &str, text: String| {
             let path = dir.join(name);
             std::fs::write(&path, text).unwrap();
@@ -37,7 +54,7 @@ impl Pki {
             let mut params = CertificateParams::new(names).unwrap();
             params.extended_key_usages = usages;
             let key = KeyPair::generate().unwrap();
-            let cert = params.signed_by(&key, &ca).unwrap();
+            let cert = params.signed_by(&key, ca).unwrap();
             (
                 file(&format!("{name}.crt"), cert.pem()),
                 file(&format!("{name}.key"), key.serialize_pem()),
