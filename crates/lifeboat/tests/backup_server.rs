@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use test_support::bolt_file::{Options as FileOptions, with_trailer, write};
 use test_support::etcd_binaries::{Version, require};
 use test_support::etcd_server::{Options, Server};
+use test_support::lying_member::{Lie, LyingMember};
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_etcd-lifeboat"));
@@ -462,6 +464,68 @@ fn a_learner_is_refused_with_its_reason() {
     assert_eq!(output.status.code(), Some(1));
     assert!(told(&output).contains("is a learner"), "{}", told(&output));
     assert!(backup_once(&server, dir.path(), &[]).status.success());
+}
+
+#[test]
+fn a_stream_that_is_not_whole_is_told_for_what_it_is_and_never_published() {
+    let mut store = test_support::etcd_content::Store::default();
+    for number in 0..2000u32 {
+        store.put(&number.to_be_bytes(), &[7; 100]);
+    }
+    let database = write(&store.database(), &FileOptions::default());
+    let whole = with_trailer(database.clone());
+    let mut wrong_trailer = whole.clone();
+    *wrong_trailer.last_mut().unwrap() ^= 1;
+    let mut damaged = database.clone();
+    damaged[8 * 4096] ^= 1;
+    let half = database.len() / 2 / 4096 * 4096;
+    for (lie, is_told) in [
+        (Lie::None(database.clone()), "ended the stream after"),
+        (
+            Lie::EndsEarly(whole.clone(), half),
+            "ended the stream after",
+        ),
+        (
+            Lie::EndsEarly(whole.clone(), half + 32),
+            "changed on its way",
+        ),
+        (
+            Lie::EndsEarly(whole.clone(), 0),
+            "ended the stream after 0 bytes",
+        ),
+        (Lie::None(wrong_trailer), "changed on its way"),
+        (
+            Lie::None(with_trailer(database[..half].to_vec())),
+            "database is damaged",
+        ),
+        (Lie::None(with_trailer(damaged)), "database is damaged"),
+        (Lie::Fails(whole.clone(), half), "the disk is gone"),
+        (
+            Lie::SendsNothingForEver(whole.clone(), half),
+            "it can't read its own database",
+        ),
+        (
+            Lie::IsAhead(whole.clone(), 99_999),
+            "but the cluster was at 99999",
+        ),
+    ] {
+        let member = LyingMember::start(lie);
+        let dir = TempDir::new().unwrap();
+        let args = [
+            "cluster-backup",
+            "--backup-dir",
+            text(dir.path()),
+            "--min-free",
+            "1",
+            "--endpoints",
+            &member.endpoint,
+        ];
+        let output = lifeboat(&args);
+        let log = told(&output);
+        assert_eq!(output.status.code(), Some(1), "{is_told}: {log}");
+        assert!(log.contains(is_told), "expected {is_told:?} in {log:?}");
+        assert!(list(dir.path()).is_empty(), "{is_told}");
+    }
 }
 
 /// A filesystem in memory, of a size of its own.

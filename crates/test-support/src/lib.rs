@@ -12,5 +12,6 @@ pub mod etcd_client;
 pub mod etcd_content;
 pub mod etcd_server;
 pub mod kubeadm_node;
+pub mod lying_member;
 pub mod pki;
 pub mod requirement;
