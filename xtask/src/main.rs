@@ -2,6 +2,7 @@
 
 mod bench;
 mod command;
+mod demo;
 mod etcd;
 mod fuzz;
 mod test;
@@ -24,6 +25,8 @@ enum Command {
     Etcd,
     /// Run the fuzz targets, which needs a nightly compiler
     Fuzz(fuzz::Args),
+    /// Watch three nodes keep backups of a real cluster, for a minute
+    Demo,
     /// Measure beside etcd's own tools
     Bench(bench::Args),
 }
@@ -33,6 +36,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(args) => test::run(&args),
         Command::Etcd => etcd::run(),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Demo => demo::run(),
         Command::Bench(args) => bench::run(&args),
     }
 }

@@ -50,6 +50,10 @@ pub struct Record {
     pub source_reason: String,
     /// Which levels were verified, in order.
     pub verified: Vec<String>,
+    /// When HashKV of a backup of this member was last the same as the member's own. Goes on from record to
+    /// record, so that retention does not forget it.
+    #[serde(default)]
+    pub compared_at: Option<Timestamp>,
     /// How long each step took, in milliseconds.
     pub took_ms: BTreeMap<String, u64>,
     /// What is worth knowing and was no reason to fail.

@@ -218,9 +218,11 @@ pub async fn run(
     took.end("verify");
 
     let mut verified = vec!["trailer".to_string(), "structure".into(), "content".into()];
-    if wants_comparison(repository, &status, &peers, started_at)? {
+    let mut compared_at = last_compared(repository, &status)?;
+    if wants_comparison(compared_at, &status, &peers, started_at) {
         if compare(&member, &snapshot, data_bytes, &checked, monitor).await? {
             verified.push("member".into());
+            compared_at = Some(started_at);
         }
         took.end("member");
     }
@@ -258,6 +260,7 @@ pub async fn run(
         source: "stream".into(),
         source_reason: "the member streams its database".into(),
         verified,
+        compared_at,
         took_ms: took.took_ms,
         warnings,
     };
@@ -517,26 +520,28 @@ fn prove(path: &Path, data_bytes: u64, monitor: &SharedMonitor) -> Result<Summar
     }
 }
 
-/// Once a day, never on a leader that has followers, and not where the scan would take long.
-fn wants_comparison(
-    repository: &Repository,
-    status: &Status,
-    peers: &[Peer],
-    now: Timestamp,
-) -> Result<bool, RunError> {
-    let leads_others = status.leader == status.member_id && peers.len() > 1;
-    if leads_others || status.db_bytes > MAX_COMPARED_BYTES {
-        return Ok(false);
-    }
-    let recently = |record: &Record| {
-        let age = now.duration_since(record.started_at).as_hours();
-        record.verified.iter().any(|level| level == "member") && age.abs() < COMPARE_EVERY_HOURS
-    };
-    Ok(!repository
+/// When a backup of this member was last compared with it.
+fn last_compared(repository: &Repository, status: &Status) -> Result<Option<Timestamp>, RunError> {
+    let cluster_id = format!("{:x}", status.cluster_id);
+    Ok(repository
         .entries()?
         .iter()
         .filter_map(|entry| entry.record())
-        .any(recently))
+        .find(|record| record.member.cluster_id == cluster_id)
+        .and_then(|record| record.compared_at))
+}
+
+/// Once a day, never on a leader that has followers, and not where the scan would take long.
+fn wants_comparison(
+    compared_at: Option<Timestamp>,
+    status: &Status,
+    peers: &[Peer],
+    now: Timestamp,
+) -> bool {
+    let leads_others = status.leader == status.member_id && peers.len() > 1;
+    let recently =
+        compared_at.is_some_and(|at| now.duration_since(at).as_hours().abs() < COMPARE_EVERY_HOURS);
+    !leads_others && !recently && status.db_bytes <= MAX_COMPARED_BYTES
 }
 
 /// Compares HashKV with the member's; false if the two can't be compared just now.

@@ -1,8 +1,9 @@
 //! Fills a real etcd with data, from tests that are not async.
 
+use crate::pki::Pki;
 use tokio::runtime::Runtime;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
 #[allow(missing_docs, clippy::all)]
@@ -34,11 +35,26 @@ pub struct Client {
 impl Client {
     /// Connects to a server without TLS.
     pub fn connect(endpoint: &str) -> Client {
+        Client::connect_with(endpoint, None)
+    }
+
+    /// Connects to a server, with the client's certificate where there is one.
+    pub fn connect_with(endpoint: &str, pki: Option<&Pki>) -> Client {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        let endpoint = Endpoint::from_shared(endpoint.to_string()).unwrap();
+        let mut endpoint = Endpoint::from_shared(endpoint.to_string()).unwrap();
+        if let Some(pki) = pki {
+            let read = |path| std::fs::read(path).unwrap();
+            let tls = ClientTlsConfig::new()
+                .ca_certificate(Certificate::from_pem(read(&pki.ca)))
+                .identity(Identity::from_pem(
+                    read(&pki.client_cert),
+                    read(&pki.client_key),
+                ));
+            endpoint = endpoint.tls_config(tls).unwrap();
+        }
         let channel = runtime
             .block_on(endpoint.connect())
             .expect("connect to etcd");

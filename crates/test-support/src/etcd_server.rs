@@ -9,6 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// Where a server keeps its data: below its own folder as a node has it below its root.
+const DATA_DIR: &str = "var/lib/etcd";
+
 /// A running server; dropping it ends it and removes its data.
 pub struct Server {
     /// Its programs.
@@ -40,7 +43,7 @@ impl Place {
             .args(["--pdeathsig", "KILL"])
             .arg(&binaries.etcd)
             .arg("--data-dir")
-            .arg(self.dir.path().join("data"))
+            .arg(self.dir.path().join(DATA_DIR))
             .args(["--name", &self.name])
             .args(["--listen-client-urls", &self.endpoint])
             .args(["--advertise-client-urls", &self.endpoint])
@@ -57,6 +60,8 @@ impl Place {
                 .arg("--key-file")
                 .arg(&pki.server_key);
         }
+        // Only here, as etcd wants it: the folder is its own.
+        std::fs::create_dir_all(self.dir.path().join("var/lib")).unwrap();
         let child = command
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -208,9 +213,9 @@ impl Server {
         path
     }
 
-    /// A client for writes; servers with TLS are filled by etcdctl.
+    /// A client for writes.
     pub fn client(&self) -> Client {
-        Client::connect(&self.endpoint)
+        Client::connect_with(&self.endpoint, self.pki.as_ref())
     }
 
     /// A folder that goes with the server.
@@ -220,7 +225,7 @@ impl Server {
 
     /// The database file of the server.
     pub fn db(&self) -> PathBuf {
-        self.dir.path().join("data/member/snap/db")
+        self.dir.path().join(DATA_DIR).join("member/snap/db")
     }
 
     /// The server's process id.
