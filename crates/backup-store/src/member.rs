@@ -22,6 +22,9 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A cluster with a quorum answers a linearizable read well within it.
 const QUORUM_TIMEOUT: Duration = Duration::from_secs(2);
+/// How much of a snapshot a member may send ahead; with HTTP/2's default of 64 KiB it waits after every
+/// second piece.
+const WINDOW_BYTES: u32 = 1 << 20;
 /// Pieces without a byte in them, one after another, before the stream is given up: a server whose disk
 /// failed sends them for ever.
 const MAX_EMPTY_PIECES: u32 = 64;
@@ -209,7 +212,9 @@ impl Member {
         };
         let mut endpoint = Endpoint::from_shared(url.clone())
             .map_err(|error| endpoint_error(error.to_string()))?
-            .connect_timeout(DIAL_TIMEOUT);
+            .connect_timeout(DIAL_TIMEOUT)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES);
         if url.starts_with("https://") {
             endpoint = endpoint
                 .tls_config(tls(connection).await?)
