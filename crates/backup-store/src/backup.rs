@@ -46,6 +46,8 @@ pub struct Order {
     pub platform: String,
     /// The control-plane files to take along: below this directory, these.
     pub resources: Option<(PathBuf, Vec<PathBuf>)>,
+    /// Why the member's stream is taken.
+    pub source_reason: String,
     /// Bytes to keep free; by the filesystem's size where none are given.
     pub reserve_bytes: Option<u64>,
 }
@@ -258,7 +260,7 @@ pub async fn run(
         sha256,
         written_bytes,
         source: "stream".into(),
-        source_reason: "the member streams its database".into(),
+        source_reason: order.source_reason.clone(),
         verified,
         compared_at,
         took_ms: took.took_ms,

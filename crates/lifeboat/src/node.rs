@@ -25,9 +25,31 @@ pub(crate) struct NodeArgs {
     /// Name of the node in the records [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: Option<String>,
+    /// Where the snapshot comes from: auto takes what costs etcd least, which is the member's stream so far
+    #[arg(long, value_enum, default_value = "auto")]
+    source: Source,
     /// MiB of the disk to keep free [default: 15 % of it, 10 GiB at most]
     #[arg(long, value_name = "MIB")]
     min_free: Option<u64>,
+}
+
+/// Where a snapshot comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Source {
+    /// What costs etcd least.
+    Auto,
+    /// The member's own stream.
+    Stream,
+}
+
+impl Source {
+    /// For the record.
+    fn reason(self) -> &'static str {
+        match self {
+            Source::Auto => "auto: the member's stream is the one way there is",
+            Source::Stream => "asked for",
+        }
+    }
 }
 
 /// The files below a root directory.
@@ -99,6 +121,7 @@ impl NodeArgs {
             node: self.node_name(),
             platform: found.platform.name().into(),
             resources: (!dirs.is_empty()).then(|| (self.host_root.clone(), dirs)),
+            source_reason: self.source.reason().into(),
             reserve_bytes: self.min_free.map(|mib| mib.saturating_mul(1 << 20)),
         })
     }

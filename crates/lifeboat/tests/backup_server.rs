@@ -48,6 +48,16 @@ impl Agent {
         log_dir: &Path,
         more: &[&str],
     ) -> Agent {
+        Agent::start_as(|_| {}, server, repository, log_dir, more)
+    }
+
+    fn start_as(
+        change: impl Fn(&mut Command),
+        server: &Server,
+        repository: &Path,
+        log_dir: &Path,
+        more: &[&str],
+    ) -> Agent {
         let log = log_dir.join("agent.log");
         let file = std::fs::File::options()
             .create(true)
@@ -66,10 +76,9 @@ impl Agent {
         } else {
             &["--min-free", "1"]
         };
-        let child = command(&[&flags, reserve, more].concat())
-            .stderr(file)
-            .spawn()
-            .unwrap();
+        let mut command = command(&[&flags, reserve, more].concat());
+        change(&mut command);
+        let child = command.stderr(file).spawn().unwrap();
         Agent { child, log }
     }
 
@@ -246,6 +255,75 @@ fn three_verified_backups_are_kept_and_sigterm_ends_it_within_five_seconds() {
 }
 
 #[test]
+fn sigterm_in_mid_run_ends_it_within_five_seconds_and_leaves_nothing() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    fill(&server, 100);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    for wait_ms in [0, 200, 500] {
+        let mut agent = Agent::start(&server, &repository, &["--schedule", "@every 1s"]);
+        wait_until("a run", || names(&repository, "partial").pop());
+        std::thread::sleep(Duration::from_millis(wait_ms));
+        assert_eq!(agent.terminate(), Some(0));
+        assert_eq!(names(&repository, "partial"), [""; 0]);
+    }
+    assert_all_whole(&repository);
+}
+
+#[test]
+fn a_clock_that_jumps_an_hour_each_way_neither_stops_nor_doubles_the_backups() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let library = std::fs::read_dir("/usr/lib")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path().join("faketime/libfaketime.so.1"))
+        .find(|path| path.exists());
+    let Some(library) = library else {
+        test_support::requirement::skip("no library to change a clock: install Debian's faketime");
+        return;
+    };
+    let server = Server::start(&binaries);
+    fill(&server, 1);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    let offset = dir.path().join("offset");
+    std::fs::write(&offset, "+0\n").unwrap();
+    let on_a_wrong_clock = |command: &mut Command| {
+        command
+            .env("LD_PRELOAD", &library)
+            .env("FAKETIME_TIMESTAMP_FILE", &offset)
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    };
+    let flags = ["--schedule", "@every 2s", "--type", "None"];
+    let mut agent = Agent::start_as(on_a_wrong_clock, &server, &repository, dir.path(), &flags);
+    for jump in ["+0\n", "+3600\n", "-3600\n"] {
+        std::fs::write(&offset, jump).unwrap();
+        let before = names(&repository, "backup").len();
+        // An hour's worth of missed runs would be here at once, or none would come for an hour.
+        std::thread::sleep(Duration::from_secs(11));
+        let made = names(&repository, "backup").len() - before;
+        assert!(
+            (3..=8).contains(&made),
+            "{made} after {jump:?}: {}",
+            agent.log()
+        );
+    }
+    assert_eq!(agent.terminate(), Some(0));
+    // Newest first by sequence; names follow, though the clock went back.
+    let order = names(&repository, "backup");
+    let mut by_name = order.clone();
+    by_name.sort();
+    by_name.reverse();
+    assert_eq!(order, by_name);
+}
+
+#[test]
 fn a_member_that_is_down_is_told_and_the_server_goes_on() {
     let Some(binaries) = require(Version(3, 6)) else {
         return;
@@ -319,27 +397,88 @@ fn a_server_that_is_killed_at_any_moment_leaves_nothing_half_made_and_loses_noth
     let repository = dir.path().join("backups");
     assert!(backup_once(&server, &repository, &[]).status.success());
     let first = names(&repository, "backup");
-    // From before the first byte to after the end, on a run of some 400 ms in this build.
-    let mut left_something = 0;
-    for step in 0..24 {
-        let mut agent = Agent::start(&server, &repository, &["--schedule", "@every 1h"]);
-        std::thread::sleep(Duration::from_millis(20 * step));
+    // Each run is killed a little later after it began: in the stream, while it verifies, around the
+    // rename, while it prunes. A run takes some 300 ms in this build.
+    let (mut left_something, mut were_published) = (0, 0);
+    for step in 0..16 {
+        let before = names(&repository, "backup");
+        let mut agent = Agent::start(&server, &repository, &["--schedule", "@every 1s"]);
+        wait_until("a run", || names(&repository, "partial").pop());
+        std::thread::sleep(Duration::from_millis(25 * step));
         agent.kill();
         left_something += names(&repository, "partial").len().min(1);
-        assert_all_whole(&repository);
         let now = names(&repository, "backup");
-        assert!(first.iter().all(|name| now.contains(name)), "{now:?}");
+        were_published += usize::from(now.first() != before.first());
+        assert_all_whole(&repository);
+        // Nothing goes but what three newer ones have replaced.
+        let kept: Vec<_> = before.iter().take(3).collect();
+        let missing = kept.iter().filter(|name| !now.contains(name)).count();
+        let new = now.iter().filter(|name| !before.contains(name)).count();
+        assert!(missing <= new, "{before:?} became {now:?}");
+        assert!(now.contains(&first[0]), "{now:?}");
     }
     assert!(
         left_something > 0,
         "no kill hit a run: the test showed nothing"
+    );
+    assert!(
+        were_published > 0,
+        "no kill came after the rename: the test did not show that"
     );
     let mut agent = Agent::start(&server, &repository, &["--schedule", "@every 1s"]);
     agent.wait_for("backup made");
     agent.terminate();
     assert_eq!(names(&repository, "partial"), [""; 0]);
     assert_all_whole(&repository);
-    assert!(names(&repository, "backup").contains(&first[0]));
+}
+
+#[test]
+fn a_member_that_freezes_or_dies_in_mid_stream_is_told_and_nothing_is_published() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    for (signal, is_told) in [
+        ("-STOP", "sent nothing for 30 s"),
+        ("-KILL", "without an answer"),
+    ] {
+        let server = Server::start(&binaries);
+        fill(&server, 60);
+        let dir = TempDir::new().unwrap();
+        let repository = dir.path().join("backups");
+        let flags = ["cluster-backup", "--min-free", "1", "--output", "json"];
+        let place = [
+            "--endpoints",
+            &server.endpoint,
+            "--backup-dir",
+            text(&repository),
+        ];
+        let backup = command(&[&flags[..], &place].concat())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_until("the first bytes", || {
+            let entries = std::fs::read_dir(&repository).ok()?;
+            let partial = entries
+                .flatten()
+                .find(|entry| entry.file_name().to_string_lossy().starts_with(".partial-"))?;
+            let snapshot = std::fs::read_dir(partial.path()).ok()?.flatten().next()?;
+            (snapshot.metadata().ok()?.len() > 0).then_some(())
+        });
+        let pid = server.pid().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let output = backup.wait_with_output().unwrap();
+        let log = told(&output);
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(log.contains(is_told), "expected {is_told:?} in {log:?}");
+        assert!(list(&repository).is_empty());
+    }
 }
 
 #[test]
