@@ -175,14 +175,14 @@ mod tests {
 
     #[test]
     fn of_several_endpoints_the_one_on_this_node_is_taken() {
-        let three = "https://192.0.2.1:2379,https://127.0.0.1:2379,https://192.0.2.3:2379";
+        let three = "https://203.0.113.1:2379,https://127.0.0.1:2379,https://203.0.113.3:2379";
         assert_eq!(own_endpoint(three).unwrap(), "https://127.0.0.1:2379");
-        assert_eq!(own_endpoint("192.0.2.1:1").unwrap(), "192.0.2.1:1");
+        assert_eq!(own_endpoint("203.0.113.1:1").unwrap(), "203.0.113.1:1");
         assert_eq!(
-            own_endpoint("192.0.2.1:1,[::1]:2").ok().as_deref(),
+            own_endpoint("203.0.113.1:1,[::1]:2").ok().as_deref(),
             is_here("[::1]:2").then_some("[::1]:2")
         );
-        let error = own_endpoint("192.0.2.1:1,192.0.2.2:1").unwrap_err();
+        let error = own_endpoint("203.0.113.1:1,203.0.113.2:1").unwrap_err();
         assert!(error.contains("name its own member alone"), "{error}");
         assert!(own_endpoint(" , ").is_err());
     }

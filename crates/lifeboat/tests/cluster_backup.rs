@@ -1,0 +1,463 @@
+//! What must not go wrong with one backup, beside real etcd, a member that lies, and on small disks.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod node;
+
+use node::{
+    SmallDisk, assert_all_whole, backup_once, command, fill, lifeboat, list, names, text, told,
+    wait_until,
+};
+use rstest::rstest;
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use test_support::bolt_file::{Options as FileOptions, with_trailer, write};
+use test_support::etcd_binaries::{Version, require};
+use test_support::etcd_server::{Options, Server};
+use test_support::lying_member::{Lie, LyingMember};
+
+#[rstest]
+fn a_backup_is_what_etcds_own_tool_takes_for_whole(
+    #[values(Version(3, 4), Version(3, 5), Version(3, 6), Version(3, 7))] version: Version,
+) {
+    let Some(binaries) = require(version) else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    fill(&server, 3);
+    let dir = TempDir::new().unwrap();
+    let output = backup_once(&server, dir.path(), &["--output", "json"]);
+    assert!(output.status.success(), "{}", told(&output));
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let levels = ["trailer", "structure", "content", "member"];
+    assert_eq!(record["verified"], serde_json::json!(levels));
+    let name = names(dir.path(), "backup").remove(0);
+    let snapshot = dir.path().join(&name).join(format!("snapshot_{name}.db"));
+    let status = binaries.snapshot_status(&snapshot);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let hash = format!("{:08x}", status["hash"].as_u64().unwrap());
+    assert_eq!(record["snapshot"]["hash"], hash.as_str());
+    assert_eq!(record["snapshot"]["revision"], status["revision"]);
+    // And a member starts from it.
+    if let Some(etcdutl) = &binaries.etcdutl {
+        let restored = dir.path().join("restored");
+        let output = Command::new(etcdutl)
+            .args([
+                "snapshot",
+                "restore",
+                text(&snapshot),
+                "--data-dir",
+                text(&restored),
+            ])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+    }
+}
+
+#[test]
+fn a_member_that_is_frozen_in_mid_run_is_told_and_nothing_is_published() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    fill(&server, 1);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    let signal = |name: &str| {
+        let pid = server.pid().to_string();
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    signal("-STOP");
+    let start = Instant::now();
+    let output = backup_once(&server, &repository, &[]);
+    signal("-CONT");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        start.elapsed()
+    );
+    let log = told(&output);
+    assert!(log.contains(&server.endpoint), "{log}");
+    assert_eq!(names(&repository, "backup"), [""; 0]);
+    let output = backup_once(&server, &repository, &[]);
+    assert!(output.status.success(), "{}", told(&output));
+}
+
+#[test]
+fn a_member_that_freezes_or_dies_in_mid_stream_is_told_and_nothing_is_published() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    for (signal, is_told) in [
+        ("-STOP", "sent nothing for 30 s"),
+        ("-KILL", "without an answer"),
+    ] {
+        let server = Server::start(&binaries);
+        fill(&server, 60);
+        let dir = TempDir::new().unwrap();
+        let repository = dir.path().join("backups");
+        let flags = ["cluster-backup", "--min-free", "1", "--output", "json"];
+        let place = [
+            "--endpoints",
+            &server.endpoint,
+            "--backup-dir",
+            text(&repository),
+        ];
+        let backup = command(&[&flags[..], &place].concat())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_until("the first bytes", || {
+            let entries = std::fs::read_dir(&repository).ok()?;
+            let partial = entries
+                .flatten()
+                .find(|entry| entry.file_name().to_string_lossy().starts_with(".partial-"))?;
+            let snapshot = std::fs::read_dir(partial.path()).ok()?.flatten().next()?;
+            (snapshot.metadata().ok()?.len() > 0).then_some(())
+        });
+        let pid = server.pid().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let output = backup.wait_with_output().unwrap();
+        let log = told(&output);
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(log.contains(is_told), "expected {is_told:?} in {log:?}");
+        assert!(list(&repository).is_empty());
+    }
+}
+
+#[test]
+fn with_the_reserve_a_short_disk_is_told_and_nothing_is_lost() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let dir = TempDir::new().unwrap();
+    let Some(disk) = SmallDisk::mount(dir.path(), 64) else {
+        return;
+    };
+    let mount = &disk.0;
+    let server = Server::start(&binaries);
+    fill(&server, 10);
+    let repository = mount.join("backups");
+    assert!(backup_once(&server, &repository, &[]).status.success());
+    assert!(backup_once(&server, &repository, &[]).status.success());
+    let before = names(&repository, "backup");
+
+    // Somebody else fills the disk: less is free than a run needs, and the two newest never go.
+    let filler = mount.join("filler");
+    std::fs::write(&filler, vec![1; 35 << 20]).unwrap();
+    let output = backup_once(&server, &repository, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let log = told(&output);
+    assert!(log.contains("the disk is short"), "{log}");
+    assert_eq!(names(&repository, "backup"), before);
+    assert_eq!(names(&repository, "partial"), [""; 0]);
+    assert_all_whole(&repository);
+
+    std::fs::remove_file(&filler).unwrap();
+    std::fs::write(&filler, vec![1; 14 << 20]).unwrap();
+    let output = backup_once(&server, &repository, &[]);
+    assert!(output.status.success(), "{}", told(&output));
+    assert_all_whole(&repository);
+    // The reserve gives up the oldest, not the run.
+    for _ in 0..2 {
+        let output = backup_once(&server, &repository, &[]);
+        assert!(output.status.success(), "{}", told(&output));
+    }
+    assert!(!names(&repository, "backup").contains(before.last().unwrap()));
+}
+
+#[test]
+fn without_quorum_the_snapshot_of_the_member_is_kept_and_recorded_as_such() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let mut servers = Server::start_cluster(&binaries, &Options::default(), 3);
+    fill(&servers[0], 1);
+    for other in &mut servers[1..] {
+        other.stop();
+    }
+    let dir = TempDir::new().unwrap();
+    let output = backup_once(&servers[0], dir.path(), &["--output", "json"]);
+    assert!(output.status.success(), "{}", told(&output));
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["linearized"], false);
+    assert!(
+        record["warnings"].to_string().contains("no quorum"),
+        "{record:#}"
+    );
+    assert_eq!(record["members"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_learner_is_refused_with_its_reason() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    fill(&server, 1);
+    let learner = Server::start_learner(&server);
+    let dir = TempDir::new().unwrap();
+    let output = backup_once(&learner, dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told(&output).contains("is a learner"), "{}", told(&output));
+    assert!(backup_once(&server, dir.path(), &[]).status.success());
+}
+
+#[test]
+fn a_stream_that_is_not_whole_is_told_for_what_it_is_and_never_published() {
+    let mut store = test_support::etcd_content::Store::default();
+    for number in 0..2000u32 {
+        store.put(&number.to_be_bytes(), &[7; 100]);
+    }
+    let database = write(&store.database(), &FileOptions::default());
+    let whole = with_trailer(database.clone());
+    let mut wrong_trailer = whole.clone();
+    *wrong_trailer.last_mut().unwrap() ^= 1;
+    let mut damaged = database.clone();
+    damaged[8 * 4096] ^= 1;
+    let half = database.len() / 2 / 4096 * 4096;
+    for (lie, is_told) in [
+        (Lie::None(database.clone()), "ended the stream after"),
+        (
+            Lie::EndsEarly(whole.clone(), half),
+            "ended the stream after",
+        ),
+        (
+            Lie::EndsEarly(whole.clone(), half + 32),
+            "changed on its way",
+        ),
+        (
+            Lie::EndsEarly(whole.clone(), 0),
+            "ended the stream after 0 bytes",
+        ),
+        (Lie::None(wrong_trailer), "changed on its way"),
+        (
+            Lie::None(with_trailer(database[..half].to_vec())),
+            "database is damaged",
+        ),
+        (Lie::None(with_trailer(damaged)), "database is damaged"),
+        (Lie::Fails(whole.clone(), half), "the disk is gone"),
+        (
+            Lie::SendsNothingForEver(whole.clone(), half),
+            "it can't read its own database",
+        ),
+        (
+            Lie::IsAhead(whole.clone(), 99_999),
+            "but the cluster was at 99999",
+        ),
+    ] {
+        let member = LyingMember::start(lie);
+        let dir = TempDir::new().unwrap();
+        let args = [
+            "cluster-backup",
+            "--backup-dir",
+            text(dir.path()),
+            "--min-free",
+            "1",
+            "--endpoints",
+            &member.endpoint,
+        ];
+        let output = lifeboat(&args);
+        let log = told(&output);
+        assert_eq!(output.status.code(), Some(1), "{is_told}: {log}");
+        assert!(log.contains(is_told), "expected {is_told:?} in {log:?}");
+        assert!(list(dir.path()).is_empty(), "{is_told}");
+    }
+}
+
+#[test]
+fn what_is_not_ours_is_listed_as_foreign_and_never_touched() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    for _ in 0..3 {
+        assert!(backup_once(&server, &repository, &[]).status.success());
+    }
+    let newest = names(&repository, "backup").remove(0);
+    // A copy under another name, a directory with a name like ours, a file, and a damaged record.
+    std::fs::create_dir(repository.join("2020-01-01_000000")).unwrap();
+    std::fs::create_dir(repository.join("mine")).unwrap();
+    std::fs::write(repository.join("notes.txt"), "mine").unwrap();
+    std::fs::write(repository.join(".hidden"), "mine").unwrap();
+    std::fs::write(repository.join(&newest).join("backup.json"), "{").unwrap();
+    let foreign = ["notes.txt", "mine", &newest, "2020-01-01_000000"];
+    assert_eq!(names(&repository, "foreign"), foreign);
+    let output = lifeboat(&[
+        "prune-backups",
+        "--backup-path",
+        text(&repository),
+        "--type",
+        "RetentionNumber",
+        "--maxNumberOfBackups",
+        "1",
+        "--output",
+        "json",
+    ]);
+    let pruned: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(pruned["kept"].as_array().unwrap().len(), 1);
+    assert_eq!(pruned["removed"].as_array().unwrap().len(), 1);
+    assert_eq!(names(&repository, "foreign"), foreign);
+    assert!(repository.join(".hidden").exists());
+}
+
+#[test]
+fn a_backup_holds_the_nodes_files_with_owners_modes_and_links() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("config");
+    std::fs::create_dir_all(config.join("pki")).unwrap();
+    std::fs::write(config.join("pki/ca.key"), "secret").unwrap();
+    std::os::unix::fs::symlink("pki/ca.key", config.join("link")).unwrap();
+    Command::new("chmod")
+        .args(["0640", text(&config.join("pki/ca.key"))])
+        .status()
+        .unwrap();
+    Command::new("mkfifo")
+        .arg(config.join("pipe"))
+        .status()
+        .unwrap();
+    let repository = dir.path().join("backups");
+    let output = backup_once(
+        &server,
+        &repository,
+        &[
+            "--host-root",
+            text(dir.path()),
+            "--config-dir",
+            text(&config),
+        ],
+    );
+    assert!(output.status.success(), "{}", told(&output));
+    let name = names(&repository, "backup").remove(0);
+    let archive = repository
+        .join(&name)
+        .join(format!("static_kuberesources_{name}.tar.gz"));
+    let back = dir.path().join("back");
+    std::fs::create_dir(&back).unwrap();
+    let untarred = Command::new("tar")
+        .args(["-xpzf", text(&archive), "-C", text(&back)])
+        .status()
+        .unwrap();
+    assert!(untarred.success());
+    let listing = |root: &Path| {
+        let output = Command::new("find")
+            .args([".", "!", "-type", "p", "-printf", "%P %M %U %G %l %s\\n"])
+            .current_dir(root)
+            .output()
+            .unwrap();
+        let mut lines: Vec<_> = told(&output).lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(listing(&back.join("config")), listing(&config));
+    let mode = Command::new("stat")
+        .args(["-c", "%a", text(&archive)])
+        .output()
+        .unwrap();
+    assert_eq!(told(&mode).trim(), "600");
+}
+
+#[test]
+fn a_flipped_byte_of_a_backup_is_named_by_its_place() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    fill(&server, 2);
+    let dir = TempDir::new().unwrap();
+    assert!(backup_once(&server, dir.path(), &[]).status.success());
+    let name = names(dir.path(), "backup").remove(0);
+    let backup = dir.path().join(&name);
+    let snapshot = backup.join(format!("snapshot_{name}.db"));
+    let mut bytes = std::fs::read(&snapshot).unwrap();
+    bytes[1_000_000] ^= 4;
+    std::fs::write(&snapshot, bytes).unwrap();
+    let output = lifeboat(&["verify", text(&backup)]);
+    assert_eq!(output.status.code(), Some(1));
+    let log = told(&output);
+    assert!(
+        log.contains("offset 983040 to 1048576 of the snapshot is not what was written"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_kubeadm_node_is_found_by_its_own_files() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let options = Options {
+        tls: true,
+        ..Options::default()
+    };
+    let server = Server::start_with(&binaries, &options);
+    let dir = TempDir::new().unwrap();
+    let root = dir.path().join("node");
+    test_support::kubeadm_node::lay_out(&root, &server.endpoint, server.pki.as_ref().unwrap());
+    let repository = dir.path().join("backups");
+    let flags = [
+        "--host-root",
+        text(&root),
+        "--backup-path",
+        text(&repository),
+    ];
+    let dry_run = ["--dry-run", "--output", "json"];
+    let output = lifeboat(&[&["backup-server"][..], &flags, &dry_run].concat());
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["platform"], "kubeadm");
+    assert_eq!(found["found_in"], "/etc/kubernetes/manifests/etcd.yaml");
+    assert_eq!(found["endpoint"], server.endpoint.as_str());
+    let args = [
+        "cluster-backup",
+        "--host-root",
+        text(&root),
+        "--min-free",
+        "1",
+        "--backup-dir",
+        text(&repository),
+    ];
+    let output = lifeboat(&args);
+    assert!(output.status.success(), "{}", told(&output));
+    let name = names(&repository, "backup").remove(0);
+    let archive = repository
+        .join(&name)
+        .join(format!("static_kuberesources_{name}.tar.gz"));
+    let listing = Command::new("tar")
+        .args(["-tzf", text(&archive)])
+        .output()
+        .unwrap();
+    assert!(
+        told(&listing).contains("etc/kubernetes/manifests/etcd.yaml"),
+        "{}",
+        told(&listing)
+    );
+    assert!(told(&listing).contains("etc/kubernetes/pki/etcd/ca.crt"));
+}

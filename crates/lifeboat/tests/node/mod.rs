@@ -1,0 +1,215 @@
+//! What the tests of a node's backups share.
+#![allow(dead_code, missing_docs)]
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
+use test_support::etcd_server::Server;
+
+pub fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_etcd-lifeboat"));
+    command.args(args).env_remove("ETCDCTL_ENDPOINTS");
+    command
+}
+
+pub fn lifeboat(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A running `backup-server`; dropping it kills it.
+pub struct Agent {
+    pub child: Child,
+    pub log: PathBuf,
+}
+
+impl Agent {
+    pub fn start(server: &Server, repository: &Path, more: &[&str]) -> Agent {
+        Agent::start_logging_in(server, repository, repository.parent().unwrap(), more)
+    }
+
+    pub fn start_logging_in(
+        server: &Server,
+        repository: &Path,
+        log_dir: &Path,
+        more: &[&str],
+    ) -> Agent {
+        Agent::start_as(|_| {}, server, repository, log_dir, more)
+    }
+
+    pub fn start_as(
+        change: impl Fn(&mut Command),
+        server: &Server,
+        repository: &Path,
+        log_dir: &Path,
+        more: &[&str],
+    ) -> Agent {
+        let log = log_dir.join("agent.log");
+        let file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        let flags = [
+            "backup-server",
+            "--endpoints",
+            &server.endpoint,
+            "--backup-path",
+            text(repository),
+        ];
+        let reserve: &[&str] = if more.contains(&"--min-free") {
+            &[]
+        } else {
+            &["--min-free", "1"]
+        };
+        let mut command = command(&[&flags, reserve, more].concat());
+        change(&mut command);
+        let child = command.stderr(file).spawn().unwrap();
+        Agent { child, log }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub fn wait_for(&self, told: &str) -> String {
+        wait_until(told, || {
+            let log = self.log();
+            log.contains(told).then_some(log)
+        })
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    pub fn terminate(&mut self) -> Option<i32> {
+        self.signal("-TERM");
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(
+                start.elapsed() < Duration::from_secs(5),
+                "SIGTERM took too long"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        status.code()
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "never came: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub fn list(repository: &Path) -> Vec<Value> {
+    // Before the first run there is none.
+    if !repository.exists() {
+        return Vec::new();
+    }
+    let output = lifeboat(&[
+        "list",
+        "--backup-path",
+        text(repository),
+        "--output",
+        "json",
+    ]);
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+pub fn names(repository: &Path, kind: &str) -> Vec<String> {
+    list(repository)
+        .iter()
+        .filter(|entry| entry["kind"] == kind)
+        .map(|entry| entry["name"].as_str().unwrap().to_string())
+        .collect()
+}
+
+pub fn backup_once(server: &Server, repository: &Path, more: &[&str]) -> Output {
+    let flags = [
+        "cluster-backup",
+        "--backup-dir",
+        text(repository),
+        "--min-free",
+        "1",
+    ];
+    let member = ["--endpoints", &server.endpoint];
+    lifeboat(&[&flags[..], &member, more].concat())
+}
+
+pub fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
+}
+
+/// Every backup that is listed is whole.
+pub fn assert_all_whole(repository: &Path) {
+    for name in names(repository, "backup") {
+        let output = lifeboat(&["verify", text(&repository.join(&name))]);
+        assert!(output.status.success(), "{}", told(&output));
+    }
+}
+
+pub fn fill(server: &Server, mib: usize) {
+    let client = server.client();
+    for number in 0..mib {
+        client.put(format!("/big/{number}").as_bytes(), &vec![7; 1 << 20]);
+    }
+}
+
+/// A filesystem in memory, of a size of its own.
+pub struct SmallDisk(pub PathBuf);
+
+impl SmallDisk {
+    pub fn mount(dir: &Path, mib: u32) -> Option<SmallDisk> {
+        let mount = dir.join("disk");
+        std::fs::create_dir(&mount).unwrap();
+        let size = format!("size={mib}m");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs", text(&mount)])
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if !mounted {
+            test_support::requirement::skip("a tmpfs can't be mounted here: run as root");
+            return None;
+        }
+        Some(SmallDisk(mount))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
