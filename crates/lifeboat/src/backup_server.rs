@@ -38,7 +38,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(4);
 Examples:
   etcd-lifeboat backup-server
   etcd-lifeboat backup-server --dry-run --output json
-  etcd-lifeboat backup-server --schedule '0 */6 * * *' --timezone Europe/Berlin --max-number-of-backups 8")]
+  etcd-lifeboat backup-server --schedule '0 */6 * * *' --timezone Europe/Berlin \\
+      --max-number-of-backups 8")]
 pub(crate) struct Args {
     /// Whether to make backups; --enabled=false idles
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set)]

@@ -98,6 +98,42 @@ fn the_examples_of_verify_run_as_they_are_printed() {
 }
 
 #[test]
+fn the_examples_of_the_commands_for_backups_run_as_they_are_printed() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let options = etcd_server::Options {
+        tls: true,
+        ..etcd_server::Options::default()
+    };
+    let server = Server::start_with(&binaries, &options);
+    let dir = server.dir();
+    let root = dir.join("node");
+    test_support::kubeadm_node::lay_out(&root, &server.endpoint, server.pki.as_ref().unwrap());
+    for subcommand in ["cluster-backup", "list", "prune-backups", "backup-server"] {
+        for line in examples(&help_of(subcommand)) {
+            // Where this test has its node, its endpoint and its backups; and no server without an end.
+            let mut line = line
+                .replace("/var/backups/etcd", "backups")
+                .replace("https://127.0.0.1:2379", &server.endpoint);
+            if ["cluster-backup", "backup-server"].contains(&subcommand) {
+                line += " --min-free 1";
+                if !line.contains("--endpoints") {
+                    line += &format!(" --host-root {}", root.display());
+                }
+            }
+            if ["list", "prune-backups"].contains(&subcommand) && !line.contains("--backup-path") {
+                line += " --backup-path backups";
+            }
+            if subcommand == "backup-server" && !line.contains("--dry-run") {
+                line += " --dry-run";
+            }
+            run_example(&line, dir);
+        }
+    }
+}
+
+#[test]
 fn the_examples_of_completions_and_man_pages_run_as_they_are_printed() {
     let dir = TempDir::new().unwrap();
     for subcommand in ["completions", "man-pages"] {
