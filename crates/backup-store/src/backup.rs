@@ -5,7 +5,8 @@
 
 use crate::digest::{Hashed, hex};
 use crate::member::{Connection, HashKvAnswer, Member, MemberError, Peer, Status};
-use crate::progress::Monitor;
+use crate::progress::{Limited, Monitor};
+use crate::receive::{SpaceGuard, receive};
 use crate::repository::{Lock, RECORD_FILE, Repository, RepositoryError, Run};
 use crate::{blocks, durable_file, scratch_file, static_resources};
 use backup_plan::record::{self, ClusterMember, MemberRecord, Record, SnapshotRecord};
@@ -14,19 +15,18 @@ use etcd_file::bolt::Bolt;
 use etcd_file::check::{Origin, check};
 use etcd_file::finding::Severity;
 use etcd_file::mvcc::{Summary, hash_kv};
-use etcd_file::snapshot_file::{TRAILER_BYTES, Trailer};
+use etcd_file::snapshot_file::TRAILER_BYTES;
 use etcd_file::{Failure, Part};
 use jiff::Timestamp;
+use rustix::fs::Advice;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// What the snapshot goes through on its way to the disk; also how often the reserve is looked at.
-const SPACE_CHECK_BYTES: u64 = 64 << 20;
 /// HashKV stops a member's writes while it scans; up to here that is short.
 const MAX_COMPARED_BYTES: u64 = 2 << 30;
 const COMPARE_EVERY_HOURS: i64 = 24;
@@ -50,6 +50,8 @@ pub struct Order {
     pub source_reason: String,
     /// Bytes to keep free; by the filesystem's size where none are given.
     pub reserve_bytes: Option<u64>,
+    /// How fast the snapshot may be read back.
+    pub max_bytes_per_s: Option<u64>,
 }
 
 /// A backup that was made.
@@ -84,6 +86,14 @@ pub enum RunError {
         received_bytes: u64,
         /// What is missing.
         problem: String,
+    },
+    /// The stream goes on, and would for ever.
+    #[error("the stream is too slow: {received_bytes} bytes in {} s; what is between, or is the disk?", .took.as_secs())]
+    TooSlow {
+        /// What came.
+        received_bytes: u64,
+        /// In which time.
+        took: Duration,
     },
     /// The stream's own SHA-256 is not that of its data.
     #[error(
@@ -206,7 +216,7 @@ pub async fn run(
 
     let data_bytes = received.data_bytes;
     let checked = {
-        let (path, monitor) = (snapshot.clone(), monitor.clone());
+        let (path, monitor) = (snapshot.clone(), limited(monitor, order));
         blocking(move || prove(&path, data_bytes, &monitor)).await?
     };
     if let Some(agreed) = agreed
@@ -222,7 +232,8 @@ pub async fn run(
     let mut verified = vec!["trailer".to_string(), "structure".into(), "content".into()];
     let mut compared_at = last_compared(repository, &status)?;
     if wants_comparison(compared_at, &status, &peers, started_at) {
-        if compare(&member, &snapshot, data_bytes, &checked, monitor).await? {
+        let monitor = limited(monitor, order);
+        if compare(&member, &snapshot, data_bytes, &checked, &monitor).await? {
             verified.push("member".into());
             compared_at = Some(started_at);
         }
@@ -332,6 +343,11 @@ impl Steps {
     }
 }
 
+/// For what reads the disk: the stream is never slowed down.
+fn limited(monitor: &SharedMonitor, order: &Order) -> SharedMonitor {
+    Arc::new(Limited::new(monitor.clone(), order.max_bytes_per_s))
+}
+
 /// Gives up old backups until there is room for a run and the reserve; gives the reserve.
 fn make_room(
     repository: &Repository,
@@ -367,112 +383,8 @@ fn make_room(
     }
 }
 
-/// Looks after the reserve while a run writes.
-struct SpaceGuard<'r> {
-    repository: &'r Repository,
-    reserve_bytes: u64,
-}
-
-impl SpaceGuard<'_> {
-    fn check(&self) -> Result<(), RunError> {
-        let free_bytes = self.repository.space()?.free_bytes;
-        if free_bytes < self.reserve_bytes {
-            return Err(RunError::DiskShort {
-                free_bytes,
-                needed_bytes: SPACE_CHECK_BYTES,
-                reserve_bytes: self.reserve_bytes,
-            });
-        }
-        Ok(())
-    }
-}
-
-struct Received {
-    data_bytes: u64,
-    file_sha256: String,
-    blocks: Vec<u8>,
-}
-
-/// Writes the stream to a file, hashed on its way, and syncs it.
-async fn receive(
-    member: &Member,
-    path: &Path,
-    space: &SpaceGuard<'_>,
-    expected_bytes: u64,
-    monitor: &SharedMonitor,
-) -> Result<Received, RunError> {
-    monitor.step("stream", expected_bytes);
-    let mut stream = member.snapshot().await?;
-    let mut file = durable_file::create(path).map_err(write_error(path))?;
-    let mut digest = Sha256::new();
-    let mut blocks = blocks::Hasher::default();
-    // The last 32 bytes so far: they may be the trailer.
-    let mut tail: Vec<u8> = Vec::new();
-    let mut received_bytes = 0u64;
-    let mut space_checked_at = 0;
-    while let Some(piece) = stream.next().await? {
-        received_bytes += piece.len() as u64;
-        file.write_all(&piece).map_err(write_error(path))?;
-        blocks.update(&piece);
-        hold_back(&mut tail, &piece, &mut digest);
-        if received_bytes - space_checked_at >= SPACE_CHECK_BYTES {
-            space_checked_at = received_bytes;
-            space.check()?;
-        }
-        if monitor.advance(piece.len() as u64).is_break() {
-            return Err(RunError::Stopped);
-        }
-    }
-    let Trailer::Present { data_bytes } = Trailer::of(received_bytes) else {
-        return Err(RunError::Cut {
-            received_bytes,
-            problem: "which is no database with a SHA-256 behind it".into(),
-        });
-    };
-    // The file's own digest goes on over the trailer.
-    let mut whole = digest.clone();
-    whole.update(&tail);
-    let found = digest.finalize();
-    if found[..] != tail[..] {
-        return Err(RunError::Trailer {
-            expected: hex(&tail),
-            found: hex(&found),
-        });
-    }
-    let file = blocking(move || file.sync_all().map(|()| file)).await;
-    drop(file.map_err(write_error(path))?);
-    Ok(Received {
-        data_bytes,
-        file_sha256: hex(&whole.finalize()),
-        blocks: blocks.finish(),
-    })
-}
-
-/// Hashes all but the last 32 bytes of what came so far, which stay in `tail`.
-fn hold_back(tail: &mut Vec<u8>, piece: &[u8], digest: &mut Sha256) {
-    const HELD: usize = TRAILER_BYTES as usize;
-    match piece
-        .len()
-        .checked_sub(HELD)
-        .and_then(|cut| piece.split_at_checked(cut))
-    {
-        Some((now, held)) => {
-            digest.update(&*tail);
-            digest.update(now);
-            tail.clear();
-            tail.extend_from_slice(held);
-        }
-        None => {
-            tail.extend_from_slice(piece);
-            let over = tail.len().saturating_sub(HELD);
-            digest.update(tail.get(..over).unwrap_or_default());
-            tail.drain(..over);
-        }
-    }
-}
-
 /// Runs work that may take long beside the loop that hears signals.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         // Nothing cancels it, and a panic has ended the process.
@@ -507,6 +419,7 @@ fn prove(path: &Path, data_bytes: u64, monitor: &SharedMonitor) -> Result<Summar
             ),
         });
     }
+    forget(&file);
     let errors = checked.structure.errors() + checked.content.errors();
     let first = checked
         .structure
@@ -520,6 +433,12 @@ fn prove(path: &Path, data_bytes: u64, monitor: &SharedMonitor) -> Result<Summar
             first: first.map(ToString::to_string).unwrap_or_default(),
         }),
     }
+}
+
+/// Takes a file out of the page cache, which is better used for etcd's own.
+fn forget(file: &File) {
+    // A filesystem that can't do it keeps the pages: no harm.
+    let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
 }
 
 /// When a backup of this member was last compared with it.
@@ -567,14 +486,15 @@ async fn compare(
         let Ok(bolt) = Bolt::open(&data) else {
             return Ok(None);
         };
-        Ok(hash_kv(
+        let hash = hash_kv(
             &bolt,
             revision,
             theirs.compact_revision,
             &scratch_file::create,
             &mut |bytes| monitor.advance(bytes),
-        )
-        .ok())
+        );
+        forget(&file);
+        Ok(hash.ok())
     })
     .await?;
     match computed {
@@ -609,7 +529,7 @@ fn publish(run: Run, record: &Record) -> Result<PathBuf, RunError> {
     Ok(run.publish()?)
 }
 
-fn write_error(path: &Path) -> impl FnOnce(io::Error) -> RunError {
+pub(crate) fn write_error(path: &Path) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::Write {
         path: path.into(),
         source,
@@ -649,24 +569,5 @@ fn snapshot_record(summary: &Summary, data_bytes: u64) -> SnapshotRecord {
         hash: format!("{:08x}", summary.status_hash),
         size_bytes: data_bytes,
         storage_version: summary.storage_version.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_trailer_is_held_back_however_the_stream_is_cut() {
-        let data: Vec<u8> = (0..1000u32).map(|number| number as u8).collect();
-        let wanted = Sha256::digest(&data[..968]);
-        for size in [1, 7, 31, 32, 33, 100, 999, 1000] {
-            let (mut tail, mut digest) = (Vec::new(), Sha256::new());
-            for piece in data.chunks(size) {
-                hold_back(&mut tail, piece, &mut digest);
-            }
-            assert_eq!(tail, &data[968..], "{size}");
-            assert_eq!(digest.finalize(), wanted, "{size}");
-        }
     }
 }

@@ -17,6 +17,7 @@ pub mod durable_file;
 pub mod local_file;
 pub mod member;
 pub mod progress;
+mod receive;
 pub mod repository;
 mod scratch_file;
 pub mod static_resources;

@@ -28,6 +28,9 @@ pub(crate) struct NodeArgs {
     /// Where the snapshot comes from: auto takes what costs etcd least, which is the member's stream so far
     #[arg(long, value_enum, default_value = "auto")]
     source: Source,
+    /// MiB a second that reading a snapshot back may take; the member's stream is never slowed down
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
+    max_bandwidth: Option<u64>,
     /// MiB of the disk to keep free [default: 15 % of it, 10 GiB at most]
     #[arg(long, value_name = "MIB")]
     min_free: Option<u64>,
@@ -122,6 +125,7 @@ impl NodeArgs {
             platform: found.platform.name().into(),
             resources: (!dirs.is_empty()).then(|| (self.host_root.clone(), dirs)),
             source_reason: self.source.reason().into(),
+            max_bytes_per_s: self.max_bandwidth.map(|mib| mib.saturating_mul(1 << 20)),
             reserve_bytes: self.min_free.map(|mib| mib.saturating_mul(1 << 20)),
         })
     }

@@ -386,6 +386,23 @@ fn a_backup_holds_the_nodes_files_with_owners_modes_and_links() {
 }
 
 #[test]
+fn reading_a_snapshot_back_keeps_to_its_limit() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    fill(&server, 8);
+    let dir = TempDir::new().unwrap();
+    let flags = ["--output", "json", "--max-bandwidth", "4"];
+    let output = backup_once(&server, dir.path(), &flags);
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // 8 MiB at 4 a second: two seconds. The stream is as fast as ever.
+    let took_ms = |step: &str| record["took_ms"][step].as_u64().unwrap();
+    assert!(took_ms("verify") >= 1900, "{record:#}");
+    assert!(took_ms("stream") < 1900, "{record:#}");
+}
+
+#[test]
 fn a_flipped_byte_of_a_backup_is_named_by_its_place() {
     let Some(binaries) = require(Version(3, 6)) else {
         return;

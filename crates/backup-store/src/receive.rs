@@ -1,0 +1,156 @@
+//! A member's stream, on its way to the disk.
+
+use crate::backup::{RunError, SharedMonitor, blocking, write_error};
+use crate::digest::hex;
+use crate::member::Member;
+use crate::repository::Repository;
+use crate::{blocks, durable_file};
+use etcd_file::snapshot_file::{TRAILER_BYTES, Trailer};
+use sha2::{Digest, Sha256};
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// After so many bytes the reserve is looked at again.
+const SPACE_CHECK_BYTES: u64 = 64 << 20;
+/// A stream that is slower than this on the whole is given up: while it is open the member can't reuse
+/// pages, and its database grows.
+const SLOWEST_BYTES_PER_S: u64 = 4 << 20;
+/// Whatever the size, so long is no matter.
+const STREAM_GRACE: Duration = Duration::from_secs(60);
+
+/// Looks after the reserve while a run writes.
+pub(crate) struct SpaceGuard<'r> {
+    pub(crate) repository: &'r Repository,
+    pub(crate) reserve_bytes: u64,
+}
+
+impl SpaceGuard<'_> {
+    fn check(&self) -> Result<(), RunError> {
+        let free_bytes = self.repository.space()?.free_bytes;
+        if free_bytes < self.reserve_bytes {
+            return Err(RunError::DiskShort {
+                free_bytes,
+                needed_bytes: SPACE_CHECK_BYTES,
+                reserve_bytes: self.reserve_bytes,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What came, and is on the disk.
+pub(crate) struct Received {
+    /// Without the trailer.
+    pub(crate) data_bytes: u64,
+    /// Of the whole file, as hex digits.
+    pub(crate) file_sha256: String,
+    /// The contents of `blocks.b3`.
+    pub(crate) blocks: Vec<u8>,
+}
+
+/// Writes the stream to a file, hashed on its way, and syncs it.
+pub(crate) async fn receive(
+    member: &Member,
+    path: &Path,
+    space: &SpaceGuard<'_>,
+    expected_bytes: u64,
+    monitor: &SharedMonitor,
+) -> Result<Received, RunError> {
+    monitor.step("stream", expected_bytes);
+    let mut stream = member.snapshot().await?;
+    let mut file = durable_file::create(path).map_err(write_error(path))?;
+    let mut digest = Sha256::new();
+    let mut blocks = blocks::Hasher::default();
+    // The last 32 bytes so far: they may be the trailer.
+    let mut tail: Vec<u8> = Vec::new();
+    let mut received_bytes = 0u64;
+    let mut space_checked_at = 0;
+    let start = Instant::now();
+    let allowed = STREAM_GRACE + Duration::from_secs(expected_bytes / SLOWEST_BYTES_PER_S);
+    while let Some(piece) = stream.next().await? {
+        received_bytes += piece.len() as u64;
+        file.write_all(&piece).map_err(write_error(path))?;
+        blocks.update(&piece);
+        hold_back(&mut tail, &piece, &mut digest);
+        if received_bytes - space_checked_at >= SPACE_CHECK_BYTES {
+            space_checked_at = received_bytes;
+            space.check()?;
+        }
+        if monitor.advance(piece.len() as u64).is_break() {
+            return Err(RunError::Stopped);
+        }
+        let took = start.elapsed();
+        if took > allowed {
+            return Err(RunError::TooSlow {
+                received_bytes,
+                took,
+            });
+        }
+    }
+    let Trailer::Present { data_bytes } = Trailer::of(received_bytes) else {
+        return Err(RunError::Cut {
+            received_bytes,
+            problem: "which is no database with a SHA-256 behind it".into(),
+        });
+    };
+    // The file's own digest goes on over the trailer.
+    let mut whole = digest.clone();
+    whole.update(&tail);
+    let found = digest.finalize();
+    if found[..] != tail[..] {
+        return Err(RunError::Trailer {
+            expected: hex(&tail),
+            found: hex(&found),
+        });
+    }
+    let file = blocking(move || file.sync_all().map(|()| file)).await;
+    drop(file.map_err(write_error(path))?);
+    Ok(Received {
+        data_bytes,
+        file_sha256: hex(&whole.finalize()),
+        blocks: blocks.finish(),
+    })
+}
+
+/// Hashes all but the last 32 bytes of what came so far, which stay in `tail`.
+fn hold_back(tail: &mut Vec<u8>, piece: &[u8], digest: &mut Sha256) {
+    const HELD: usize = TRAILER_BYTES as usize;
+    match piece
+        .len()
+        .checked_sub(HELD)
+        .and_then(|cut| piece.split_at_checked(cut))
+    {
+        Some((now, held)) => {
+            digest.update(&*tail);
+            digest.update(now);
+            tail.clear();
+            tail.extend_from_slice(held);
+        }
+        None => {
+            tail.extend_from_slice(piece);
+            let over = tail.len().saturating_sub(HELD);
+            digest.update(tail.get(..over).unwrap_or_default());
+            tail.drain(..over);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trailer_is_held_back_however_the_stream_is_cut() {
+        let data: Vec<u8> = (0..1000u32).map(|number| number as u8).collect();
+        let wanted = Sha256::digest(&data[..968]);
+        for size in [1, 7, 31, 32, 33, 100, 999, 1000] {
+            let (mut tail, mut digest) = (Vec::new(), Sha256::new());
+            for piece in data.chunks(size) {
+                hold_back(&mut tail, piece, &mut digest);
+            }
+            assert_eq!(tail, &data[968..], "{size}");
+            assert_eq!(digest.finalize(), wanted, "{size}");
+        }
+    }
+}
