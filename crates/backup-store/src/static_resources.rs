@@ -94,3 +94,34 @@ fn there<T>(path: &Path, result: io::Result<T>, archived: &mut Archived) -> io::
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_went_away_is_left_out_and_told_and_the_order_is_that_of_the_names() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b", "a", "c/e", "c/d"] {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, name).unwrap();
+        }
+        let names = ["gone", "c", "a", "b"].map(|name| dir.path().join(name));
+        let mut bytes = Vec::new();
+        let archived = archive(dir.path(), &names, &mut bytes).unwrap();
+        assert_eq!(archived.warnings.len(), 1);
+        assert!(archived.warnings[0].contains("gone went away"));
+        let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(bytes.as_slice()));
+        let found: Vec<_> = tar
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+            .collect();
+        assert_eq!(found, ["c", "c/d", "c/e", "a", "b"]);
+        assert_eq!(archived.entries, 5);
+        let mut again = Vec::new();
+        archive(dir.path(), &names, &mut again).unwrap();
+        assert_eq!(bytes, again);
+    }
+}

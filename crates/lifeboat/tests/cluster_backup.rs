@@ -403,6 +403,44 @@ fn reading_a_snapshot_back_keeps_to_its_limit() {
 }
 
 #[test]
+fn a_directory_that_others_can_read_keeps_its_mode_and_is_told() {
+    let Some(binaries) = require(Version(3, 6)) else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    let dir = TempDir::new().unwrap();
+    let mode = |path: &Path| {
+        let output = Command::new("stat")
+            .args(["-c", "%a", text(path)])
+            .output()
+            .unwrap();
+        told(&output).trim().to_string()
+    };
+    let open = dir.path().join("open");
+    std::fs::create_dir(&open).unwrap();
+    Command::new("chmod")
+        .args(["0755", text(&open)])
+        .status()
+        .unwrap();
+    let output = backup_once(&server, &open, &[]);
+    assert!(
+        output.status.success() && told(&output).contains("has mode 0755"),
+        "{}",
+        told(&output)
+    );
+    assert_eq!(mode(&open), "755");
+    let ours = dir.path().join("made/by/us");
+    let output = backup_once(&server, &ours, &[]);
+    assert!(!told(&output).contains("warning"), "{}", told(&output));
+    assert_eq!(mode(&ours), "700");
+    let name = names(&ours, "backup").remove(0);
+    assert_eq!(mode(&ours.join(&name)), "700");
+    for file in std::fs::read_dir(ours.join(&name)).unwrap().flatten() {
+        assert_eq!(mode(&file.path()), "600", "{file:?}");
+    }
+}
+
+#[test]
 fn a_flipped_byte_of_a_backup_is_named_by_its_place() {
     let Some(binaries) = require(Version(3, 6)) else {
         return;
