@@ -7,6 +7,7 @@ use backup_plan::retention::Removal;
 use backup_store::backup;
 use backup_store::repository::{DEFAULT_ROOT, Repository};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Remove the backups that retention gives up, and nothing else
@@ -39,13 +40,9 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Pruned {
     kept: Vec<String>,
-    removed: Vec<Removed>,
-}
-
-#[derive(Serialize)]
-struct Removed {
-    name: String,
-    reason: String,
+    removed: Vec<String>,
+    /// Why, by name.
+    reasons: BTreeMap<String, String>,
 }
 
 /// Removes them.
@@ -81,11 +78,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         .collect();
     let text = match args.output {
         Format::Json => {
-            let removed = removals
-                .into_iter()
-                .map(|Removal { name, reason }| Removed { name, reason })
-                .collect();
-            serde_json::to_string_pretty(&Pruned { kept, removed })? + "\n"
+            let pruned = Pruned {
+                kept,
+                removed: removals.iter().map(|gone| gone.name.clone()).collect(),
+                reasons: removals
+                    .into_iter()
+                    .map(|Removal { name, reason }| (name, reason))
+                    .collect(),
+            };
+            serde_json::to_string_pretty(&pruned)? + "\n"
         }
         Format::Table => {
             let done = if args.dry_run {

@@ -320,7 +320,12 @@ fn what_is_not_ours_is_listed_as_foreign_and_never_touched() {
     ]);
     let pruned: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(pruned["kept"].as_array().unwrap().len(), 1);
-    assert_eq!(pruned["removed"].as_array().unwrap().len(), 1);
+    let removed = pruned["removed"].as_array().unwrap();
+    assert_eq!(removed.len(), 1);
+    assert_eq!(
+        pruned["reasons"][removed[0].as_str().unwrap()],
+        "1 newer ones are kept"
+    );
     assert_eq!(names(&repository, "foreign"), foreign);
     assert!(repository.join(".hidden").exists());
 }
