@@ -26,6 +26,7 @@ pub(crate) fn run() -> Result<()> {
     run_command(cargo().args(["build", "--release", "--quiet", "-p", "lifeboat"]))?;
     let lifeboat = root().join("target/release/etcd-lifeboat");
 
+    let interrupt = Interrupt::listen();
     title(&format!(
         "a cluster of {NODES} members, etcd {}, TLS, laid out as kubeadm does",
         binaries.version
@@ -62,7 +63,7 @@ pub(crate) fn run() -> Result<()> {
     for node in &nodes {
         agents.push(node.start_agent(&lifeboat)?);
     }
-    std::thread::sleep(WATCHED);
+    interrupt.sleep(WATCHED)?;
 
     title("what each node has after a minute");
     for node in &nodes {
@@ -109,6 +110,36 @@ pub(crate) fn run() -> Result<()> {
     title("the end: everything is stopped, and nothing stays");
     drop((again, agents, writer, servers));
     Ok(())
+}
+
+/// Ctrl-C: what was started must be ended, and its folders removed, all the same.
+struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    fn listen() -> Interrupt {
+        let flag = Arc::new(AtomicBool::new(false));
+        let heard = flag.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            if runtime.is_ok_and(|runtime| runtime.block_on(tokio::signal::ctrl_c()).is_ok()) {
+                heard.store(true, Ordering::Relaxed);
+            }
+        });
+        Interrupt(flag)
+    }
+
+    fn sleep(&self, duration: Duration) -> Result<()> {
+        let end = Instant::now() + duration;
+        while Instant::now() < end {
+            if self.0.load(Ordering::Relaxed) {
+                bail!("interrupted; everything was stopped");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
 }
 
 fn title(text: &str) {
