@@ -50,8 +50,8 @@ pub struct Record {
     pub source_reason: String,
     /// Which levels were verified, in order.
     pub verified: Vec<String>,
-    /// When HashKV of a backup of this member was last the same as the member's own. Goes on from record to
-    /// record, so that retention does not forget it.
+    /// When this member was last asked for its HashKV; it stops writing meanwhile, so once a day is enough.
+    /// Goes on from record to record, so that retention does not forget it.
     #[serde(default)]
     pub compared_at: Option<Timestamp>,
     /// How long each step took, in milliseconds.

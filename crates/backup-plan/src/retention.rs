@@ -96,24 +96,38 @@ pub fn removals(candidates: &[Candidate], policy: Policy, origin: Option<&str>) 
     gone.into_iter().map(|(_, removal)| removal).collect()
 }
 
-/// The next backup to give up when the disk is short: the oldest of all, but none of the two newest
-/// verified ones.
+/// The next backup to give up when the disk is short of so many bytes: the oldest of all, but none of the
+/// two newest verified ones, and not the newest verified one of any cluster: a wiped member's backups
+/// must not push out the last of what was there before. Nothing if all that may go is not enough.
 #[must_use]
-pub fn next_for_space(candidates: &[Candidate]) -> Option<Removal> {
+pub fn next_for_space(candidates: &[Candidate], shortage_bytes: u64) -> Option<Removal> {
     const NEVER: usize = 2;
     let mut verified: Vec<_> = candidates
         .iter()
         .filter(|candidate| candidate.verified)
         .collect();
     verified.sort_by_key(|candidate| std::cmp::Reverse(candidate.sequence));
-    let safe: Vec<_> = verified
-        .iter()
-        .take(NEVER)
-        .map(|candidate| &candidate.name)
-        .collect();
-    candidates
-        .iter()
-        .filter(|candidate| !safe.contains(&&candidate.name))
+    let mut clusters = Vec::new();
+    let mut safe = Vec::new();
+    for (index, candidate) in verified.iter().enumerate() {
+        let newest_of_cluster = !clusters.contains(&&candidate.cluster_id);
+        if index < NEVER || newest_of_cluster {
+            safe.push(&candidate.name);
+        }
+        clusters.push(&candidate.cluster_id);
+    }
+    let may_go = || {
+        candidates
+            .iter()
+            .filter(|candidate| !safe.contains(&&candidate.name))
+    };
+    let gained_bytes = may_go().fold(0u64, |sum, candidate| {
+        sum.saturating_add(candidate.disk_bytes)
+    });
+    if gained_bytes < shortage_bytes {
+        return None;
+    }
+    may_go()
         .min_by_key(|candidate| candidate.sequence)
         .map(|candidate| Removal {
             name: candidate.name.clone(),

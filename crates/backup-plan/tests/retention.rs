@@ -90,6 +90,22 @@ fn on_demand_backups_and_scheduled_ones_do_not_push_each_other_out() {
     assert_eq!(names(&all, Policy::Number(1), Some("on-demand")), [""; 0]);
 }
 
+#[test]
+fn a_short_disk_takes_nothing_in_vain_and_never_the_last_of_a_cluster() {
+    let mut all: Vec<_> = (1..=3)
+        .map(|n| candidate(n, "default", "old", true, 10))
+        .collect();
+    all.extend((4..=6).map(|n| candidate(n, "default", "new", true, 10)));
+    // 1, 2 and 4 may go: 3 is the last of its cluster, 5 and 6 are the two newest.
+    assert_eq!(next_for_space(&all, 31), None);
+    let mut gone = Vec::new();
+    while let Some(removal) = next_for_space(&all, 1) {
+        all.retain(|one| one.name != removal.name);
+        gone.push(removal.name);
+    }
+    assert_eq!(gone, ["b1", "b2", "b4"]);
+}
+
 proptest! {
     #[test]
     fn newest_verified_backup_of_a_lineage_survives_any_retention(
@@ -121,7 +137,7 @@ proptest! {
             .map(|(n, verified)| candidate(n, "default", "c", *verified, 1))
             .collect();
         let verified = all.iter().filter(|one| one.verified).count();
-        while let Some(gone) = next_for_space(&all) {
+        while let Some(gone) = next_for_space(&all, 0) {
             all.retain(|one| one.name != gone.name);
         }
         prop_assert_eq!(all.len(), verified.min(2));

@@ -106,7 +106,9 @@ pub enum RunError {
         found: String,
     },
     /// The snapshot is whole, and what it holds is damaged: so is the member's database.
-    #[error("the member's database is damaged ({errors} errors): {first}")]
+    #[error(
+        "the member's own database is damaged ({errors} errors; replace this member, and keep its older backups): {first}"
+    )]
     Damaged {
         /// How many errors there are.
         errors: u64,
@@ -125,7 +127,7 @@ pub enum RunError {
     },
     /// Less room than the run and the reserve need, and nothing that may go.
     #[error(
-        "the disk is short: {free_bytes} bytes are free, the run needs {needed_bytes} and {reserve_bytes} are to stay free"
+        "the disk is short: {free_bytes} bytes are free, the run needs {needed_bytes} and {reserve_bytes} are to stay free; free some, keep fewer backups, or lower --min-free"
     )]
     DiskShort {
         /// What is free.
@@ -232,10 +234,12 @@ pub async fn run(
     let mut verified = vec!["trailer".to_string(), "structure".into(), "content".into()];
     let mut compared_at = last_compared(repository, &status)?;
     if wants_comparison(compared_at, &status, &peers, started_at) {
+        // Also where nothing comes of it: the member is asked once a day, and no more.
+        compared_at = Some(started_at);
         let monitor = limited(monitor, order);
-        if compare(&member, &snapshot, data_bytes, &checked, &monitor).await? {
-            verified.push("member".into());
-            compared_at = Some(started_at);
+        match compare(&member, &snapshot, data_bytes, &checked, &monitor).await? {
+            None => verified.push("member".into()),
+            Some(reason) => warnings.push(format!("not compared with the member: {reason}")),
         }
         took.end("member");
     }
@@ -363,20 +367,24 @@ fn make_room(
         let reserve_bytes = order
             .reserve_bytes
             .unwrap_or_else(|| space.default_reserve_bytes());
-        if space.free_bytes >= needed_bytes.saturating_add(reserve_bytes) {
+        let wanted_bytes = needed_bytes.saturating_add(reserve_bytes);
+        if space.free_bytes >= wanted_bytes {
             return Ok(reserve_bytes);
         }
+        let short = RunError::DiskShort {
+            free_bytes: space.free_bytes,
+            needed_bytes,
+            reserve_bytes,
+        };
         let entries = repository.entries()?;
         let candidates: Vec<_> = entries
             .iter()
             .filter_map(|entry| entry.candidate())
             .collect();
-        let Some(removal) = retention::next_for_space(&candidates) else {
-            return Err(RunError::DiskShort {
-                free_bytes: space.free_bytes,
-                needed_bytes,
-                reserve_bytes,
-            });
+        // Nothing is given up in vain.
+        let shortage_bytes = wanted_bytes - space.free_bytes;
+        let Some(removal) = retention::next_for_space(&candidates, shortage_bytes) else {
+            return Err(short);
         };
         repository.remove(lock, &removal.name)?;
         tell(&format!("removed {}: {}", removal.name, removal.reason));
@@ -441,7 +449,7 @@ fn forget(file: &File) {
     let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
 }
 
-/// When a backup of this member was last compared with it.
+/// When this member was last asked for its HashKV.
 fn last_compared(repository: &Repository, status: &Status) -> Result<Option<Timestamp>, RunError> {
     let cluster_id = format!("{:x}", status.cluster_id);
     Ok(repository
@@ -465,26 +473,36 @@ fn wants_comparison(
     !leads_others && !recently && status.db_bytes <= MAX_COMPARED_BYTES
 }
 
-/// Compares HashKV with the member's; false if the two can't be compared just now.
+/// Compares HashKV with the member's; gives the reason if the two can't be compared.
 async fn compare(
     member: &Member,
     snapshot: &Path,
     data_bytes: u64,
     summary: &Summary,
     monitor: &SharedMonitor,
-) -> Result<bool, RunError> {
+) -> Result<Option<String>, RunError> {
     let revision = summary.current_revision;
-    let theirs = match member.hash_kv(revision).await? {
-        HashKvAnswer::Hash(theirs) if theirs.compact_revision >= summary.compact_revision => theirs,
-        _ => return Ok(false),
+    let theirs = match member.hash_kv(revision).await {
+        Ok(HashKvAnswer::Hash(theirs)) if theirs.compact_revision >= summary.compact_revision => {
+            theirs
+        }
+        Ok(HashKvAnswer::Hash(_) | HashKvAnswer::Compacted) => {
+            return Ok(Some("its history was compacted meanwhile".into()));
+        }
+        Ok(HashKvAnswer::Future) => {
+            return Ok(Some("it has not come to the snapshot's revision".into()));
+        }
+        // A backup that is whole is not thrown away because its member can't hash.
+        Err(error) => return Ok(Some(error.to_string())),
     };
     monitor.step("member", data_bytes.saturating_mul(2));
     let (path, monitor) = (snapshot.to_path_buf(), monitor.clone());
-    let computed = blocking(move || -> Result<Option<u32>, RunError> {
+    let computed = blocking(move || -> Result<Result<u32, String>, RunError> {
         let file = File::open(&path).map_err(write_error(&path))?;
         let data = Part::first(&file, data_bytes);
-        let Ok(bolt) = Bolt::open(&data) else {
-            return Ok(None);
+        let bolt = match Bolt::open(&data) {
+            Ok(bolt) => bolt,
+            Err(error) => return Ok(Err(error.to_string())),
         };
         let hash = hash_kv(
             &bolt,
@@ -494,17 +512,17 @@ async fn compare(
             &mut |bytes| monitor.advance(bytes),
         );
         forget(&file);
-        Ok(hash.ok())
+        Ok(hash.map_err(|error| error.to_string()))
     })
     .await?;
     match computed {
-        Some(found) if found != theirs.hash => Err(RunError::Differs {
+        Ok(found) if found != theirs.hash => Err(RunError::Differs {
             found,
             expected: theirs.hash,
             revision,
         }),
-        Some(_) => Ok(true),
-        None => Ok(false),
+        Ok(_) => Ok(None),
+        Err(reason) => Ok(Some(reason)),
     }
 }
 

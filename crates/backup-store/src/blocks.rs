@@ -67,6 +67,13 @@ impl Hasher {
 /// The name of the file in a backup.
 pub const FILE: &str = "blocks.b3";
 
+/// How large `blocks.b3` is for a snapshot of so many bytes, at most.
+#[must_use]
+pub fn max_bytes(snapshot_bytes: u64) -> u64 {
+    const LINE_BYTES: u64 = 64;
+    snapshot_bytes.div_ceil(BLOCK_BYTES as u64) * 32 + LINE_BYTES
+}
+
 /// Which parts of a snapshot are not what was written, as offsets in bytes: at most `at_most` of them.
 ///
 /// # Errors

@@ -35,6 +35,23 @@ pub struct LocalFile {
     before: Stamp,
 }
 
+/// Reads a small file whole.
+///
+/// # Errors
+/// Where it can't be read, is no file, or has more than `max_bytes`.
+pub(crate) fn read_small(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+    let file = LocalFile::open(path).map_err(io::Error::other)?;
+    let size_bytes = file.size_bytes();
+    if size_bytes > max_bytes {
+        return Err(io::Error::other(format!(
+            "{size_bytes} bytes, expected {max_bytes} at most"
+        )));
+    }
+    let mut bytes = vec![0; size_bytes as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
 /// What changes when somebody writes to a file.
 #[derive(PartialEq, Eq)]
 struct Stamp {
@@ -50,6 +67,12 @@ impl Stamp {
             modified_s: metadata.mtime(),
             modified_ns: metadata.mtime_nsec(),
         }
+    }
+}
+
+impl io::Read for LocalFile {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buf)
     }
 }
 

@@ -4,6 +4,7 @@
 //! whole, and what a crash leaves is hidden and swept by the next run. `docs/repository.md` has the layout.
 
 use crate::durable_file;
+use crate::local_file::read_small;
 use backup_plan::record::Record;
 use backup_plan::retention::Candidate;
 use jiff::tz::TimeZone;
@@ -24,7 +25,7 @@ const REMOVING: &str = ".removing-";
 const LOCK_FILE: &str = ".lock";
 const NAME_FORMAT: &str = "%Y-%m-%d_%H%M%S";
 /// A record is a few KiB; one that is larger is none of ours.
-const MAX_RECORD_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_RECORD_BYTES: u64 = 1 << 20;
 /// Free space that is left alone unless told otherwise: this part of the filesystem, but not more than
 /// the next.
 const RESERVE_PERCENT: u64 = 15;
@@ -385,11 +386,8 @@ fn time_of_name(name: &str) -> Option<Timestamp> {
 /// The record of a backup of ours: the directory's name is a time, and its snapshot is as long as recorded.
 fn read_record(path: &Path, name: &str) -> Option<Record> {
     time_of_name(name)?;
-    let file = path.join(RECORD_FILE);
-    if std::fs::metadata(&file).ok()?.len() > MAX_RECORD_BYTES {
-        return None;
-    }
-    let record: Record = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    let json = read_small(&path.join(RECORD_FILE), MAX_RECORD_BYTES).ok()?;
+    let record: Record = serde_json::from_slice(&json).ok()?;
     let snapshot = std::fs::metadata(path.join(format!("snapshot_{name}.db"))).ok()?;
     let expected = record.snapshot.size_bytes + etcd_file::snapshot_file::TRAILER_BYTES;
     (snapshot.len() >= expected).then_some(record)

@@ -4,10 +4,10 @@
 //! walks all pages, `content` reads all records, `member` compares HashKV with that of a live member.
 
 use crate::digest::{Hashed, hex};
-use crate::local_file::{LocalFile, OpenError};
+use crate::local_file::{LocalFile, OpenError, read_small};
 use crate::member::{Connection, HashKv, HashKvAnswer, Member, MemberError};
 use crate::progress::Monitor;
-use crate::repository::RECORD_FILE;
+use crate::repository::{MAX_RECORD_BYTES, RECORD_FILE};
 use crate::{blocks, scratch_file};
 use backup_plan::record::Record;
 use etcd_file::bolt::Bolt;
@@ -17,7 +17,6 @@ use etcd_file::mvcc::{Summary, hash_kv};
 use etcd_file::snapshot_file::{self, Trailer};
 use etcd_file::{Failure, Part};
 use serde::Serialize;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -329,7 +328,9 @@ fn check_trailer(
 /// Where a snapshot is not what was written, by the hashes beside it.
 fn damaged_blocks(file: &LocalFile, dir: &Path) -> Vec<String> {
     const TOLD: usize = 20;
-    let Ok(hashes) = std::fs::read(dir.join(blocks::FILE)) else {
+    // A cut snapshot has more hashes than blocks: so many more, and no more memory.
+    let max_bytes = blocks::max_bytes(file.size_bytes()).saturating_add(MAX_RECORD_BYTES);
+    let Ok(hashes) = read_small(&dir.join(blocks::FILE), max_bytes) else {
         return Vec::new();
     };
     match blocks::damaged(file, &hashes, TOLD) {
@@ -349,9 +350,14 @@ fn damaged_blocks(file: &LocalFile, dir: &Path) -> Vec<String> {
 /// The other files of a backup of ours, by the digests in its record; nothing for other directories.
 fn check_files(dir: &Path) -> Option<Check> {
     let start = Instant::now();
-    let json = std::fs::read(dir.join(RECORD_FILE)).ok()?;
+    let path = dir.join(RECORD_FILE);
+    if !path.exists() {
+        return None;
+    }
     let failed = |detail: String| Some(Check::new(FILES, Some(false), detail, start));
-    let record: Record = match serde_json::from_slice(&json) {
+    let record: Record = match read_small(&path, MAX_RECORD_BYTES)
+        .and_then(|json| Ok(serde_json::from_slice(&json)?))
+    {
         Ok(record) => record,
         Err(error) => return failed(format!("{RECORD_FILE}: {error}")),
     };
@@ -367,7 +373,8 @@ fn check_files(dir: &Path) -> Option<Check> {
                 "{RECORD_FILE} names {name:?}, which is no file beside it"
             ));
         }
-        let found = File::open(dir.join(name)).and_then(|mut file| {
+        let opened = LocalFile::open(&dir.join(name)).map_err(io::Error::other);
+        let found = opened.and_then(|mut file| {
             let mut hashed = Hashed::new(io::sink());
             io::copy(&mut file, &mut hashed)?;
             Ok(hashed.hex())

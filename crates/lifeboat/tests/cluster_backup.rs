@@ -45,7 +45,7 @@ fn a_backup_is_what_etcds_own_tool_takes_for_whole(
     let hash = format!("{:08x}", status["hash"].as_u64().unwrap());
     assert_eq!(record["snapshot"]["hash"], hash.as_str());
     assert_eq!(record["snapshot"]["revision"], status["revision"]);
-    // And a member starts from it.
+    // And it restores it.
     if let Some(etcdutl) = &binaries.etcdutl {
         let restored = dir.path().join("restored");
         let output = Command::new(etcdutl)
@@ -301,6 +301,9 @@ fn what_is_not_ours_is_listed_as_foreign_and_never_touched() {
     let newest = names(&repository, "backup").remove(0);
     // A copy under another name, a directory with a name like ours, a file, and a damaged record.
     std::fs::create_dir(repository.join("2020-01-01_000000")).unwrap();
+    // Nobody will ever write into it, and nobody may wait for that.
+    let pipe = repository.join("2020-01-01_000000/backup.json");
+    Command::new("mkfifo").arg(pipe).status().unwrap();
     std::fs::create_dir(repository.join("mine")).unwrap();
     std::fs::write(repository.join("notes.txt"), "mine").unwrap();
     std::fs::write(repository.join(".hidden"), "mine").unwrap();
