@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: beside the tools that users have today, as ratios in one run.
 
-use crate::command::{cargo, root, run as run_command};
+use crate::command::{cargo, run as run_command, target_dir};
 use crate::etcd;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -84,7 +84,7 @@ fn verify(size_mib: u64, keys: u64, runs: usize, file: Option<&Path>) -> Result<
         .etcdutl
         .clone()
         .context("etcd 3.6 has an etcdutl")?;
-    let scratch = tempfile::tempdir_in(root().join("target"))?;
+    let scratch = tempfile::tempdir_in(target_dir())?;
     let snapshot = file.map_or_else(|| scratch.path().join("snapshot.db"), Path::to_path_buf);
     if !snapshot.exists() {
         make_snapshot(&binaries, size_mib, keys, &snapshot)?;
@@ -100,7 +100,7 @@ fn verify(size_mib: u64, keys: u64, runs: usize, file: Option<&Path>) -> Result<
     let size = std::fs::metadata(&snapshot)?.len();
     println!("snapshot of {} MiB, {runs} runs each, in turns", size >> 20);
 
-    let lifeboat = root().join("target/release/etcd-lifeboat");
+    let lifeboat = target_dir().join("release/etcd-lifeboat");
     let mut costs: Vec<(&str, Vec<Cost>)> = Vec::new();
     let programs: [(&str, &Path, &[&str], &Path); 4] = [
         (
@@ -219,13 +219,13 @@ fn backup(size_mib: u64, keys: u64, runs: usize) -> Result<()> {
         bail!("{}", missing.join("\n"));
     };
     run_command(cargo().args(["build", "--release", "--quiet", "-p", "lifeboat"]))?;
-    let lifeboat = root().join("target/release/etcd-lifeboat");
+    let lifeboat = target_dir().join("release/etcd-lifeboat");
     let etcdutl = binaries
         .etcdutl
         .clone()
         .context("etcd 3.6 has an etcdutl")?;
     let server = filled_server(&binaries, size_mib, keys);
-    let scratch = tempfile::tempdir_in(root().join("target"))?;
+    let scratch = tempfile::tempdir_in(target_dir())?;
     let repository = scratch.path().join("backups");
     let saved = scratch.path().join("saved.db");
 

@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: three nodes of a real cluster, and what a backup server does on each.
 
-use crate::command::{cargo, root, run as run_command};
+use crate::command::{cargo, run as run_command, target_dir};
 use crate::etcd;
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
@@ -24,7 +24,7 @@ pub(crate) fn run() -> Result<()> {
         bail!("{}", missing.join("\n"));
     };
     run_command(cargo().args(["build", "--release", "--quiet", "-p", "lifeboat"]))?;
-    let lifeboat = root().join("target/release/etcd-lifeboat");
+    let lifeboat = target_dir().join("release/etcd-lifeboat");
 
     let interrupt = Interrupt::listen();
     title(&format!(
