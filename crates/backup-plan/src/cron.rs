@@ -155,12 +155,12 @@ impl Schedule {
         }
     }
 
-    /// The last time not after `at` at which a backup was due; nothing if there was none in a year.
+    /// The last time not after `at` at which a backup was due; nothing if there was none in five years.
     #[must_use]
     pub fn last_due(&self, at: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         // Schedules are only defined forwards: step back, further each time, and come forward again.
         let mut back_s = 60;
-        const YEAR_S: i64 = 366 * 24 * 3600;
+        const FIVE_YEARS_S: i64 = 5 * 366 * 24 * 3600;
         loop {
             let from = Timestamp::from_second(at.as_second().checked_sub(back_s)?).ok()?;
             let mut due = self.next_after(from, zone).filter(|due| *due <= at);
@@ -173,7 +173,7 @@ impl Schedule {
                 }
                 return due;
             }
-            if back_s > YEAR_S {
+            if back_s > FIVE_YEARS_S {
                 return None;
             }
             back_s *= 2;

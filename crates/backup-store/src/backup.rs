@@ -165,6 +165,45 @@ pub enum RunError {
     Stopped,
 }
 
+impl RunError {
+    /// All reasons.
+    pub const REASONS: [&'static str; 11] = [
+        "member",
+        "locked",
+        "repository",
+        "learner",
+        "stream",
+        "damaged",
+        "behind",
+        "disk-short",
+        "write",
+        "check",
+        "stopped",
+    ];
+
+    /// What it is, in a word that stays the same; one of [`RunError::REASONS`].
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            RunError::Member(_) => "member",
+            RunError::Repository(error) if error.is_disk_full() => "disk-short",
+            RunError::Repository(RepositoryError::Locked { .. }) => "locked",
+            RunError::Repository(_) => "repository",
+            RunError::Learner { .. } => "learner",
+            RunError::Cut { .. } | RunError::TooSlow { .. } | RunError::Trailer { .. } => "stream",
+            RunError::Damaged { .. } | RunError::Differs { .. } => "damaged",
+            RunError::Behind { .. } => "behind",
+            RunError::DiskShort { .. } => "disk-short",
+            RunError::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "disk-short"
+            }
+            RunError::Write { .. } => "write",
+            RunError::Check(_) => "check",
+            RunError::Stopped => "stopped",
+        }
+    }
+}
+
 /// Listens to a run from whatever thread it is on.
 pub type SharedMonitor = Arc<dyn Monitor + Send + Sync>;
 

@@ -126,8 +126,13 @@ impl NodeArgs {
             resources: (!dirs.is_empty()).then(|| (self.host_root.clone(), dirs)),
             source_reason: self.source.reason().into(),
             max_bytes_per_s: self.max_bandwidth.map(|mib| mib.saturating_mul(1 << 20)),
-            reserve_bytes: self.min_free.map(|mib| mib.saturating_mul(1 << 20)),
+            reserve_bytes: self.reserve_bytes(),
         })
+    }
+
+    /// Bytes of the disk to keep free, where that was said.
+    pub(crate) fn reserve_bytes(&self) -> Option<u64> {
+        self.min_free.map(|mib| mib.saturating_mul(1 << 20))
     }
 
     fn node_name(&self) -> String {

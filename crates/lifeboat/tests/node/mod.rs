@@ -56,6 +56,8 @@ impl Agent {
             .unwrap();
         let flags = [
             "backup-server",
+            "--listen",
+            "127.0.0.1:0",
             "--endpoints",
             &server.endpoint,
             "--backup-path",
@@ -81,6 +83,13 @@ impl Agent {
             let log = self.log();
             log.contains(told).then_some(log)
         })
+    }
+
+    /// Asks the agent itself: the status and the body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let log = self.wait_for("metrics on http://");
+        let address = log.split("metrics on http://").nth(1).unwrap();
+        http_get(address.split('/').next().unwrap(), path)
     }
 
     pub fn signal(&self, name: &str) {
@@ -121,6 +130,24 @@ impl Drop for Agent {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// One request: the status and the body.
+pub fn http_get(address: &str, path: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (
+        head.split(' ').nth(1).unwrap().parse().unwrap(),
+        body.into(),
+    )
 }
 
 pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {

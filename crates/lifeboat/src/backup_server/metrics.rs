@@ -1,0 +1,254 @@
+//! What is observed, as metrics. `docs/metrics.md` explains each.
+
+use super::observed::View;
+use super::serve::NODE_UNKNOWN;
+use backup_store::backup::RunError;
+use jiff::Timestamp;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::Registry;
+use std::fmt;
+
+/// The media type of [`text`].
+pub(super) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics of a view.
+pub(super) fn text(view: View) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("etcd_lifeboat");
+    registry.register_collector(Box::new(view));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// Writes metrics one after another.
+struct Metrics<'e>(DescriptorEncoder<'e>);
+
+impl Metrics<'_> {
+    fn family<M: EncodeMetric + TypedMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (impl EncodeLabelSet, M)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, M::TYPE)?;
+        for (labels, value) in values {
+            value.encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: Option<f64>) -> fmt::Result {
+        let Some(value) = value else {
+            return Ok(());
+        };
+        let encoder = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(encoder)
+    }
+
+    fn time(&mut self, name: &str, help: &str, value: Option<Timestamp>) -> fmt::Result {
+        self.gauge(name, help, value.map(seconds))
+    }
+}
+
+/// Why runs fail.
+fn reasons() -> impl Iterator<Item = &'static str> {
+    RunError::REASONS
+        .into_iter()
+        .filter(|reason| *reason != "stopped")
+        .chain([NODE_UNKNOWN])
+}
+
+fn seconds(time: Timestamp) -> f64 {
+    time.as_millisecond() as f64 / 1000.0
+}
+
+fn flag(value: bool) -> Option<f64> {
+    Some(f64::from(u8::from(value)))
+}
+
+fn number(value: u64) -> Option<f64> {
+    Some(value as f64)
+}
+
+impl Collector for View {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut out = Metrics(encoder);
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        out.family(
+            "build_info",
+            "The version that runs",
+            [(version, ConstGauge::new(1u64))],
+        )?;
+        out.gauge("enabled", "Whether backups are made", flag(self.enabled))?;
+        self.encode_attempts(&mut out)?;
+        self.encode_schedule(&mut out)?;
+        self.encode_newest(&mut out)?;
+        self.encode_repository(&mut out)
+    }
+}
+
+impl View {
+    fn encode_attempts(&self, out: &mut Metrics<'_>) -> fmt::Result {
+        let attempts = &self.attempts;
+        let failures = attempts.failures.values().sum::<u64>();
+        out.family(
+            "runs",
+            "Runs by outcome, since the start",
+            [
+                (
+                    [("outcome", "success")],
+                    ConstCounter::new(attempts.successes),
+                ),
+                ([("outcome", "failure")], ConstCounter::new(failures)),
+            ],
+        )?;
+        out.family(
+            "failures",
+            "Runs that made no backup by reason, since the start",
+            // All of them from the start on: Prometheus does not see a counter rise that begins at 1.
+            reasons().map(|reason| {
+                let count = attempts.failures.get(reason).copied().unwrap_or_default();
+                ([("reason", reason)], ConstCounter::new(count))
+            }),
+        )?;
+        out.gauge(
+            "failures_in_a_row",
+            "Runs that failed since the last one that made a backup",
+            number(attempts.failures_in_a_row),
+        )?;
+        out.time(
+            "last_attempt_timestamp_seconds",
+            "When the last run began",
+            attempts.last,
+        )
+    }
+
+    fn encode_schedule(&self, out: &mut Metrics<'_>) -> fmt::Result {
+        out.time(
+            "next_due_timestamp_seconds",
+            "When the next run is due",
+            self.next_due,
+        )?;
+        out.time(
+            "stale_before_timestamp_seconds",
+            "A newest proven backup that is older than this, the last due time but one, is too old",
+            self.stale_before,
+        )
+    }
+
+    fn encode_newest(&self, out: &mut Metrics<'_>) -> fmt::Result {
+        out.time(
+            "last_success_timestamp_seconds",
+            "When this server's newest backup was complete",
+            self.kept.last_success,
+        )?;
+        let newest = self.kept.newest.as_ref();
+        out.gauge(
+            "last_verified_timestamp_seconds",
+            "When the newest proven backup was complete, or 0",
+            Some(newest.map_or(0.0, |record| seconds(record.finished_at))),
+        )?;
+        let Some(newest) = newest else {
+            return Ok(());
+        };
+        out.family(
+            "last_run_step_seconds",
+            "How long each step of the newest proven backup took",
+            newest.took_ms.iter().map(|(step, ms)| {
+                (
+                    [("step", step.as_str())],
+                    ConstGauge::new(*ms as f64 / 1000.0),
+                )
+            }),
+        )?;
+        out.gauge(
+            "snapshot_size_bytes",
+            "Size of the newest proven snapshot",
+            number(newest.snapshot.size_bytes),
+        )?;
+        out.gauge(
+            "snapshot_written_bytes",
+            "Bytes that were written for the newest proven backup",
+            number(newest.written_bytes),
+        )?;
+        out.gauge(
+            "snapshot_revision",
+            "Revision of the newest proven snapshot",
+            Some(newest.snapshot.revision as f64),
+        )?;
+        out.gauge(
+            "snapshot_keys",
+            "Keys of the newest proven snapshot",
+            number(newest.snapshot.total_keys),
+        )?;
+        out.gauge(
+            "snapshot_linearized",
+            "Whether the cluster had a quorum when the newest proven snapshot was taken",
+            flag(newest.linearized),
+        )?;
+        let source = [
+            ("source", newest.source.as_str()),
+            ("reason", newest.source_reason.as_str()),
+        ];
+        out.family(
+            "source_info",
+            "Where the newest proven snapshot came from, and why",
+            [(source, ConstGauge::new(1u64))],
+        )?;
+        let member = &newest.member;
+        let member = [
+            ("cluster_id", member.cluster_id.as_str()),
+            ("member_id", member.id.as_str()),
+            ("etcd_version", member.etcd_version.as_str()),
+        ];
+        out.family(
+            "member_info",
+            "The member that the newest proven snapshot is of",
+            [(member, ConstGauge::new(1u64))],
+        )
+    }
+
+    fn encode_repository(&self, out: &mut Metrics<'_>) -> fmt::Result {
+        out.family(
+            "backups",
+            "Proven backups that are kept, by lineage",
+            self.kept
+                .lineages
+                .iter()
+                .map(|((origin, cluster_id), count)| {
+                    let labels = [
+                        ("origin", origin.as_str()),
+                        ("cluster_id", cluster_id.as_str()),
+                    ];
+                    (labels, ConstGauge::new(*count))
+                }),
+        )?;
+        out.gauge(
+            "cluster_changed",
+            "Whether there are backups of another cluster than that of the newest",
+            flag(self.kept.cluster_changed()),
+        )?;
+        let space = self.kept.space;
+        out.gauge(
+            "disk_free_bytes",
+            "Free bytes where backups are kept, as df counts them",
+            space.and_then(|space| number(space.free_bytes)),
+        )?;
+        out.gauge(
+            "disk_size_bytes",
+            "Size of the filesystem where backups are kept",
+            space.and_then(|space| number(space.total_bytes)),
+        )?;
+        out.gauge(
+            "disk_reserve_bytes",
+            "Bytes that runs leave free",
+            self.reserve_bytes.and_then(number),
+        )
+    }
+}

@@ -1,0 +1,188 @@
+//! `etcd-lifeboat backup-server`: the loop that keeps proven backups of the node's own member.
+
+mod listener;
+mod metrics;
+mod observed;
+mod serve;
+mod stop;
+
+use crate::logging::{self, LogFormat};
+use crate::node::NodeArgs;
+use crate::output;
+use crate::retention::{RetentionArgs, Type};
+use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
+use anyhow::Context;
+use backup_plan::agenda::Agenda;
+use backup_plan::cron::Schedule;
+use backup_plan::retention::Policy;
+use backup_store::repository::DEFAULT_ROOT;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use observed::{Fixed, Observed};
+use serve::Server;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use stop::Stop;
+
+/// The origin of the backups that a server without further orders makes.
+const ORIGIN: &str = "default";
+const DEFAULT_NUMBER: u64 = 3;
+
+/// Keep proven backups of this node's etcd, on a schedule, until stopped
+///
+/// Finds etcd by the node's own files. A run that fails is told and tried again; the server goes on.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  etcd-lifeboat backup-server
+  etcd-lifeboat backup-server --dry-run --output json
+  etcd-lifeboat backup-server --schedule '0 */6 * * *' --timezone Europe/Berlin \\
+      --max-number-of-backups 8")]
+pub(crate) struct Args {
+    /// Whether to make backups; --enabled=false idles
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set)]
+    enabled: bool,
+    /// Five fields of cron, a descriptor such as @hourly, or @every 90s
+    #[arg(long, value_name = "SCHEDULE", default_value = "*/5 * * * *")]
+    schedule: String,
+    /// IANA time zone of the schedule
+    #[arg(long, value_name = "ZONE", default_value = "UTC")]
+    timezone: String,
+    /// Where backups are kept
+    #[arg(long, alias = "backupPath", value_name = "DIR", default_value = DEFAULT_ROOT)]
+    backup_path: PathBuf,
+    /// What decides which backups are kept
+    #[arg(
+        long = "type",
+        value_enum,
+        value_name = "TYPE",
+        default_value = "RetentionNumber"
+    )]
+    kind: Type,
+    #[command(flatten)]
+    retention: RetentionArgs,
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Address of /metrics, /healthz and /readyz; port 0 lets the kernel choose
+    #[arg(long, value_name = "ADDRESS", default_value = listener::DEFAULT)]
+    listen: SocketAddr,
+    /// Only show what was found, and where
+    #[arg(long)]
+    dry_run: bool,
+    /// How to print what --dry-run found
+    #[arg(long, value_enum, default_value = "table")]
+    output: output::Format,
+    /// How log lines look
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// Runs until a signal.
+pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
+    let checked = args.check();
+    let (schedule, zone, policy) = match checked {
+        Ok(checked) => checked,
+        Err(problem) => {
+            output::error(&problem);
+            return Ok(EXIT_USAGE);
+        }
+    };
+    if args.dry_run {
+        return dry_run(&args);
+    }
+    logging::start(args.log_format);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting")?;
+    let code = runtime.block_on(async {
+        let stop = Stop::on_signals().context("listening for signals")?;
+        let observed = Arc::new(Observed::new(Fixed {
+            enabled: args.enabled,
+            schedule: schedule.clone(),
+            zone: zone.clone(),
+            repository: args.backup_path.clone(),
+            reserve_bytes: args.node.reserve_bytes(),
+        }));
+        tokio::spawn(observed.clone().watch());
+        tokio::spawn(listener::serve(args.listen, observed.clone()));
+        if !args.enabled {
+            tracing::info!("not enabled: idle until stopped");
+            stop.wait().await;
+            return Ok(EXIT_DONE);
+        }
+        let agenda = Agenda::new(schedule, zone, Timestamp::now());
+        Server {
+            args: &args,
+            policy,
+            stop,
+            observed,
+        }
+        .serve(agenda)
+        .await;
+        anyhow::Ok(EXIT_DONE)
+    });
+    // A run that is stuck in the disk must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    code
+}
+
+impl Args {
+    /// What is wrong with the command line, and what to write instead.
+    fn check(&self) -> Result<(Schedule, TimeZone, Policy), String> {
+        let schedule = Schedule::parse(&self.schedule).map_err(|error| error.to_string())?;
+        let zone = TimeZone::get(&self.timezone).map_err(|_| {
+            format!(
+                "--timezone {:?} is no IANA time zone, expected one such as UTC or Europe/Berlin",
+                self.timezone
+            )
+        })?;
+        if schedule.next_after(Timestamp::now(), &zone).is_none() {
+            return Err(format!(
+                "schedule {:?} is never due in the next five years",
+                self.schedule
+            ));
+        }
+        let policy = self.retention.policy(self.kind, DEFAULT_NUMBER)?;
+        self.node.check()?;
+        Ok((schedule, zone, policy))
+    }
+}
+
+fn dry_run(args: &Args) -> anyhow::Result<u8> {
+    let found = match args.node.find() {
+        Ok(found) => found,
+        Err(problem) => {
+            output::error(&problem);
+            return Ok(EXIT_FAILED);
+        }
+    };
+    let text = match args.output {
+        output::Format::Json => serde_json::to_string_pretty(&found)? + "\n",
+        output::Format::Table => {
+            let none = || "-".to_string();
+            output::table(
+                ["WHAT", "FOUND"],
+                [
+                    ["platform".into(), found.platform.name().into()],
+                    ["found in".into(), found.found_in.unwrap_or_else(none)],
+                    ["endpoint".into(), found.endpoint],
+                    ["cacert".into(), found.cacert.unwrap_or_else(none)],
+                    ["cert".into(), found.cert.unwrap_or_else(none)],
+                    ["key".into(), found.key.unwrap_or_else(none)],
+                    ["data dir".into(), found.data_dir.unwrap_or_else(none)],
+                    ["archived".into(), found.resources.join(", ")],
+                    ["backups".into(), args.backup_path.display().to_string()],
+                    [
+                        "schedule".into(),
+                        format!("{} {}", args.schedule, args.timezone),
+                    ],
+                ],
+            )
+        }
+    };
+    output::print(&text);
+    Ok(EXIT_DONE)
+}

@@ -1,0 +1,259 @@
+//! What a server knows of its runs and its repository, for whoever asks while it works.
+
+use super::ORIGIN;
+use backup_plan::cron::Schedule;
+use backup_plan::record::Record;
+use backup_store::repository::{Entry, Repository, RepositoryError, Space};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// The repository is looked at this often, and after each run.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// What does not change while the server runs.
+pub(super) struct Fixed {
+    /// Whether it makes backups at all.
+    pub(super) enabled: bool,
+    pub(super) schedule: Schedule,
+    pub(super) zone: TimeZone,
+    pub(super) repository: PathBuf,
+    /// Bytes to keep free, if that was said.
+    pub(super) reserve_bytes: Option<u64>,
+}
+
+/// Since the server started.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Attempts {
+    pub(super) last: Option<Timestamp>,
+    pub(super) successes: u64,
+    /// Failures by their reason.
+    pub(super) failures: BTreeMap<&'static str, u64>,
+    pub(super) failures_in_a_row: u64,
+    /// Of the last attempt, if it failed.
+    pub(super) problem: Option<String>,
+}
+
+/// In the repository, whichever process put it there.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Kept {
+    /// The newest proven backup.
+    pub(super) newest: Option<Record>,
+    /// When this server's newest backup was complete.
+    pub(super) last_success: Option<Timestamp>,
+    /// Proven backups by origin and cluster id.
+    pub(super) lineages: BTreeMap<(String, String), u64>,
+    pub(super) space: Option<Space>,
+    /// Why nothing is known of it.
+    pub(super) problem: Option<String>,
+}
+
+/// All of it, at one moment.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    pub(super) enabled: bool,
+    pub(super) attempts: Attempts,
+    pub(super) kept: Kept,
+    pub(super) reserve_bytes: Option<u64>,
+    pub(super) next_due: Option<Timestamp>,
+    /// The newest proven backup must not be older: the last due time but one.
+    pub(super) stale_before: Option<Timestamp>,
+}
+
+pub(super) struct Observed {
+    fixed: Fixed,
+    state: Mutex<(Attempts, Kept)>,
+    changed: Notify,
+}
+
+impl Observed {
+    pub(super) fn new(fixed: Fixed) -> Self {
+        Observed {
+            fixed,
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, (Attempts, Kept)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn attempt(&self, now: Timestamp) {
+        self.state().0.last = Some(now);
+    }
+
+    pub(super) fn success(&self) {
+        let attempts = &mut self.state().0;
+        attempts.successes += 1;
+        attempts.failures_in_a_row = 0;
+        attempts.problem = None;
+        self.changed.notify_one();
+    }
+
+    pub(super) fn failure(&self, reason: &'static str, problem: String) {
+        let attempts = &mut self.state().0;
+        *attempts.failures.entry(reason).or_default() += 1;
+        attempts.failures_in_a_row += 1;
+        attempts.problem = Some(problem);
+        self.changed.notify_one();
+    }
+
+    /// Keeps what is known of the repository new. A disk that hangs keeps one thread, and no more.
+    pub(super) async fn watch(self: std::sync::Arc<Self>) {
+        loop {
+            let observed = self.clone();
+            let _ = tokio::task::spawn_blocking(move || observed.look()).await;
+            let _ = tokio::time::timeout(LOOK_AGAIN, self.changed.notified()).await;
+        }
+    }
+
+    fn look(&self) {
+        // Opening would make one; that is for runs.
+        let kept = if self.fixed.repository.exists() {
+            let kept = Repository::open(&self.fixed.repository).and_then(|all| {
+                Ok::<_, RepositoryError>(Kept {
+                    space: Some(all.space()?),
+                    ..kept(&all.entries()?)
+                })
+            });
+            kept.unwrap_or_else(|error| Kept {
+                problem: Some(error.to_string()),
+                ..Kept::default()
+            })
+        } else {
+            Kept::default()
+        };
+        self.state().1 = kept;
+    }
+
+    pub(super) fn view(&self, now: Timestamp) -> View {
+        let (attempts, kept) = self.state().clone();
+        let Fixed {
+            enabled,
+            schedule,
+            zone,
+            ..
+        } = &self.fixed;
+        let reserve_bytes = self
+            .fixed
+            .reserve_bytes
+            .or(kept.space.map(|space| space.default_reserve_bytes()));
+        View {
+            enabled: *enabled,
+            reserve_bytes,
+            next_due: schedule.next_after(now, zone).filter(|_| *enabled),
+            stale_before: stale_before(schedule, zone, now).filter(|_| *enabled),
+            attempts,
+            kept,
+        }
+    }
+}
+
+/// The last due time but one.
+fn stale_before(schedule: &Schedule, zone: &TimeZone, now: Timestamp) -> Option<Timestamp> {
+    let last = schedule.last_due(now, zone)?;
+    schedule.last_due(last.checked_sub(SignedDuration::from_secs(1)).ok()?, zone)
+}
+
+fn kept(entries: &[Entry]) -> Kept {
+    let mut kept = Kept::default();
+    // Newest first.
+    for entry in entries {
+        let (Some(record), Some(candidate)) = (entry.record(), entry.candidate()) else {
+            continue;
+        };
+        if !candidate.verified {
+            continue;
+        }
+        *kept
+            .lineages
+            .entry((candidate.origin, candidate.cluster_id))
+            .or_default() += 1;
+        if record.origin == ORIGIN {
+            kept.last_success.get_or_insert(record.finished_at);
+        }
+        kept.newest.get_or_insert_with(|| record.clone());
+    }
+    kept
+}
+
+impl Kept {
+    /// Whether there are backups of another cluster than that of the newest.
+    pub(super) fn cluster_changed(&self) -> bool {
+        self.newest.as_ref().is_some_and(|newest| {
+            self.lineages
+                .keys()
+                .any(|(_, cluster_id)| *cluster_id != newest.member.cluster_id)
+        })
+    }
+}
+
+impl View {
+    /// Why the node is not protected as it should be; nothing if it is.
+    pub(super) fn not_ready(&self) -> Option<String> {
+        if !self.enabled {
+            return None;
+        }
+        let told = |what: &str| match (&self.kept.problem, &self.attempts.problem) {
+            (Some(problem), _) | (None, Some(problem)) => format!("{what}: {problem}"),
+            (None, None) => what.to_string(),
+        };
+        match (&self.kept.newest, self.stale_before) {
+            (None, _) => Some(told("there is no proven backup")),
+            (Some(newest), Some(limit)) if newest.finished_at < limit => Some(told(&format!(
+                "the newest proven backup is of {}, and two were due since {limit}",
+                newest.finished_at
+            ))),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn how_old_is_too_old_comes_from_the_schedule_also_over_a_weekend() {
+        let weekdays = Schedule::parse("0 3 * * MON-FRI").unwrap();
+        for (now, limit) in [
+            // On Monday morning before it is due, Thursday's is old enough.
+            ("2026-11-23T02:59:59Z", "2026-11-19T03:00:00Z"),
+            ("2026-11-23T03:00:00Z", "2026-11-20T03:00:00Z"),
+            ("2026-11-24T12:00:00Z", "2026-11-23T03:00:00Z"),
+        ] {
+            assert_eq!(
+                stale_before(&weekdays, &TimeZone::UTC, at(now)),
+                Some(at(limit)),
+                "{now}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_server_without_a_proven_backup_is_not_ready_and_says_why() {
+        let observed = Observed::new(Fixed {
+            enabled: true,
+            schedule: Schedule::parse("*/5 * * * *").unwrap(),
+            zone: TimeZone::UTC,
+            repository: "/no/such/directory".into(),
+            reserve_bytes: None,
+        });
+        observed.look();
+        observed.failure("member", "refused".into());
+        let view = observed.view(at("2026-11-23T03:00:00Z"));
+        assert_eq!(
+            view.not_ready().as_deref(),
+            Some("there is no proven backup: refused")
+        );
+    }
+}
