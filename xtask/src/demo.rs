@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use test_support::etcd_binaries::{VERSIONS, find};
 use test_support::etcd_client::{Change, Client};
 use test_support::etcd_server::{Options, Server};
-use test_support::kubeadm_node;
+use test_support::node_trees::Kind;
 
 const NODES: usize = 3;
 const WATCHED: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ pub(crate) fn run() -> Result<()> {
     let mut nodes = Vec::new();
     for (number, server) in (1..).zip(&servers) {
         let pki = server.pki.as_ref().context("a cluster with TLS")?;
-        kubeadm_node::lay_out(server.dir(), &server.endpoint, pki);
+        Kind::Kubeadm.lay_out(server.dir(), &server.endpoint, pki);
         nodes.push(Node {
             name: format!("node-{number}"),
             root: server.dir().to_path_buf(),

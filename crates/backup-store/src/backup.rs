@@ -46,6 +46,8 @@ pub struct Order {
     pub platform: String,
     /// The control-plane files to take along: below this directory, these.
     pub resources: Option<(PathBuf, Vec<PathBuf>)>,
+    /// What is worth knowing of the node and was no reason to fail.
+    pub warnings: Vec<String>,
     /// Why the member's stream is taken.
     pub source_reason: String,
     /// Bytes to keep free; by the filesystem's size where none are given.
@@ -222,7 +224,8 @@ pub async fn run(
 ) -> Result<Finished, RunError> {
     let started_at = now();
     let mut took = Steps::default();
-    let mut warnings: Vec<String> = repository.mode_warning().into_iter().collect();
+    let mut warnings = order.warnings.clone();
+    warnings.extend(repository.mode_warning());
     let lock = repository.lock()?;
     for swept in repository.sweep(&lock)? {
         tell(&format!("swept {swept}, which a run before had left"));

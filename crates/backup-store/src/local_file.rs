@@ -39,8 +39,11 @@ pub struct LocalFile {
 ///
 /// # Errors
 /// Where it can't be read, is no file, or has more than `max_bytes`.
-pub(crate) fn read_small(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
-    let file = LocalFile::open(path).map_err(io::Error::other)?;
+pub fn read_small(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+    let file = LocalFile::open(path).map_err(|error| match error {
+        OpenError::Open { source, .. } => source,
+        error @ OpenError::NotAFile { .. } => io::Error::other(error),
+    })?;
     let size_bytes = file.size_bytes();
     if size_bytes > max_bytes {
         return Err(io::Error::other(format!(

@@ -3,8 +3,11 @@
 use crate::connection::ConnectionArgs;
 use backup_plan::platform::{self, Found, NodeFiles, Platform};
 use backup_store::backup::Order;
+use backup_store::local_file::read_small;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::io;
 use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 /// Which node, and what of it.
@@ -55,6 +58,9 @@ impl Source {
     }
 }
 
+/// Manifests and configurations are a few KiB.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
 /// The files below a root directory.
 struct Below<'r>(&'r Path);
 
@@ -62,19 +68,48 @@ impl Below<'_> {
     fn path(&self, path: &str) -> PathBuf {
         self.0.join(path.trim_start_matches('/'))
     }
+
+    /// Where a path leads: links are the node's own, so an absolute one is below the root, too. The path as it
+    /// is, where nothing is there.
+    fn target(&self, path: &str) -> PathBuf {
+        let plain = self.path(path);
+        if self.0 == Path::new("/") {
+            return plain;
+        }
+        let resolved = || {
+            let root = std::fs::File::open(self.0).ok()?;
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let at = rustix::fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
+            let at = at.ok()?;
+            std::fs::read_link(format!("/proc/self/fd/{}", at.as_raw_fd())).ok()
+        };
+        resolved().unwrap_or(plain)
+    }
 }
 
 impl NodeFiles for Below<'_> {
     fn read(&self, path: &str) -> io::Result<Option<String>> {
-        match std::fs::read_to_string(self.path(path)) {
-            Ok(text) => Ok(Some(text)),
+        match read_small(&self.target(path), MAX_FILE_BYTES) {
+            Ok(bytes) => String::from_utf8(bytes)
+                .map(Some)
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "is no text")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     fn exists(&self, path: &str) -> bool {
-        self.path(path).exists()
+        self.target(path).exists()
+    }
+
+    fn names(&self, path: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.target(path)).into_iter().flatten();
+        let mut names: Vec<_> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names
     }
 }
 
@@ -90,13 +125,15 @@ impl NodeArgs {
         match &self.endpoints {
             Some(endpoints) => Ok(Found {
                 platform: Platform::Plain,
-                found_in: Some("--endpoints".into()),
+                found_in: vec!["--endpoints".into()],
                 endpoint: own_endpoint(endpoints)?,
                 cacert: None,
                 cert: None,
                 key: None,
                 data_dir: None,
                 resources: Vec::new(),
+                archive_root: "/".into(),
+                missing: Vec::new(),
             }),
             None => platform::find(&Below(&self.host_root)).map_err(|error| error.to_string()),
         }
@@ -107,15 +144,22 @@ impl NodeArgs {
         let found = self.find()?;
         let below = Below(&self.host_root);
         let mut connection = self.connection.to_connection(found.endpoint.clone())?;
-        let place = |path: Option<String>| path.map(|path| below.path(&path));
+        let place = |path: Option<String>| path.map(|path| below.target(&path));
         connection.ca_file = connection.ca_file.or(place(found.cacert));
         if connection.cert_file.is_none() {
             connection.cert_file = place(found.cert);
             connection.key_file = place(found.key);
         }
-        let dirs = match &self.config_dir {
-            Some(dir) => vec![dir.clone()],
-            None => found.resources.iter().map(|dir| below.path(dir)).collect(),
+        let (root, paths) = match &self.config_dir {
+            Some(dir) => (self.host_root.clone(), vec![dir.clone()]),
+            None => (
+                below.path(&found.archive_root),
+                found
+                    .resources
+                    .iter()
+                    .map(|path| below.path(path))
+                    .collect(),
+            ),
         };
         Ok(Order {
             connection,
@@ -123,7 +167,8 @@ impl NodeArgs {
             trigger: trigger.into(),
             node: self.node_name(),
             platform: found.platform.name().into(),
-            resources: (!dirs.is_empty()).then(|| (self.host_root.clone(), dirs)),
+            resources: (!paths.is_empty()).then_some((root, paths)),
+            warnings: found.missing,
             source_reason: self.source.reason().into(),
             max_bytes_per_s: self.max_bandwidth.map(|mib| mib.saturating_mul(1 << 20)),
             reserve_bytes: self.reserve_bytes(),

@@ -109,7 +109,11 @@ fn the_examples_of_the_commands_for_backups_run_as_they_are_printed() {
     let server = Server::start_with(&binaries, &options);
     let dir = server.dir();
     let root = dir.join("node");
-    test_support::kubeadm_node::lay_out(&root, &server.endpoint, server.pki.as_ref().unwrap());
+    test_support::node_trees::Kind::Kubeadm.lay_out(
+        &root,
+        &server.endpoint,
+        server.pki.as_ref().unwrap(),
+    );
     for subcommand in ["cluster-backup", "list", "prune-backups", "backup-server"] {
         for line in examples(&help_of(subcommand)) {
             // Where this test has its node, its endpoint and its backups; and no server without an end.

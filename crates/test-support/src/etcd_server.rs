@@ -3,14 +3,16 @@
 use crate::etcd_binaries::Binaries;
 use crate::etcd_client::Client;
 use crate::pki::{CertificateAuthority, Pki};
+use crate::private_network::PrivateNetwork;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Where a server keeps its data: below its own folder as a node has it below its root.
-const DATA_DIR: &str = "var/lib/etcd";
+/// Where a server keeps its data unless told otherwise: below its own folder as a node has it below its root.
+const DATA_DIR: &str = "/var/lib/etcd";
 
 /// A running server; dropping it ends it and removes its data.
 pub struct Server {
@@ -20,37 +22,82 @@ pub struct Server {
     pub endpoint: String,
     /// Its certificates, if it speaks TLS.
     pub pki: Option<Pki>,
-    name: String,
-    dir: TempDir,
+    place: Place,
     child: Child,
 }
 
-/// Where a member is to be.
+/// Where a member is, and how it is started there.
 struct Place {
     endpoint: String,
     peer: String,
     name: String,
-    pki: Option<Pki>,
     dir: TempDir,
+    data_dir: &'static str,
+    network: Option<Arc<PrivateNetwork>>,
+    flags: Vec<String>,
 }
 
 impl Place {
-    fn start(self, binaries: &Binaries, flags: &[String]) -> Server {
-        let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
+    fn new(options: &Options) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("lifeboat-etcd-")
+            .tempdir()
+            .unwrap();
+        let scheme = if options.tls { "https" } else { "http" };
+        // Nobody else has the usual ports of a network of one's own.
+        let ports = match options.network {
+            Some(_) => [2379, 2380],
+            None => [free_port(), free_port()],
+        };
+        Place {
+            endpoint: format!("{scheme}://127.0.0.1:{}", ports[0]),
+            peer: format!("http://127.0.0.1:{}", ports[1]),
+            // The name is how the server is recognised as ours.
+            name: dir
+                .path()
+                .file_name()
+                .unwrap()
+                .to_string_lossy()
+                .into_owned(),
+            data_dir: options.data_dir.unwrap_or(DATA_DIR),
+            network: options.network.clone(),
+            flags: options.flags.clone(),
+            dir,
+        }
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.dir.path().join(self.data_dir.trim_start_matches('/'))
+    }
+
+    /// A command, in the member's network.
+    fn command(&self, program: &Path) -> Command {
+        match &self.network {
+            Some(network) => network.command(program),
+            None => Command::new(program),
+        }
+    }
+
+    fn spawn(&self, binaries: &Binaries, pki: Option<&Pki>) -> Child {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .unwrap();
         // Ends the server also if the test is killed.
-        let mut command = Command::new("setpriv");
+        let mut command = self.command(Path::new("setpriv"));
         command
             .args(["--pdeathsig", "KILL"])
             .arg(&binaries.etcd)
             .arg("--data-dir")
-            .arg(self.dir.path().join(DATA_DIR))
+            .arg(self.data_dir())
             .args(["--name", &self.name])
             .args(["--listen-client-urls", &self.endpoint])
             .args(["--advertise-client-urls", &self.endpoint])
             .args(["--listen-peer-urls", &self.peer])
             .args(["--initial-advertise-peer-urls", &self.peer])
-            .args(flags);
-        if let Some(pki) = &self.pki {
+            .args(&self.flags);
+        if let Some(pki) = pki {
             command
                 .arg("--client-cert-auth")
                 .arg("--trusted-ca-file")
@@ -61,20 +108,22 @@ impl Place {
                 .arg(&pki.server_key);
         }
         // Only here, as etcd wants it: the folder is its own.
-        std::fs::create_dir_all(self.dir.path().join("var/lib")).unwrap();
-        let child = command
+        std::fs::create_dir_all(self.data_dir().parent().unwrap()).unwrap();
+        command
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()
-            .expect("start setpriv (Debian package util-linux) with etcd");
+            .expect("start setpriv (Debian package util-linux) with etcd")
+    }
+
+    fn start(self, binaries: &Binaries, pki: Option<Pki>) -> Server {
         Server {
+            child: self.spawn(binaries, pki.as_ref()),
             binaries: binaries.clone(),
-            endpoint: self.endpoint,
-            pki: self.pki,
-            name: self.name,
-            dir: self.dir,
-            child,
+            endpoint: self.endpoint.clone(),
+            pki,
+            place: self,
         }
     }
 }
@@ -86,6 +135,10 @@ pub struct Options {
     pub tls: bool,
     /// More flags.
     pub flags: Vec<String>,
+    /// Where its data is below its own folder, if not in `/var/lib/etcd`.
+    pub data_dir: Option<&'static str>,
+    /// With a network of its own it listens on etcd's usual ports there.
+    pub network: Option<Arc<PrivateNetwork>>,
 }
 
 /// A port that was free a moment ago.
@@ -117,39 +170,23 @@ impl Server {
     }
 
     fn try_start(binaries: &Binaries, options: &Options, members: usize) -> Option<Vec<Server>> {
-        let dirs: Vec<_> = (0..members)
-            .map(|_| {
-                let mut builder = tempfile::Builder::new();
-                builder.prefix("lifeboat-etcd-").tempdir().unwrap()
-            })
-            .collect();
+        let mut places: Vec<_> = (0..members).map(|_| Place::new(options)).collect();
         let ca = options.tls.then(CertificateAuthority::new);
-        let scheme = if options.tls { "https" } else { "http" };
-        let members: Vec<_> = dirs
-            .into_iter()
-            .map(|dir| Place {
-                endpoint: format!("{scheme}://127.0.0.1:{}", free_port()),
-                peer: format!("http://127.0.0.1:{}", free_port()),
-                // The name is how the server is recognised as ours.
-                name: dir
-                    .path()
-                    .file_name()
-                    .unwrap()
-                    .to_string_lossy()
-                    .into_owned(),
-                pki: ca.as_ref().map(|ca| Pki::by(ca, dir.path())),
-                dir,
-            })
-            .collect();
-        let cluster: Vec<_> = members
+        let cluster: Vec<_> = places
             .iter()
             .map(|member| format!("{}={}", member.name, member.peer))
             .collect();
-        let mut flags = options.flags.clone();
-        flags.push(format!("--initial-cluster={}", cluster.join(",")));
-        let mut servers: Vec<_> = members
+        for place in &mut places {
+            place
+                .flags
+                .push(format!("--initial-cluster={}", cluster.join(",")));
+        }
+        let mut servers: Vec<_> = places
             .into_iter()
-            .map(|place| place.start(binaries, &flags))
+            .map(|place| {
+                let pki = ca.as_ref().map(|ca| Pki::by(ca, place.dir.path()));
+                place.start(binaries, pki)
+            })
             .collect();
         servers
             .iter_mut()
@@ -165,19 +202,19 @@ impl Server {
             }
             let members = self.etcdctl(&["member", "list"]);
             if members.status.success() {
-                return String::from_utf8_lossy(&members.stdout).contains(&self.name);
+                return String::from_utf8_lossy(&members.stdout).contains(&self.place.name);
             }
             std::thread::sleep(Duration::from_millis(50));
         }
         panic!(
             "etcd did not become ready: {}",
-            std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+            std::fs::read_to_string(self.place.dir.path().join("log")).unwrap_or_default()
         );
     }
 
     /// Runs etcdctl against the server.
     pub fn etcdctl(&self, args: &[&str]) -> std::process::Output {
-        let mut command = Command::new(&self.binaries.etcdctl);
+        let mut command = self.place.command(&self.binaries.etcdctl);
         command
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &self.endpoint])
@@ -207,7 +244,7 @@ impl Server {
 
     /// Saves a snapshot as users do today.
     pub fn snapshot(&self, name: &str, more_flags: &[&str]) -> PathBuf {
-        let path = self.dir.path().join(name);
+        let path = self.place.dir.path().join(name);
         let args = [more_flags, &["snapshot", "save", path.to_str().unwrap()]].concat();
         self.etcdctl_ok(&args);
         path
@@ -220,12 +257,12 @@ impl Server {
 
     /// A folder that goes with the server.
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        self.place.dir.path()
     }
 
     /// The database file of the server.
     pub fn db(&self) -> PathBuf {
-        self.dir.path().join(DATA_DIR).join("member/snap/db")
+        self.place.data_dir().join("member/snap/db")
     }
 
     /// The server's process id.
@@ -235,22 +272,7 @@ impl Server {
 
     /// Joins a cluster as a learner, which has no vote.
     pub fn start_learner(of: &Server) -> Server {
-        let dir = tempfile::Builder::new()
-            .prefix("lifeboat-etcd-")
-            .tempdir()
-            .unwrap();
-        let place = Place {
-            endpoint: format!("http://127.0.0.1:{}", free_port()),
-            peer: format!("http://127.0.0.1:{}", free_port()),
-            name: dir
-                .path()
-                .file_name()
-                .unwrap()
-                .to_string_lossy()
-                .into_owned(),
-            pki: None,
-            dir,
-        };
+        let mut place = Place::new(&Options::default());
         let add = [
             "member",
             "add",
@@ -265,11 +287,11 @@ impl Server {
             .find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER=\""))
             .and_then(|line| line.strip_suffix('"'))
             .expect("etcdctl says the new cluster");
-        let flags = [
+        place.flags = vec![
             format!("--initial-cluster={cluster}"),
             "--initial-cluster-state=existing".into(),
         ];
-        let learner = place.start(&of.binaries, &flags);
+        let learner = place.start(&of.binaries, None);
         // A learner answers no list of members: that it serves its status is all there is to see.
         let deadline = Instant::now() + Duration::from_secs(20);
         while !learner.etcdctl(&["endpoint", "status"]).status.success() {
@@ -277,6 +299,19 @@ impl Server {
             std::thread::sleep(Duration::from_millis(50));
         }
         learner
+    }
+
+    /// Starts a server again that was stopped, of whichever version.
+    pub fn start_again(&mut self, binaries: &Binaries) {
+        self.binaries = binaries.clone();
+        self.child = self.place.spawn(binaries, self.pki.as_ref());
+        assert!(self.wait_until_ready(), "etcd did not start again");
+    }
+
+    /// Ends the server as a crash does.
+    pub fn crash(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Ends the server in order and keeps its data until the value is dropped.

@@ -163,17 +163,25 @@ fn dry_run(args: &Args) -> anyhow::Result<u8> {
         output::Format::Json => serde_json::to_string_pretty(&found)? + "\n",
         output::Format::Table => {
             let none = || "-".to_string();
+            let lines = |items: Vec<String>| {
+                if items.is_empty() {
+                    none()
+                } else {
+                    items.join("\n")
+                }
+            };
             output::table(
                 ["WHAT", "FOUND"],
                 [
                     ["platform".into(), found.platform.name().into()],
-                    ["found in".into(), found.found_in.unwrap_or_else(none)],
+                    ["found in".into(), lines(found.found_in)],
                     ["endpoint".into(), found.endpoint],
                     ["cacert".into(), found.cacert.unwrap_or_else(none)],
                     ["cert".into(), found.cert.unwrap_or_else(none)],
                     ["key".into(), found.key.unwrap_or_else(none)],
                     ["data dir".into(), found.data_dir.unwrap_or_else(none)],
-                    ["archived".into(), found.resources.join(", ")],
+                    ["archived".into(), lines(found.resources)],
+                    ["not archived".into(), lines(found.missing)],
                     ["backups".into(), args.backup_path.display().to_string()],
                     [
                         "schedule".into(),

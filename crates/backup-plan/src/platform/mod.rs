@@ -1,0 +1,253 @@
+//! Where a node's etcd is, from what the node's own files say, so that nobody has to.
+//!
+//! Each platform is looked for in turn; [`find`] has the order. All paths are the node's own, and absolute.
+
+pub mod environment_file;
+mod kubeadm;
+mod microshift;
+mod openshift;
+mod rancher;
+mod settings;
+mod static_pod;
+mod systemd;
+
+use serde::Serialize;
+use std::io;
+
+const PLAIN_ENDPOINT: &str = "http://127.0.0.1:2379";
+const PLAIN_DATA_DIR: &str = "/var/lib/etcd";
+
+/// The files of a node.
+pub trait NodeFiles {
+    /// A file's text; nothing if there is no such file.
+    ///
+    /// # Errors
+    /// Why a file that is there can't be read.
+    fn read(&self, path: &str) -> io::Result<Option<String>>;
+
+    /// Whether there is a file or a directory.
+    fn exists(&self, path: &str) -> bool;
+
+    /// The names in a directory, sorted; none if there is no such directory.
+    fn names(&self, path: &str) -> Vec<String>;
+}
+
+/// What runs etcd on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Platform {
+    /// A static pod of OpenShift's etcd operator.
+    OpenShift,
+    /// A static pod as kubeadm writes it.
+    Kubeadm,
+    /// A static pod of RKE2.
+    Rke2,
+    /// The k3s process.
+    K3s,
+    /// `MicroShift`.
+    MicroShift,
+    /// A service with kubespray's environment file.
+    Kubespray,
+    /// A service of another kind.
+    Systemd,
+    /// Nothing that is known.
+    Plain,
+}
+
+impl Platform {
+    /// Its name in records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Platform::OpenShift => "openshift",
+            Platform::Kubeadm => "kubeadm",
+            Platform::Rke2 => "rke2",
+            Platform::K3s => "k3s",
+            Platform::MicroShift => "microshift",
+            Platform::Kubespray => "kubespray",
+            Platform::Systemd => "systemd",
+            Platform::Plain => "plain",
+        }
+    }
+}
+
+/// Where etcd is on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Found {
+    /// What runs it.
+    pub platform: Platform,
+    /// The files that say so.
+    pub found_in: Vec<String>,
+    /// Where the node's own member listens.
+    pub endpoint: String,
+    /// The certificate authority of the member's certificate.
+    pub cacert: Option<String>,
+    /// A client certificate.
+    pub cert: Option<String>,
+    /// Its key.
+    pub key: Option<String>,
+    /// Where etcd keeps its data.
+    pub data_dir: Option<String>,
+    /// What belongs into the archive.
+    pub resources: Vec<String>,
+    /// The directory that paths in the archive are relative to.
+    pub archive_root: String,
+    /// What would belong into the archive and is not there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+}
+
+/// Why a node's files do not say where etcd is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlatformError {
+    /// A file can't be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// Which one.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file lacks what is needed of it.
+    #[error(
+        "{path}: {problem}; mend it, or name the member by --endpoints, --cacert, --cert and --key"
+    )]
+    Incomplete {
+        /// Which one.
+        path: String,
+        /// What is missing.
+        problem: String,
+    },
+    /// The node has no etcd.
+    #[error("{0}: there is no etcd on this node to back up")]
+    NoEtcd(String),
+}
+
+impl PlatformError {
+    fn incomplete(path: &str) -> impl Fn(String) -> Self {
+        move |problem| PlatformError::Incomplete {
+            path: path.into(),
+            problem,
+        }
+    }
+}
+
+/// Finds a node's etcd: `OpenShift`, kubeadm, RKE2, k3s, `MicroShift`, a systemd service (kubespray, Debian
+/// and others), and else an etcd that listens where it does by default.
+///
+/// # Errors
+/// Which piece of a half-broken node is missing.
+pub fn find(files: &dyn NodeFiles) -> Result<Found, PlatformError> {
+    for look in [
+        openshift::find,
+        kubeadm::find,
+        rancher::find_rke2,
+        rancher::find_k3s,
+        microshift::find,
+        systemd::find,
+    ] {
+        if let Some(found) = look(files)? {
+            return Ok(found);
+        }
+    }
+    Ok(plain(files))
+}
+
+fn plain(files: &dyn NodeFiles) -> Found {
+    Found {
+        platform: Platform::Plain,
+        found_in: Vec::new(),
+        endpoint: PLAIN_ENDPOINT.into(),
+        cacert: None,
+        cert: None,
+        key: None,
+        data_dir: files
+            .exists(PLAIN_DATA_DIR)
+            .then(|| PLAIN_DATA_DIR.to_string()),
+        resources: Vec::new(),
+        archive_root: "/".into(),
+        missing: Vec::new(),
+    }
+}
+
+/// Reads a file of a node.
+fn read(files: &dyn NodeFiles, path: &str) -> Result<Option<String>, PlatformError> {
+    files.read(path).map_err(|source| PlatformError::Read {
+        path: path.into(),
+        source,
+    })
+}
+
+/// A member that was found, whose certificates are still to be looked at.
+struct Member<'f> {
+    platform: Platform,
+    found_in: Vec<String>,
+    endpoint: String,
+    /// Where its certificate authority should be.
+    ca: Option<String>,
+    /// Where a client certificate with its key may be, the best first.
+    clients: Vec<(String, String)>,
+    data_dir: Option<String>,
+    /// What belongs into the archive, if it is there.
+    resources: Vec<String>,
+    files: &'f dyn NodeFiles,
+}
+
+impl Member<'_> {
+    /// Looks whether the certificates are there.
+    fn complete(self) -> Result<Found, PlatformError> {
+        let files = self.files;
+        let source = self.found_in.last().cloned().unwrap_or_default();
+        let incomplete = PlatformError::incomplete(&source);
+        let (mut cacert, mut client) = (None, None);
+        if self.endpoint.starts_with("https://") {
+            let ca = self
+                .ca
+                .ok_or_else(|| incomplete("etcd has no --trusted-ca-file".into()))?;
+            if !files.exists(&ca) {
+                return Err(incomplete(format!(
+                    "its certificate authority {ca} is missing"
+                )));
+            }
+            let found = self
+                .clients
+                .iter()
+                .find(|(cert, key)| files.exists(cert) && files.exists(key));
+            if found.is_none() && !self.clients.is_empty() {
+                let names: Vec<_> = self.clients.iter().map(|(cert, _)| cert.as_str()).collect();
+                return Err(incomplete(format!(
+                    "no client certificate with its key, looked for {}",
+                    names.join(" and ")
+                )));
+            }
+            cacert = Some(ca);
+            client = found.cloned();
+        }
+        let (cert, key) = client.unzip();
+        Ok(Found {
+            platform: self.platform,
+            found_in: self.found_in,
+            endpoint: self.endpoint,
+            cacert,
+            cert,
+            key,
+            data_dir: self.data_dir,
+            resources: self
+                .resources
+                .into_iter()
+                .filter(|path| files.exists(path))
+                .collect(),
+            archive_root: "/".into(),
+            missing: Vec::new(),
+        })
+    }
+}
+
+/// The directory that a path is in.
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! The static pod of OpenShift's etcd operator, also on a single node (openshift/cluster-etcd-operator:
+//! `bindata/etcd/pod.gotpl.yaml`, `pkg/etcdenvvar/etcd_env.go`, `bindata/etcd/cluster-backup.sh`).
+//!
+//! The container's environment has the client's certificate, as paths of the container. The archive is that
+//! of upstream's own backup, so that its `cluster-restore.sh` takes it: the directories of the revisions that
+//! run, relative to `/etc/kubernetes`, and nothing else below `static-pod-resources`, since that script would
+//! overwrite newer certificates with it. The revision of etcd has all of etcd's certificates.
+
+use super::settings::{Settings, local_url};
+use super::static_pod::EtcdPod;
+use super::{Found, Member, NodeFiles, Platform, PlatformError, read};
+
+const CONFIG_DIR: &str = "/etc/kubernetes";
+const MANIFEST: &str = "/etc/kubernetes/manifests/etcd-pod.yaml";
+const RESOURCES: &str = "/etc/kubernetes/static-pod-resources";
+const COMPONENTS: [&str; 4] = [
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "etcd",
+];
+
+pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError> {
+    let Some(manifest) = read(files, MANIFEST)? else {
+        return Ok(None);
+    };
+    let incomplete = PlatformError::incomplete(MANIFEST);
+    let pod = EtcdPod::read(&manifest).map_err(&incomplete)?;
+    let variable = |name: &str| {
+        pod.variable(name)
+            .ok_or_else(|| incomplete(format!("the container etcd has no {name}")))
+    };
+    let certificate = |name: &str| variable(name).map(|path| pod.on_node(path));
+    let member = Member {
+        platform: Platform::OpenShift,
+        found_in: vec![MANIFEST.into()],
+        endpoint: endpoint(&pod)
+            .ok_or_else(|| incomplete("etcd has no --listen-client-urls".into()))?,
+        ca: Some(certificate("ETCDCTL_CACERT")?),
+        clients: vec![(certificate("ETCDCTL_CERT")?, certificate("ETCDCTL_KEY")?)],
+        data_dir: Some(pod.on_node(variable("ETCD_DATA_DIR")?)),
+        resources: Vec::new(),
+        files,
+    };
+    let mut found = member.complete()?;
+    found.archive_root = CONFIG_DIR.into();
+    for component in COMPONENTS {
+        match revision_dir(files, component)? {
+            Some(dir) => found.resources.push(dir),
+            None => found.missing.push(format!(
+                "no {RESOURCES}/{component}-pod-N: {component} is not in the archive"
+            )),
+        }
+    }
+    Ok(Some(found))
+}
+
+/// etcd is started by a script, which has its flags, and listens everywhere. The certificate of the oldest
+/// versions has the name of this node's loopback and not its address.
+fn endpoint(pod: &EtcdPod) -> Option<String> {
+    let script = pod.script();
+    let words: Vec<_> = script.split_whitespace().map(String::from).collect();
+    let settings = Settings::from_words(&words);
+    let url = local_url(settings.get("listen-client-urls")?)?;
+    Some(url.replace("://127.0.0.1:", "://localhost:"))
+}
+
+/// The directory of the revision that runs, as the component's manifest names it. After a restore etcd's names
+/// none: then it is the newest.
+fn revision_dir(files: &dyn NodeFiles, component: &str) -> Result<Option<String>, PlatformError> {
+    let manifest = read(
+        files,
+        &format!("{CONFIG_DIR}/manifests/{component}-pod.yaml"),
+    )?;
+    let prefix = format!("{component}-pod-");
+    let named = manifest.and_then(|text| {
+        let (_, rest) = text.split_once(&format!("{RESOURCES}/{prefix}"))?;
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        rest.get(..digits).map(|number| format!("{prefix}{number}"))
+    });
+    let there = files.names(RESOURCES);
+    let newest = there
+        .iter()
+        .filter_map(|name| Some((name.strip_prefix(&prefix)?.parse::<u64>().ok()?, name)))
+        .max();
+    Ok(named
+        .filter(|name| there.contains(name))
+        .or(newest.map(|(_, name)| name.clone()))
+        .map(|name| format!("{RESOURCES}/{name}")))
+}

@@ -1,0 +1,150 @@
+//! k3s with its own etcd, and RKE2, which runs etcd as a static pod with the same configuration file
+//! (k3s-io/k3s: `pkg/etcd/etcd.go`, `pkg/daemons/executor/executor.go`, `pkg/daemons/control/deps/deps.go`;
+//! rancher/rke2: `pkg/executor/staticpod/staticpod.go`).
+//!
+//! etcd's configuration names the server's certificate; the client's is beside it. A snapshot can only be used
+//! with the cluster's token, so the archive has it.
+
+use super::settings::Settings;
+use super::{Found, Member, NodeFiles, Platform, PlatformError, parent, read};
+use serde::Deserialize;
+
+struct Distribution {
+    platform: Platform,
+    name: &'static str,
+    /// Below `data-dir`, beside what both have.
+    resources: &'static [&'static str],
+    /// Elsewhere on the node.
+    more: &'static [&'static str],
+}
+
+const RKE2: Distribution = Distribution {
+    platform: Platform::Rke2,
+    name: "rke2",
+    resources: &["agent/pod-manifests"],
+    more: &["/etc/default/rke2-server", "/etc/sysconfig/rke2-server"],
+};
+
+const K3S: Distribution = Distribution {
+    platform: Platform::K3s,
+    name: "k3s",
+    resources: &[],
+    more: &[
+        "/etc/systemd/system/k3s.service",
+        "/etc/systemd/system/k3s.service.env",
+    ],
+};
+
+/// Below `server` in the data directory of both.
+const SERVER_RESOURCES: [&str; 8] = [
+    "token",
+    "node-token",
+    "agent-token",
+    "tls",
+    "cred",
+    "manifests",
+    "db/etcd/config",
+    "db/etcd/name",
+];
+
+pub(super) fn find_rke2(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError> {
+    find(files, &RKE2)
+}
+
+pub(super) fn find_k3s(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError> {
+    find(files, &K3S)
+}
+
+fn find(
+    files: &dyn NodeFiles,
+    distribution: &Distribution,
+) -> Result<Option<Found>, PlatformError> {
+    let name = distribution.name;
+    let (data_dir, mut found_in) = data_dir(files, name)?;
+    let db = format!("{data_dir}/server/db");
+    if !files.exists(&db) {
+        return Ok(None);
+    }
+    let config = format!("{db}/etcd/config");
+    let Some(text) = read(files, &config)? else {
+        let sqlite = format!("{db}/state.db");
+        return Err(PlatformError::NoEtcd(if files.exists(&sqlite) {
+            format!("{name} keeps its state in {sqlite}")
+        } else {
+            format!("{name} has not written {config}, so its state is kept elsewhere")
+        }));
+    };
+    found_in.push(config.clone());
+    let incomplete = PlatformError::incomplete(&config);
+    let settings = Settings::from_config_file(&text).map_err(&incomplete)?;
+    let get = |name: &str| settings.get(name).cloned();
+    let ca = get("trusted-ca-file");
+    let client = ca.as_deref().map(|ca| {
+        let tls = parent(ca);
+        (format!("{tls}/client.crt"), format!("{tls}/client.key"))
+    });
+    let etc = [format!("/etc/rancher/{name}"), "/etc/rancher/node".into()];
+    let below_server = SERVER_RESOURCES.map(|path| format!("{data_dir}/server/{path}"));
+    let below = distribution
+        .resources
+        .iter()
+        .map(|path| format!("{data_dir}/{path}"));
+    let more = distribution.more.iter().map(ToString::to_string);
+    let member = Member {
+        platform: distribution.platform,
+        found_in,
+        endpoint: settings
+            .endpoint()
+            .ok_or_else(|| incomplete("no listen-client-urls".into()))?,
+        ca,
+        clients: client
+            .into_iter()
+            .chain(get("cert-file").zip(get("key-file")))
+            .collect(),
+        data_dir: get("data-dir"),
+        resources: etc
+            .into_iter()
+            .chain(below_server)
+            .chain(below)
+            .chain(more)
+            .collect(),
+        files,
+    };
+    member.complete().map(Some)
+}
+
+/// The part of the distribution's configuration that is looked at: its keys are its flags.
+#[derive(Deserialize)]
+struct Config {
+    #[serde(rename = "data-dir")]
+    data_dir: Option<String>,
+}
+
+/// The distribution's data directory, and the files that say so.
+fn data_dir(files: &dyn NodeFiles, name: &str) -> Result<(String, Vec<String>), PlatformError> {
+    let dir = format!("/etc/rancher/{name}");
+    let mut paths = vec![format!("{dir}/config.yaml")];
+    // They are read in the order of their names, and the last one wins.
+    let parts = format!("{dir}/config.yaml.d");
+    let is_yaml = |name: &&String| name.ends_with(".yaml") || name.ends_with(".yml");
+    paths.extend(
+        files
+            .names(&parts)
+            .iter()
+            .filter(is_yaml)
+            .map(|name| format!("{parts}/{name}")),
+    );
+    let mut found = (format!("/var/lib/rancher/{name}"), Vec::new());
+    for path in paths {
+        let text = read(files, &path)?.unwrap_or_default();
+        if text.trim().is_empty() {
+            continue;
+        }
+        let config: Option<Config> = serde_saphyr::from_str(&text)
+            .map_err(|error| PlatformError::incomplete(&path)(format!("no YAML: {error}")))?;
+        if let Some(data_dir) = config.and_then(|config| config.data_dir) {
+            found = (data_dir.trim_end_matches('/').to_string(), vec![path]);
+        }
+    }
+    Ok(found)
+}

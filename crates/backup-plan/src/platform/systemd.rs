@@ -1,0 +1,246 @@
+//! An etcd that systemd runs: kubespray's (kubernetes-sigs/kubespray: `roles/etcd/templates/etcd.env.j2`,
+//! `etcd-host.service.j2`), Debian's package `etcd-server`, Fedora's, and what people write themselves.
+//!
+//! The unit says which environment and which flags etcd gets. Where it can't be seen, the environment files
+//! that these are known to have are read all the same. As in etcd itself a configuration file stands alone,
+//! and a flag goes before the environment.
+
+use super::environment_file;
+use super::settings::Settings;
+use super::{Found, Member, NodeFiles, PLAIN_ENDPOINT, Platform, PlatformError, read};
+
+const UNIT: &str = "etcd.service";
+const UNIT_DIRS: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+const KUBESPRAY: &str = "/etc/etcd.env";
+const DEBIAN: &str = "/etc/default/etcd";
+const FEDORA: &str = "/etc/etcd/etcd.conf";
+const CONFIG_FILES: [&str; 2] = ["/etc/etcd/etcd.conf.yml", "/etc/etcd/etcd.conf.yaml"];
+const DEBIAN_DATA_DIR: &str = "/var/lib/etcd/default";
+
+/// Where clients' and peers' certificates are named.
+const CERTIFICATES: [&str; 8] = [
+    "trusted-ca-file",
+    "cert-file",
+    "key-file",
+    "client-cert-file",
+    "client-key-file",
+    "peer-trusted-ca-file",
+    "peer-cert-file",
+    "peer-key-file",
+];
+
+/// What a unit says of a service.
+#[derive(Default)]
+struct Service {
+    /// The files it was read from.
+    paths: Vec<String>,
+    environment: Vec<(String, String)>,
+    environment_files: Vec<String>,
+    command: String,
+}
+
+pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError> {
+    let service = service(files)?;
+    let mut found_in = service.paths;
+    let mut variables = service.environment;
+    for path in service.environment_files {
+        if let Some(text) = read(files, &path)? {
+            variables.extend(environment_file::parse(&text));
+            found_in.push(path);
+        }
+    }
+    let words = words(&service.command, &variables);
+    let flags = Settings::from_words(&words);
+    let environment = Settings::from_environment(&variables);
+    let mut settings = flags.or(environment);
+    let mut config_file = settings.get("config-file").cloned();
+    if found_in.is_empty() {
+        config_file = CONFIG_FILES
+            .into_iter()
+            .find(|path| files.exists(path))
+            .map(String::from);
+    }
+    if let Some(path) = config_file {
+        let incomplete = PlatformError::incomplete(&path);
+        let text = read(files, &path)?.ok_or_else(|| incomplete("is missing".into()))?;
+        settings = Settings::from_config_file(&text).map_err(incomplete)?;
+        found_in.push(path);
+    }
+    if found_in.is_empty() {
+        return Ok(None);
+    }
+
+    let variable = |name: &str| {
+        let set = variables.iter().rev().find(|(key, _)| key == name)?;
+        Some(set.1.clone()).filter(|value| !value.is_empty())
+    };
+    let get = |name: &str| settings.get(name).cloned();
+    let pair = |cert: Option<String>, key: Option<String>| cert.zip(key);
+    let of_etcdctl = pair(variable("ETCDCTL_CERT"), variable("ETCDCTL_KEY"));
+    let ca = variable("ETCDCTL_CACERT").or_else(|| get("trusted-ca-file"));
+    // etcd asks for a client's certificate as soon as it has an authority for them. Its own serves as one.
+    let own = pair(get("cert-file"), get("key-file")).filter(|_| get("trusted-ca-file").is_some());
+    let clients = of_etcdctl
+        .into_iter()
+        .chain(pair(get("client-cert-file"), get("client-key-file")))
+        .chain(own)
+        .collect();
+    let mut resources: Vec<String> = found_in
+        .iter()
+        .filter(|path| path.starts_with("/etc/"))
+        .cloned()
+        .collect();
+    let kubespray = found_in.iter().any(|path| path == KUBESPRAY);
+    if kubespray {
+        resources.extend(["/etc/ssl/etcd".to_string(), "/etc/kubernetes".into()]);
+    } else {
+        let named = CERTIFICATES.iter().filter_map(|name| get(name));
+        for path in named.chain(ca.clone()) {
+            if !resources.contains(&path) {
+                resources.push(path);
+            }
+        }
+    }
+    let debian = found_in.iter().any(|path| path == DEBIAN);
+    let default_data_dir =
+        || (debian && files.exists(DEBIAN_DATA_DIR)).then(|| DEBIAN_DATA_DIR.into());
+    let member = Member {
+        platform: if kubespray {
+            Platform::Kubespray
+        } else {
+            Platform::Systemd
+        },
+        endpoint: settings.endpoint().unwrap_or_else(|| PLAIN_ENDPOINT.into()),
+        ca,
+        clients,
+        data_dir: get("data-dir").or_else(default_data_dir),
+        resources,
+        found_in,
+        files,
+    };
+    member.complete().map(Some)
+}
+
+/// The unit with its drop-ins, or what is known of it where it can't be seen.
+fn service(files: &dyn NodeFiles) -> Result<Service, PlatformError> {
+    let mut service = Service::default();
+    for dir in UNIT_DIRS {
+        let path = format!("{dir}/{UNIT}");
+        if let Some(text) = read(files, &path)? {
+            service.add(&text);
+            service.paths.push(path);
+            break;
+        }
+    }
+    if service.paths.is_empty() {
+        service.environment_files = [KUBESPRAY, DEBIAN, FEDORA]
+            .into_iter()
+            .filter(|path| files.exists(path))
+            .take(1)
+            .map(String::from)
+            .collect();
+        service.command = "$DAEMON_ARGS".into();
+        return Ok(service);
+    }
+    // Of drop-ins with one name systemd takes the first; with the directories turned round, the last.
+    let mut drop_ins = std::collections::BTreeMap::new();
+    for dir in UNIT_DIRS.iter().rev() {
+        let dir = format!("{dir}/{UNIT}.d");
+        for name in files.names(&dir) {
+            if name.ends_with(".conf") {
+                let path = format!("{dir}/{name}");
+                drop_ins.insert(name, path);
+            }
+        }
+    }
+    for path in drop_ins.into_values() {
+        if let Some(text) = read(files, &path)? {
+            service.add(&text);
+            service.paths.push(path);
+        }
+    }
+    Ok(service)
+}
+
+impl Service {
+    /// Takes the settings of a file, which go over those before.
+    fn add(&mut self, text: &str) {
+        let text = text.replace("\\\n", " ");
+        let mut in_service = false;
+        for line in text.lines().map(str::trim) {
+            if line.starts_with('[') {
+                in_service = line == "[Service]";
+            }
+            let Some((key, value)) = line.split_once('=').filter(|_| in_service) else {
+                continue;
+            };
+            let value = value.trim();
+            match key.trim() {
+                "Environment" if value.is_empty() => self.environment.clear(),
+                "Environment" => {
+                    let assignments = value.split_whitespace().map(unquoted);
+                    self.environment.extend(assignments.filter_map(|word| {
+                        let (name, value) = word.split_once('=')?;
+                        Some((name.to_string(), value.to_string()))
+                    }));
+                }
+                "EnvironmentFile" if value.is_empty() => self.environment_files.clear(),
+                "EnvironmentFile" => {
+                    // The unit's name is what these stand for.
+                    let path = ["%p", "%N", "%i"]
+                        .iter()
+                        .fold(value.trim_start_matches('-').to_string(), |path, name| {
+                            path.replace(name, "etcd")
+                        });
+                    self.environment_files.push(path);
+                }
+                // Of several commands the last is kept: a service that stays has one.
+                "ExecStart" => self.command = value.into(),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn unquoted(word: &str) -> String {
+    word.replace(['"', '\'', '\\'], "")
+}
+
+/// The words of a command line with the variables of its environment; of a shell's, too, that starts etcd.
+/// What is in a variable is not looked at again.
+fn words(command: &str, variables: &[(String, String)]) -> Vec<String> {
+    /// A command line is not longer; an environment that makes it so makes no sense.
+    const MAX_BYTES: usize = 1 << 17;
+    let value_of = |name: &str| {
+        let set = variables.iter().rev().find(|(key, _)| key == name);
+        set.map_or("", |(_, value)| value.as_str())
+    };
+    let mut expanded = String::new();
+    for word in unquoted(command).split_whitespace() {
+        expanded.push(' ');
+        let mut rest = word;
+        while let Some((before, after)) = rest.split_once('$') {
+            expanded.push_str(before);
+            let (name, after) = match after.strip_prefix('{') {
+                Some(braced) => braced.split_once('}').unwrap_or((braced, "")),
+                None => {
+                    let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                    after.split_at(end.unwrap_or(after.len()))
+                }
+            };
+            expanded.push_str(value_of(name));
+            rest = after;
+            if expanded.len() > MAX_BYTES {
+                return Vec::new();
+            }
+        }
+        expanded.push_str(rest);
+    }
+    expanded.split_whitespace().map(String::from).collect()
+}

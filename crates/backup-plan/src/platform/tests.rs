@@ -1,0 +1,180 @@
+//! What the trees of `test-support` do not show: files that lie, and nodes that are half there.
+
+use super::*;
+use std::collections::BTreeMap;
+
+struct Tree(BTreeMap<String, String>);
+
+impl Tree {
+    fn of(files: &[(&str, &str)]) -> Tree {
+        let own = |(path, text): &(&str, &str)| (path.to_string(), text.to_string());
+        Tree(files.iter().map(own).collect())
+    }
+}
+
+impl NodeFiles for Tree {
+    fn read(&self, path: &str) -> io::Result<Option<String>> {
+        Ok(self.0.get(path).cloned())
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        let below = format!("{path}/");
+        self.0
+            .keys()
+            .any(|name| name == path || name.starts_with(&below))
+    }
+
+    fn names(&self, path: &str) -> Vec<String> {
+        let below = format!("{path}/");
+        let mut names: Vec<_> = self
+            .0
+            .keys()
+            .filter_map(|name| name.strip_prefix(&below)?.split('/').next())
+            .map(String::from)
+            .collect();
+        names.dedup();
+        names
+    }
+}
+
+fn told(files: &[(&str, &str)]) -> String {
+    find(&Tree::of(files)).unwrap_err().to_string()
+}
+
+#[test]
+fn without_anything_etcd_is_where_it_is_by_default() {
+    let found = find(&Tree::of(&[])).unwrap();
+    assert_eq!(found.platform, Platform::Plain);
+    assert_eq!(found.endpoint, "http://127.0.0.1:2379");
+    assert_eq!(found.resources, [""; 0]);
+}
+
+#[test]
+fn debians_package_as_it_is_installed_is_found_with_its_data() {
+    let found = find(&Tree::of(&[
+        ("/etc/default/etcd", "## etcd(1) daemon options\n"),
+        ("/var/lib/etcd/default/member/snap/db", ""),
+    ]))
+    .unwrap();
+    assert_eq!(found.platform, Platform::Systemd);
+    assert_eq!(found.endpoint, "http://127.0.0.1:2379");
+    assert_eq!(found.data_dir.as_deref(), Some("/var/lib/etcd/default"));
+    assert_eq!(found.resources, ["/etc/default/etcd"]);
+}
+
+#[test]
+fn a_configuration_file_stands_alone_as_in_etcd_itself() {
+    let unit = "[Service]\nEnvironment=ETCD_LISTEN_CLIENT_URLS=http://127.0.0.1:1\n\
+                ExecStart=/usr/bin/etcd --config-file /etc/etcd/etcd.conf.yml\n";
+    let config = "data-dir: /data\nlisten-client-urls: http://127.0.0.1:9\n";
+    let unit_path = "/etc/systemd/system/etcd.service";
+    let config_path = "/etc/etcd/etcd.conf.yml";
+    let found = find(&Tree::of(&[(unit_path, unit), (config_path, config)])).unwrap();
+    assert_eq!(found.endpoint, "http://127.0.0.1:9");
+    assert_eq!(found.data_dir.as_deref(), Some("/data"));
+    assert_eq!(found.found_in, [unit_path, config_path]);
+    assert!(told(&[(unit_path, unit)]).starts_with(&format!("{config_path}: is missing")));
+    // Also where no unit can be seen.
+    let found = find(&Tree::of(&[(config_path, config)])).unwrap();
+    assert_eq!(found.endpoint, "http://127.0.0.1:9");
+}
+
+#[test]
+fn a_unit_that_starts_etcd_by_a_shell_is_read() {
+    let unit = "[Service]\nEnvironmentFile=-/etc/etcd/etcd.conf\nUser=etcd\n\
+        ExecStart=/bin/bash -c \"GOMAXPROCS=$(nproc) /usr/bin/etcd --name=\\\"${ETCD_NAME}\\\" \
+        --data-dir=\\\"${ETCD_DATA_DIR}\\\" --listen-client-urls=\\\"${ETCD_LISTEN_CLIENT_URLS}\\\"\"\n";
+    let config = "#[Member]\nETCD_DATA_DIR=\"/var/lib/etcd/default.etcd\"\n\
+        ETCD_LISTEN_CLIENT_URLS=\"http://localhost:2379\"\nETCD_NAME=\"default\"\n#ETCD_CERT_FILE=\"\"\n";
+    let found = find(&Tree::of(&[
+        ("/usr/lib/systemd/system/etcd.service", unit),
+        ("/etc/etcd/etcd.conf", config),
+    ]))
+    .unwrap();
+    assert_eq!(found.endpoint, "http://localhost:2379");
+    assert_eq!(
+        found.data_dir.as_deref(),
+        Some("/var/lib/etcd/default.etcd")
+    );
+    assert_eq!(found.resources, ["/etc/etcd/etcd.conf"]);
+}
+
+#[test]
+fn variables_that_blow_up_a_command_line_are_no_command_line() {
+    let value = "x".repeat(1 << 16);
+    let unit = format!(
+        "[Service]\nEnvironment=A={value}\nExecStart=etcd {}\n",
+        "${A}".repeat(1 << 16)
+    );
+    let found = find(&Tree::of(&[("/etc/systemd/system/etcd.service", &unit)])).unwrap();
+    assert_eq!(found.endpoint, "http://127.0.0.1:2379");
+}
+
+#[test]
+fn a_node_without_etcd_says_what_it_has_instead() {
+    let k3s = "/var/lib/rancher/k3s/server/db/state.db";
+    assert_eq!(
+        told(&[(k3s, "")]),
+        format!("k3s keeps its state in {k3s}: there is no etcd on this node to back up")
+    );
+    let other = told(&[("/var/lib/rancher/k3s/server/db/snapshots/x", "")]);
+    assert!(other.contains("is kept elsewhere"), "{other}");
+    let microshift = told(&[("/etc/microshift/config.yaml.default", "")]);
+    assert!(microshift.contains("was never started"), "{microshift}");
+}
+
+#[test]
+fn a_manifest_that_is_none_is_told() {
+    let kubeadm = "/etc/kubernetes/manifests/etcd.yaml";
+    let openshift = "/etc/kubernetes/manifests/etcd-pod.yaml";
+    let rke2 = "/var/lib/rancher/rke2/server/db/etcd/config";
+    for (path, text, is_told) in [
+        (kubeadm, "", "no pod's YAML"),
+        (kubeadm, "{", "no pod's YAML"),
+        (kubeadm, "spec: {containers: 7}", "no pod's YAML"),
+        (
+            kubeadm,
+            "spec: {containers: [{name: other}]}",
+            "no container named etcd",
+        ),
+        (
+            kubeadm,
+            "spec: {containers: [{name: etcd, command: [etcd]}]}",
+            "--listen-client-urls",
+        ),
+        (
+            openshift,
+            "spec: {containers: [{name: etcd-metrics}]}",
+            "no container named etcd",
+        ),
+        (
+            openshift,
+            r#"{"spec":{"containers":[{"name":"etcd","command":["sh","-c","etcd --listen-client-urls=https://0.0.0.0:2379"]}]}}"#,
+            "the container etcd has no ETCDCTL_CACERT",
+        ),
+        (rke2, "7", "no YAML of etcd's"),
+        (rke2, "data-dir: /x\n", "no listen-client-urls"),
+        (
+            rke2,
+            "listen-client-urls: https://127.0.0.1:2379\n",
+            "no --trusted-ca-file",
+        ),
+    ] {
+        let error = told(&[(path, text)]);
+        assert!(
+            error.starts_with(path) && error.contains(is_told),
+            "{text}: {error}"
+        );
+    }
+    let config = told(&[
+        ("/etc/rancher/k3s/config.yaml", "data-dir: [1"),
+        (
+            "/var/lib/rancher/k3s/server/db/etcd/config",
+            "listen-client-urls: http://127.0.0.1:1\n",
+        ),
+    ]);
+    assert!(
+        config.starts_with("/etc/rancher/k3s/config.yaml: no YAML"),
+        "{config}"
+    );
+}
