@@ -3,8 +3,10 @@
 mod bench;
 mod command;
 mod demo;
+mod dist;
 mod etcd;
 mod fuzz;
+mod image;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +29,10 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Watch three nodes keep backups of a real cluster, for a minute
     Demo,
+    /// Build static programs for all architectures
+    Dist,
+    /// Build a container image for all architectures
+    Image,
     /// Measure beside etcd's own tools
     Bench(bench::Args),
 }
@@ -37,6 +43,8 @@ fn main() -> anyhow::Result<()> {
         Command::Etcd => etcd::run(),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Demo => demo::run(),
+        Command::Dist => dist::run(),
+        Command::Image => image::run(),
         Command::Bench(args) => bench::run(&args),
     }
 }

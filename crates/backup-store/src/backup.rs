@@ -16,7 +16,7 @@ use etcd_file::check::{Origin, check};
 use etcd_file::finding::Severity;
 use etcd_file::mvcc::{Summary, hash_kv};
 use etcd_file::snapshot_file::TRAILER_BYTES;
-use etcd_file::{Failure, Part};
+use etcd_file::{Failure, Part, Scratch};
 use jiff::Timestamp;
 use rustix::fs::Advice;
 use sha2::{Digest, Sha256};
@@ -450,7 +450,7 @@ fn prove(path: &Path, data_bytes: u64, monitor: &SharedMonitor) -> Result<Summar
     let checked = check(
         &data,
         Origin::Snapshot,
-        &scratch_file::create,
+        &scratch_beside(path),
         &mut |bytes| monitor.advance(bytes),
     )
     .map_err(|failure| match failure {
@@ -483,6 +483,12 @@ fn prove(path: &Path, data_bytes: u64, monitor: &SharedMonitor) -> Result<Summar
             first: first.map(ToString::to_string).unwrap_or_default(),
         }),
     }
+}
+
+/// Scratch files of a run: its own directory can be written, whatever else can.
+fn scratch_beside(path: &Path) -> impl Fn() -> io::Result<Box<dyn Scratch>> {
+    let dir = path.parent().unwrap_or(path);
+    move || scratch_file::create_beside(dir)
 }
 
 /// Takes a file out of the page cache, which is better used for etcd's own.
@@ -550,7 +556,7 @@ async fn compare(
             &bolt,
             revision,
             theirs.compact_revision,
-            &scratch_file::create,
+            &scratch_beside(&path),
             &mut |bytes| monitor.advance(bytes),
         );
         forget(&file);
@@ -576,7 +582,7 @@ fn archive(
     let file = durable_file::create(path).map_err(write_error(path))?;
     let mut out = Hashed::new(file);
     let archived = static_resources::archive(root, dirs, &mut out).map_err(write_error(path))?;
-    out.out.sync_all().map_err(write_error(path))?;
+    durable_file::sync(&out.out).map_err(write_error(path))?;
     Ok((archived, out.hex(), out.bytes))
 }
 

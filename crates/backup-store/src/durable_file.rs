@@ -2,6 +2,9 @@
 //!
 //! A file or a directory appears under its name by one rename, after everything in it was synced; the
 //! rename itself is on the disk when the directory around it was synced.
+//!
+//! Every change to the disk goes through here, a system call a step, so that a test can end the process
+//! before each of them.
 
 use rustix::fs::{CWD, RenameFlags};
 use std::fs::{File, OpenOptions};
@@ -14,11 +17,31 @@ const DIR_MODE: u32 = 0o700;
 /// Mode of the files we make: a backup holds the keys of the cluster.
 const FILE_MODE: u32 = 0o600;
 
+/// Where a debug build may be told to end as if it were killed: before its n-th step.
+#[cfg(debug_assertions)]
+fn step() {
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static KILLED_AT: LazyLock<Option<u64>> = LazyLock::new(|| {
+        let step = std::env::var("LIFEBOAT_TEST_KILLED_AT_STEP").ok()?;
+        step.parse().ok()
+    });
+    static STEPS: AtomicU64 = AtomicU64::new(0);
+    if *KILLED_AT == Some(STEPS.fetch_add(1, Ordering::Relaxed) + 1) {
+        // No destructor runs, and nothing is flushed, as with SIGKILL.
+        std::process::abort();
+    }
+}
+
+#[cfg(not(debug_assertions))]
+fn step() {}
+
 /// Creates a file that must not exist yet, for its owner alone.
 ///
 /// # Errors
 /// What the operating system says.
 pub fn create(path: &Path) -> io::Result<File> {
+    step();
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -32,6 +55,7 @@ pub fn create(path: &Path) -> io::Result<File> {
 /// # Errors
 /// What the operating system says.
 pub fn create_dir(path: &Path) -> io::Result<()> {
+    step();
     std::fs::DirBuilder::new().mode(DIR_MODE).create(path)
 }
 
@@ -41,7 +65,25 @@ pub fn create_dir(path: &Path) -> io::Result<()> {
 /// What the operating system says.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create(path)?;
-    file.write_all(bytes)?;
+    append(&mut file, bytes)?;
+    sync(&file)
+}
+
+/// Writes bytes at the end of a file, which are not on the disk before it is synced.
+///
+/// # Errors
+/// What the operating system says.
+pub fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    step();
+    file.write_all(bytes)
+}
+
+/// Syncs a file.
+///
+/// # Errors
+/// What the operating system says.
+pub fn sync(file: &File) -> io::Result<()> {
+    step();
     file.sync_all()
 }
 
@@ -50,7 +92,35 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// What the operating system says.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    sync(&File::open(path)?)
+}
+
+/// Gives a file or a directory another name, which may not be there in this form after the power fails.
+///
+/// # Errors
+/// What the operating system says.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    step();
+    std::fs::rename(from, to)
+}
+
+/// Removes a directory with everything in it.
+///
+/// # Errors
+/// What the operating system says; some of it may be gone then.
+pub fn remove_dir(path: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        // A link is removed, and not what it leads to.
+        if entry.file_type()?.is_dir() {
+            remove_dir(&entry.path())?;
+        } else {
+            step();
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    step();
+    std::fs::remove_dir(path)
 }
 
 /// Gives a directory whose files were synced its final name, which must not exist yet.
@@ -59,6 +129,7 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 /// What the operating system says. If it was the last step that failed, the new name may be there.
 pub fn publish(partial: &Path, place: &Path) -> io::Result<()> {
     sync_dir(partial)?;
+    step();
     rustix::fs::renameat_with(CWD, partial, CWD, place, RenameFlags::NOREPLACE)?;
     match place.parent() {
         Some(parent) => sync_dir(parent),

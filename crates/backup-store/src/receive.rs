@@ -7,7 +7,6 @@ use crate::repository::Repository;
 use crate::{blocks, durable_file};
 use etcd_file::snapshot_file::{TRAILER_BYTES, Trailer};
 use sha2::{Digest, Sha256};
-use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -70,7 +69,7 @@ pub(crate) async fn receive(
     let allowed = STREAM_GRACE + Duration::from_secs(expected_bytes / SLOWEST_BYTES_PER_S);
     while let Some(piece) = stream.next().await? {
         received_bytes += piece.len() as u64;
-        file.write_all(&piece).map_err(write_error(path))?;
+        durable_file::append(&mut file, &piece).map_err(write_error(path))?;
         blocks.update(&piece);
         hold_back(&mut tail, &piece, &mut digest);
         if received_bytes - space_checked_at >= SPACE_CHECK_BYTES {
@@ -104,7 +103,7 @@ pub(crate) async fn receive(
             found: hex(&found),
         });
     }
-    let file = blocking(move || file.sync_all().map(|()| file)).await;
+    let file = blocking(move || durable_file::sync(&file).map(|()| file)).await;
     drop(file.map_err(write_error(path))?);
     Ok(Received {
         data_bytes,

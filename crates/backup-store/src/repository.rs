@@ -203,7 +203,7 @@ impl Repository {
         for name in self.names()? {
             if name.starts_with(PARTIAL) || name.starts_with(REMOVING) {
                 let path = self.root.join(&name);
-                std::fs::remove_dir_all(&path).map_err(RepositoryError::io("remove", &path))?;
+                durable_file::remove_dir(&path).map_err(RepositoryError::io("remove", &path))?;
                 swept.push(name);
             }
         }
@@ -288,9 +288,9 @@ impl Repository {
     pub fn remove(&self, _lock: &Lock, name: &str) -> Result<(), RepositoryError> {
         let path = self.root.join(name);
         let hidden = self.root.join(format!("{REMOVING}{name}"));
-        std::fs::rename(&path, &hidden).map_err(RepositoryError::io("rename", &path))?;
+        durable_file::rename(&path, &hidden).map_err(RepositoryError::io("rename", &path))?;
         durable_file::sync_dir(&self.root).map_err(RepositoryError::io("sync", &self.root))?;
-        std::fs::remove_dir_all(&hidden).map_err(RepositoryError::io("remove", &hidden))
+        durable_file::remove_dir(&hidden).map_err(RepositoryError::io("remove", &hidden))
     }
 
     /// Room on its filesystem.
@@ -367,7 +367,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         if !self.published {
             // What stays behind here is swept by the next run.
-            let _ = std::fs::remove_dir_all(&self.partial);
+            let _ = durable_file::remove_dir(&self.partial);
         }
     }
 }

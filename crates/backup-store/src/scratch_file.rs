@@ -3,6 +3,7 @@
 use etcd_file::{ReadAt, Scratch};
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 
 /// Where they go unless the environment says otherwise: `/tmp` is memory on many systems, and what does
 /// not fit in memory must not go there.
@@ -12,7 +13,12 @@ struct ScratchFile(File);
 
 /// Makes one in `$TMPDIR`, or else in `/var/tmp`.
 pub(crate) fn create() -> io::Result<Box<dyn Scratch>> {
-    let dir = std::env::var_os("TMPDIR").unwrap_or_else(|| DEFAULT_DIR.into());
+    create_beside(Path::new(DEFAULT_DIR))
+}
+
+/// Makes one in `$TMPDIR`, or else in a directory that can be written.
+pub(crate) fn create_beside(dir: &Path) -> io::Result<Box<dyn Scratch>> {
+    let dir = std::env::var_os("TMPDIR").unwrap_or_else(|| dir.into());
     let file = tempfile::tempfile_in(&dir).map_err(|error| {
         let dir = dir.display();
         io::Error::new(

@@ -1,0 +1,145 @@
+//! `cargo xtask dist`: programs that run on any Linux of their architecture, since they need no library.
+
+use crate::command::{cargo, output, root, run as run_command, target_dir};
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// An architecture that is built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// As OCI images and Debian name it.
+    pub(crate) architecture: &'static str,
+    triple: &'static str,
+    /// A compiler that links for it, and the Debian package that has it.
+    linker: &'static str,
+    package: &'static str,
+}
+
+/// All of them; the first is every developer's.
+pub(crate) const TARGETS: [Target; 2] = [
+    Target {
+        architecture: "amd64",
+        triple: "x86_64-unknown-linux-musl",
+        linker: "x86_64-linux-gnu-gcc",
+        package: "gcc-x86-64-linux-gnu",
+    },
+    Target {
+        architecture: "arm64",
+        triple: "aarch64-unknown-linux-musl",
+        linker: "aarch64-linux-gnu-gcc",
+        package: "gcc-aarch64-linux-gnu",
+    },
+];
+
+/// A program that was built.
+pub(crate) struct Built {
+    pub(crate) target: Target,
+    pub(crate) path: PathBuf,
+}
+
+/// Builds for all targets, and says what came of it.
+pub(crate) fn run() -> Result<()> {
+    let built = build()?;
+    let mut sums = String::new();
+    for program in &built {
+        let bytes = std::fs::read(&program.path)?;
+        let name = program
+            .path
+            .file_name()
+            .context("a name")?
+            .to_string_lossy();
+        let digest: String = Sha256::digest(&bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let mib = bytes.len() as f64 / f64::from(1 << 20);
+        println!("{}  {mib:.1} MiB, static", program.path.display());
+        sums += &format!("{digest}  {name}\n");
+    }
+    std::fs::write(dist_dir().join("SHA256SUMS"), &sums)?;
+    print!("{sums}");
+    Ok(())
+}
+
+/// Where what is built goes.
+pub(crate) fn dist_dir() -> PathBuf {
+    target_dir().join("dist")
+}
+
+/// Builds for all targets.
+pub(crate) fn build() -> Result<Vec<Built>> {
+    std::fs::create_dir_all(dist_dir())?;
+    TARGETS.into_iter().map(build_for).collect()
+}
+
+fn build_for(target: Target) -> Result<Built> {
+    let Target {
+        architecture,
+        triple,
+        linker,
+        package,
+    } = target;
+    if Command::new(linker).arg("--version").output().is_err() {
+        bail!("no {linker} to link for {architecture}: install Debian's {package}");
+    }
+    let installed = output(Command::new("rustup").args(["target", "list", "--installed"]));
+    if installed.is_ok_and(|targets| !targets.lines().any(|line| line == triple)) {
+        run_command(Command::new("rustup").args(["target", "add", triple]))?;
+    }
+    let upper = triple.to_uppercase().replace('-', "_");
+    run_command(
+        cargo()
+            .args([
+                "build",
+                "--release",
+                "--locked",
+                "-p",
+                "lifeboat",
+                "--target",
+                triple,
+            ])
+            .env("RUSTFLAGS", rust_flags())
+            .env(format!("CARGO_TARGET_{upper}_LINKER"), linker)
+            .env(format!("CC_{}", triple.replace('-', "_")), linker)
+            .env(
+                "CFLAGS",
+                format!("-ffile-prefix-map={}=/cargo", cargo_home().display()),
+            ),
+    )?;
+    let path = dist_dir().join(format!("etcd-lifeboat-linux-{architecture}"));
+    let from = target_dir().join(triple).join("release/etcd-lifeboat");
+    std::fs::copy(&from, &path).with_context(|| from.display().to_string())?;
+    check_static(&path)?;
+    Ok(Built { target, path })
+}
+
+/// The same program comes out wherever it is built: no path of the machine is in it.
+fn rust_flags() -> String {
+    format!(
+        "-C target-feature=+crt-static --remap-path-prefix={}=/cargo --remap-path-prefix={}=/etcd-lifeboat",
+        cargo_home().display(),
+        root().display()
+    )
+}
+
+fn cargo_home() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo");
+    std::env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
+}
+
+/// A static program asks for no loader and no library.
+fn check_static(path: &Path) -> Result<()> {
+    let listing = output(
+        Command::new("readelf")
+            .args(["--wide", "-l", "-d"])
+            .arg(path),
+    )?;
+    for needed in ["INTERP", "(NEEDED)"] {
+        if listing.contains(needed) {
+            bail!("{} is not static: it has {needed}", path.display());
+        }
+    }
+    Ok(())
+}
