@@ -625,7 +625,7 @@ fn cluster_member(peer: &Peer) -> ClusterMember {
     }
 }
 
-fn snapshot_record(summary: &Summary, data_bytes: u64) -> SnapshotRecord {
+pub(crate) fn snapshot_record(summary: &Summary, data_bytes: u64) -> SnapshotRecord {
     SnapshotRecord {
         revision: summary.revision,
         compact_revision: summary.compact_revision,

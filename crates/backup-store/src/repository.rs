@@ -383,14 +383,19 @@ fn time_of_name(name: &str) -> Option<Timestamp> {
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
-/// The record of a backup of ours: the directory's name is a time, and its snapshot is as long as recorded.
+/// The record of a backup of ours: the directory's name is a time, its snapshot is as long as recorded, and
+/// the other files are there.
 fn read_record(path: &Path, name: &str) -> Option<Record> {
     time_of_name(name)?;
     let json = read_small(&path.join(RECORD_FILE), MAX_RECORD_BYTES).ok()?;
     let record: Record = serde_json::from_slice(&json).ok()?;
     let snapshot = std::fs::metadata(path.join(format!("snapshot_{name}.db"))).ok()?;
     let expected = record.snapshot.size_bytes + etcd_file::snapshot_file::TRAILER_BYTES;
-    (snapshot.len() >= expected).then_some(record)
+    let there = |file: &String| {
+        let metadata = path.join(file).symlink_metadata();
+        !file.contains('/') && metadata.is_ok_and(|metadata| metadata.is_file())
+    };
+    (snapshot.len() == expected && record.sha256.keys().all(there)).then_some(record)
 }
 
 /// What a directory's files take, or a file.

@@ -3,13 +3,14 @@
 //! Levels are cumulative: `trailer` compares the file's SHA-256 with the one at its end, `structure`
 //! walks all pages, `content` reads all records, `member` compares HashKV with that of a live member.
 
+use crate::backup::snapshot_record;
 use crate::digest::{Hashed, hex};
 use crate::local_file::{LocalFile, OpenError, read_small};
 use crate::member::{Connection, HashKv, HashKvAnswer, Member, MemberError};
 use crate::progress::Monitor;
 use crate::repository::{MAX_RECORD_BYTES, RECORD_FILE};
 use crate::{blocks, scratch_file};
-use backup_plan::record::Record;
+use backup_plan::record::{Record, SnapshotRecord};
 use etcd_file::bolt::Bolt;
 use etcd_file::check::{Checked, Origin};
 use etcd_file::finding::{Finding, Findings, Severity};
@@ -178,11 +179,14 @@ pub async fn verify(
     let file = LocalFile::open(&path)?;
     let trailer = Trailer::of(file.size_bytes());
     let mut checks = vec![check_trailer(&file, trailer, options, monitor)];
+    let mut record = None;
     if let Some(dir) = path.parent().filter(|_| given_dir) {
         if let Some(check) = checks.first_mut().filter(|check| check.ok == Some(false)) {
             check.errors.extend(damaged_blocks(&file, dir));
         }
-        checks.extend(check_files(dir));
+        let (check, found) = check_files(dir);
+        checks.extend(check);
+        record = found;
     }
     let (data_bytes, origin) = match trailer {
         Trailer::Present { data_bytes } => (data_bytes, Origin::Snapshot),
@@ -197,6 +201,15 @@ pub async fn verify(
     let summary = checked
         .as_ref()
         .and_then(|checked| checked.summary.as_ref());
+    if let (Some(record), Some(summary)) = (&record, summary)
+        && let Some(check) = checks.iter_mut().find(|check| check.name == FILES)
+    {
+        compare_with_record(
+            &record.snapshot,
+            &snapshot_record(summary, data_bytes),
+            check,
+        );
+    }
     if options.level >= Level::Member {
         checks.push(check_member(&data, summary, options, monitor).await);
     }
@@ -348,13 +361,17 @@ fn damaged_blocks(file: &LocalFile, dir: &Path) -> Vec<String> {
 }
 
 /// The other files of a backup of ours, by the digests in its record; nothing for other directories.
-fn check_files(dir: &Path) -> Option<Check> {
+fn check_files(dir: &Path) -> (Option<Check>, Option<Record>) {
     let start = Instant::now();
     let path = dir.join(RECORD_FILE);
     if !path.exists() {
-        return None;
+        // Only we write block hashes.
+        let ours = dir.join(blocks::FILE).exists();
+        let detail =
+            format!("{RECORD_FILE} is missing: what else belongs to the backup is not known");
+        return (ours.then(|| Check::new(FILES, None, detail, start)), None);
     }
-    let failed = |detail: String| Some(Check::new(FILES, Some(false), detail, start));
+    let failed = |detail: String| (Some(Check::new(FILES, Some(false), detail, start)), None);
     let record: Record = match read_small(&path, MAX_RECORD_BYTES)
         .and_then(|json| Ok(serde_json::from_slice(&json)?))
     {
@@ -388,7 +405,55 @@ fn check_files(dir: &Path) -> Option<Check> {
         }
     }
     let detail = format!("{whole} files beside the snapshot are as they were written");
-    Some(Check::new(FILES, Some(true), detail, start))
+    (
+        Some(Check::new(FILES, Some(true), detail, start)),
+        Some(record),
+    )
+}
+
+/// Whether the record says of the snapshot what is in it.
+fn compare_with_record(recorded: &SnapshotRecord, found: &SnapshotRecord, check: &mut Check) {
+    let text = |id: Option<u64>| id.map_or("none".to_string(), |id| id.to_string());
+    for (name, recorded, found) in [
+        ("hash", recorded.hash.clone(), found.hash.clone()),
+        (
+            "revision",
+            recorded.revision.to_string(),
+            found.revision.to_string(),
+        ),
+        (
+            "compact revision",
+            recorded.compact_revision.to_string(),
+            found.compact_revision.to_string(),
+        ),
+        (
+            "consistent index",
+            text(recorded.consistent_index),
+            text(found.consistent_index),
+        ),
+        (
+            "keys",
+            recorded.total_keys.to_string(),
+            found.total_keys.to_string(),
+        ),
+        (
+            "records",
+            recorded.records.to_string(),
+            found.records.to_string(),
+        ),
+        (
+            "size",
+            recorded.size_bytes.to_string(),
+            found.size_bytes.to_string(),
+        ),
+    ] {
+        if recorded != found {
+            check.ok = Some(false);
+            check.errors.push(format!(
+                "{RECORD_FILE} says {name} {recorded}, the snapshot has {found}"
+            ));
+        }
+    }
 }
 
 fn check_database(
