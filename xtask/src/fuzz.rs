@@ -14,7 +14,16 @@ pub(crate) struct Args {
     target: Option<String>,
 }
 
-const TARGETS: [&str; 4] = ["bolt", "revision", "value", "trailer"];
+const TARGETS: [&str; 8] = [
+    "bolt",
+    "revision",
+    "value",
+    "trailer",
+    "record",
+    "cron",
+    "node_files",
+    "environment_file",
+];
 /// Above this a target counts as a leak; etcd-file promises less.
 const MEMORY_LIMIT_MIB: u64 = 512;
 

@@ -7,6 +7,7 @@ mod dist;
 mod etcd;
 mod fuzz;
 mod image;
+mod soak;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Watch three nodes keep backups of a real cluster, for a minute
     Demo,
+    /// Let servers run for long under disturbances, or kill one over and over
+    Soak(soak::Args),
     /// Build static programs for all architectures
     Dist,
     /// Build a container image for all architectures
@@ -43,6 +46,7 @@ fn main() -> anyhow::Result<()> {
         Command::Etcd => etcd::run(),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Demo => demo::run(),
+        Command::Soak(args) => soak::run(&args),
         Command::Dist => dist::run(),
         Command::Image => image::run(),
         Command::Bench(args) => bench::run(&args),

@@ -93,6 +93,22 @@ impl Client {
         response.header.unwrap_or_default().revision
     }
 
+    /// Puts one value and gives the revision; nothing if nobody answers now.
+    pub fn try_put(&self, key: &[u8], value: &[u8]) -> Option<i64> {
+        let request = api::PutRequest {
+            key: key.to_vec(),
+            value: value.to_vec(),
+            lease: 0,
+        };
+        let put = async {
+            let put = KvClient::new(self.channel.clone());
+            let limit = std::time::Duration::from_secs(2);
+            tokio::time::timeout(limit, { put }.put(request)).await
+        };
+        let response = self.runtime.block_on(put).ok()?.ok()?.into_inner();
+        Some(response.header.unwrap_or_default().revision)
+    }
+
     /// Deletes all keys from `key` to before `range_end`; just `key` if that is empty.
     pub fn delete(&self, key: &[u8], range_end: &[u8]) {
         let request = api::DeleteRangeRequest {
