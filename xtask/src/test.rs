@@ -4,6 +4,7 @@ use crate::command::{cargo, run as run_command};
 use crate::etcd;
 use anyhow::{Context, Result, bail};
 use std::time::Instant;
+use test_support::etcd_binaries::{USUAL_VERSION, VERSIONS, Version};
 use test_support::requirement::SKIPS_FILE;
 
 #[derive(clap::Args)]
@@ -34,6 +35,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .args(["test", "--workspace", "--quiet"])
             .env(SKIPS_FILE, skips.path()),
     )?;
+    // The main job once more beside each other version.
+    for version in VERSIONS
+        .into_iter()
+        .filter(|version| *version != Version(3, 6))
+    {
+        eprintln!("beside etcd {version}:");
+        let mut tests = cargo();
+        tests.args(["test", "-p", "lifeboat", "--quiet"]);
+        for test in ["backup_server", "cluster_backup", "killed_at_each_step"] {
+            tests.args(["--test", test]);
+        }
+        let tests = tests.env(USUAL_VERSION, version.to_string());
+        run_command(tests.env(SKIPS_FILE, skips.path()))?;
+    }
 
     let mut skipped: Vec<_> = std::fs::read_to_string(skips.path())?
         .lines()

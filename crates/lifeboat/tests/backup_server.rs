@@ -15,12 +15,12 @@ use node::{
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
-use test_support::etcd_binaries::{Version, require};
+use test_support::etcd_binaries::require_usual;
 use test_support::etcd_server::{Options, Server};
 
 #[test]
 fn three_verified_backups_are_kept_and_sigterm_ends_it_within_five_seconds() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -41,7 +41,7 @@ fn three_verified_backups_are_kept_and_sigterm_ends_it_within_five_seconds() {
 
 #[test]
 fn sigterm_in_mid_run_ends_it_within_five_seconds_and_leaves_nothing() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -60,7 +60,7 @@ fn sigterm_in_mid_run_ends_it_within_five_seconds_and_leaves_nothing() {
 
 #[test]
 fn a_clock_that_jumps_an_hour_each_way_neither_stops_nor_doubles_the_backups() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let library = std::fs::read_dir("/usr/lib")
@@ -110,7 +110,7 @@ fn a_clock_that_jumps_an_hour_each_way_neither_stops_nor_doubles_the_backups() {
 
 #[test]
 fn a_member_that_is_down_is_told_and_the_server_goes_on() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -137,7 +137,7 @@ fn a_member_that_is_down_is_told_and_the_server_goes_on() {
 
 #[test]
 fn a_server_that_is_killed_at_any_moment_leaves_nothing_half_made_and_loses_nothing() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -183,7 +183,7 @@ fn a_server_that_is_killed_at_any_moment_leaves_nothing_half_made_and_loses_noth
 
 #[test]
 fn a_disk_that_fills_up_in_mid_run_is_told_and_the_run_after_it_succeeds() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let dir = TempDir::new().unwrap();
@@ -234,7 +234,7 @@ fn a_disk_that_fills_up_in_mid_run_is_told_and_the_run_after_it_succeeds() {
 
 #[test]
 fn two_servers_on_one_repository_do_not_get_into_each_others_way() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -255,7 +255,7 @@ fn two_servers_on_one_repository_do_not_get_into_each_others_way() {
 
 #[test]
 fn a_new_cluster_id_is_told_loudly_and_the_old_lineage_stays() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let old = Server::start(&binaries);
@@ -286,7 +286,7 @@ fn a_new_cluster_id_is_told_loudly_and_the_old_lineage_stays() {
 
 #[test]
 fn certificates_that_rotate_between_runs_are_read_again() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let options = Options {

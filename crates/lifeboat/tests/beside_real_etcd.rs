@@ -254,7 +254,7 @@ fn a_member_that_wants_certificates_and_a_user_is_compared_with(
 
 #[test]
 fn a_file_of_another_cluster_does_not_pass_for_the_members() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let (ours, theirs) = (Server::start(&binaries), Server::start(&binaries));
@@ -274,7 +274,7 @@ fn a_file_of_another_cluster_does_not_pass_for_the_members() {
 
 #[test]
 fn nobody_at_the_endpoint_is_told_within_seconds() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let mut server = Server::start(&binaries);
@@ -313,7 +313,7 @@ fn every_flipped_byte_of_a_real_snapshot_is_noticed() {
 
 #[test]
 fn the_db_of_a_running_member_that_changes_meanwhile_is_never_called_whole_by_mistake() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);

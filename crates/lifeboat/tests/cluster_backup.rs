@@ -19,7 +19,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use test_support::bolt_file::{Options as FileOptions, with_trailer, write};
-use test_support::etcd_binaries::{Version, require};
+use test_support::etcd_binaries::{Version, require, require_usual};
 use test_support::etcd_server::{Options, Server};
 use test_support::lying_member::{Lie, LyingMember};
 
@@ -64,7 +64,7 @@ fn a_backup_is_what_etcds_own_tool_takes_for_whole(
 
 #[test]
 fn a_member_that_is_frozen_in_mid_run_is_told_and_nothing_is_published() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -100,7 +100,7 @@ fn a_member_that_is_frozen_in_mid_run_is_told_and_nothing_is_published() {
 
 #[test]
 fn a_member_that_freezes_or_dies_in_mid_stream_is_told_and_nothing_is_published() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     for (signal, is_told) in [
@@ -149,7 +149,7 @@ fn a_member_that_freezes_or_dies_in_mid_stream_is_told_and_nothing_is_published(
 
 #[test]
 fn with_the_reserve_a_short_disk_is_told_and_nothing_is_lost() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let dir = TempDir::new().unwrap();
@@ -190,7 +190,7 @@ fn with_the_reserve_a_short_disk_is_told_and_nothing_is_lost() {
 
 #[test]
 fn without_quorum_the_snapshot_of_the_member_is_kept_and_recorded_as_such() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let mut servers = Server::start_cluster(&binaries, &Options::default(), 3);
@@ -212,7 +212,7 @@ fn without_quorum_the_snapshot_of_the_member_is_kept_and_recorded_as_such() {
 
 #[test]
 fn a_learner_is_refused_with_its_reason() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -289,7 +289,7 @@ fn a_stream_that_is_not_whole_is_told_for_what_it_is_and_never_published() {
 
 #[test]
 fn what_is_not_ours_is_listed_as_foreign_and_never_touched() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -335,7 +335,7 @@ fn what_is_not_ours_is_listed_as_foreign_and_never_touched() {
 
 #[test]
 fn a_backup_holds_the_nodes_files_with_owners_modes_and_links() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -395,7 +395,7 @@ fn a_backup_holds_the_nodes_files_with_owners_modes_and_links() {
 
 #[test]
 fn reading_a_snapshot_back_keeps_to_its_limit() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -412,7 +412,7 @@ fn reading_a_snapshot_back_keeps_to_its_limit() {
 
 #[test]
 fn a_directory_that_others_can_read_keeps_its_mode_and_is_told() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -450,7 +450,7 @@ fn a_directory_that_others_can_read_keeps_its_mode_and_is_told() {
 
 #[test]
 fn a_flipped_byte_of_a_backup_is_named_by_its_place() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use tempfile::TempDir;
 use test_support::bolt_file::{Options, with_trailer, write};
-use test_support::etcd_binaries::{Version, require};
+use test_support::etcd_binaries::require_usual;
 use test_support::etcd_content::Store;
 use test_support::etcd_server::{self, Server};
 
@@ -65,7 +65,7 @@ fn run_example(line: &str, dir: &Path) {
 
 #[test]
 fn the_examples_of_verify_run_as_they_are_printed() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let options = etcd_server::Options {
@@ -99,7 +99,7 @@ fn the_examples_of_verify_run_as_they_are_printed() {
 
 #[test]
 fn the_examples_of_the_commands_for_backups_run_as_they_are_printed() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let options = etcd_server::Options {

@@ -13,7 +13,7 @@ use node::{assert_all_whole, backup_once, command, fill, lifeboat, names, text, 
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use tempfile::TempDir;
-use test_support::etcd_binaries::{Version, require};
+use test_support::etcd_binaries::require_usual;
 use test_support::etcd_server::Server;
 
 const LEFT_BY_A_CRASH: [&str; 2] = [".partial-", ".removing-"];
@@ -51,7 +51,7 @@ struct Stage {
 
 impl Stage {
     fn set() -> Option<Stage> {
-        let server = Server::start(&require(Version(3, 6))?);
+        let server = Server::start(&require_usual()?);
         fill(&server, 1);
         let dir = TempDir::new().unwrap();
         let repository = dir.path().join("backups");

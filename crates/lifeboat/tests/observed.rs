@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
-use test_support::etcd_binaries::{Version, require};
+use test_support::etcd_binaries::require_usual;
 use test_support::etcd_server::{Options, Server};
 
 fn deploy(path: &str) -> PathBuf {
@@ -42,7 +42,7 @@ fn needs(program: &str) -> bool {
 
 #[test]
 fn metrics_say_what_was_made_and_what_is_kept() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -115,7 +115,7 @@ fn metrics_say_what_was_made_and_what_is_kept() {
 
 #[test]
 fn without_a_proven_backup_a_server_is_not_ready_and_says_why() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let mut server = Server::start(&binaries);
@@ -144,7 +144,7 @@ fn without_a_proven_backup_a_server_is_not_ready_and_says_why() {
 
 #[test]
 fn after_a_restart_the_newest_proven_backup_is_known_at_once() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -169,7 +169,7 @@ fn after_a_restart_the_newest_proven_backup_is_known_at_once() {
 
 #[test]
 fn another_cluster_shows_until_its_predecessors_backups_are_removed() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let old = Server::start(&binaries);
@@ -199,7 +199,7 @@ fn another_cluster_shows_until_its_predecessors_backups_are_removed() {
 
 #[test]
 fn a_port_that_somebody_else_has_is_told_and_backups_go_on() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -236,7 +236,7 @@ fn a_port_that_somebody_else_has_is_told_and_backups_go_on() {
 
 #[test]
 fn connections_that_say_nothing_do_not_use_up_the_files_that_backups_need() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);
@@ -337,7 +337,7 @@ impl Drop for Prometheus {
 
 #[test]
 fn a_real_prometheus_reads_a_real_server_and_its_alerts_follow() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     if !needs("prometheus") {
@@ -405,7 +405,7 @@ fn dashboard_expressions() -> Vec<String> {
 
 #[test]
 fn the_dashboard_and_the_alerts_use_metrics_that_there_are() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let server = Server::start(&binaries);

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use tempfile::TempDir;
-use test_support::etcd_binaries::{Version, require};
+use test_support::etcd_binaries::require_usual;
 use test_support::etcd_server::{Options, Server};
 use test_support::node_trees::Kind;
 use test_support::private_network::PrivateNetwork;
@@ -208,7 +208,7 @@ fn own_network() -> Option<Arc<PrivateNetwork>> {
 
 impl Node {
     fn start(kind: Kind) -> Option<Node> {
-        let binaries = require(Version(3, 6))?;
+        let binaries = require_usual()?;
         let network = own_network()?;
         let options = Options {
             tls: true,
@@ -358,7 +358,7 @@ fn assert_same(back: &Path, node: &Path) {
 
 #[test]
 fn an_etcd_without_kubernetes_is_found_where_it_listens_by_default() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let Some(network) = own_network() else {

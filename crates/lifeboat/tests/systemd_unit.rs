@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
-use test_support::etcd_binaries::{Version, require};
+use test_support::etcd_binaries::require_usual;
 use test_support::etcd_server::{Options, Server};
 use test_support::node_trees::Kind;
 
@@ -107,7 +107,7 @@ fn system_calls(filter: &str) -> BTreeSet<String> {
 
 #[test]
 fn a_server_makes_no_system_call_that_the_unit_forbids() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let dir = TempDir::new().unwrap();
@@ -171,7 +171,7 @@ fn a_server_makes_no_system_call_that_the_unit_forbids() {
 
 #[test]
 fn a_server_reads_certificates_of_other_users_with_the_one_capability_it_has() {
-    let Some(binaries) = require(Version(3, 6)) else {
+    let Some(binaries) = require_usual() else {
         return;
     };
     let options = Options {

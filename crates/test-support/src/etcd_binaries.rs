@@ -81,6 +81,22 @@ pub fn in_dir(dir: &Path, version: Version) -> Option<Binaries> {
     })
 }
 
+/// Which version tests run with that say nothing of versions; 3.6 where this says nothing.
+pub const USUAL_VERSION: &str = "LIFEBOAT_TEST_ETCD_VERSION";
+
+/// The programs of the version that most tests run with, or a skipped test.
+pub fn require_usual() -> Option<Binaries> {
+    let named = std::env::var(USUAL_VERSION).ok();
+    let version = named.map_or(Version(3, 6), |named| {
+        let known = VERSIONS
+            .into_iter()
+            .find(|version| version.to_string() == named);
+        known
+            .unwrap_or_else(|| panic!("{USUAL_VERSION} is {named:?}, expected one of {VERSIONS:?}"))
+    });
+    require(version)
+}
+
 /// The programs of a version, or a skipped test.
 pub fn require(version: Version) -> Option<Binaries> {
     let found = find(version);
