@@ -21,12 +21,12 @@ fuzz_target!(|data: &str| {
     let (Some(second), Some(zone)) = (chars.next(), chars.next()) else {
         return;
     };
-    let (second, zone, text) = (second as u32 * 86_399, zone as usize, chars.as_str());
+    let (second, zone, text) = (i64::from(second as u32) * 3_599, zone as usize, chars.as_str());
     let Ok(schedule) = Schedule::parse(text) else {
         return;
     };
     let zone = TimeZone::get(ZONES[zone % ZONES.len()]).expect("a zone");
-    let at = Timestamp::from_second(i64::from(second)).expect("a time");
+    let at = Timestamp::from_second(second).expect("a time");
     if let Some(next) = schedule.next_after(at, &zone) {
         assert!(next > at);
     }

@@ -15,6 +15,8 @@ pub(crate) struct Target {
     /// A compiler that links for it, and the Debian package that has it.
     linker: &'static str,
     package: &'static str,
+    /// What runs its programs on other machines, from Debian's qemu-user-static.
+    emulator: &'static str,
 }
 
 /// All of them; the first is every developer's.
@@ -24,12 +26,14 @@ pub(crate) const TARGETS: [Target; 2] = [
         triple: "x86_64-unknown-linux-musl",
         linker: "x86_64-linux-gnu-gcc",
         package: "gcc-x86-64-linux-gnu",
+        emulator: "qemu-x86_64-static",
     },
     Target {
         architecture: "arm64",
         triple: "aarch64-unknown-linux-musl",
         linker: "aarch64-linux-gnu-gcc",
         package: "gcc-aarch64-linux-gnu",
+        emulator: "qemu-aarch64-static",
     },
 ];
 
@@ -55,7 +59,9 @@ pub(crate) fn run() -> Result<()> {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let mib = bytes.len() as f64 / f64::from(1 << 20);
-        println!("{}  {mib:.1} MiB, static", program.path.display());
+        let runs = runs(program)
+            .unwrap_or_else(|| format!("not run here: no {}", program.target.emulator));
+        println!("{}  {mib:.1} MiB, static; {runs}", program.path.display());
         sums += &format!("{digest}  {name}\n");
     }
     std::fs::write(dist_dir().join("SHA256SUMS"), &sums)?;
@@ -74,12 +80,23 @@ pub(crate) fn build() -> Result<Vec<Built>> {
     TARGETS.into_iter().map(build_for).collect()
 }
 
+/// Builds for this machine: what is shipped, not what a developer runs.
+pub(crate) fn build_here() -> Result<PathBuf> {
+    std::fs::create_dir_all(dist_dir())?;
+    let here = TARGETS
+        .into_iter()
+        .find(|target| target.triple.starts_with(std::env::consts::ARCH))
+        .context("no static program for this machine")?;
+    Ok(build_for(here)?.path)
+}
+
 fn build_for(target: Target) -> Result<Built> {
     let Target {
         architecture,
         triple,
         linker,
         package,
+        ..
     } = target;
     if Command::new(linker).arg("--version").output().is_err() {
         bail!("no {linker} to link for {architecture}: install Debian's {package}");
@@ -127,6 +144,15 @@ fn rust_flags() -> String {
 fn cargo_home() -> PathBuf {
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo");
     std::env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
+}
+
+/// What the program says of itself, where it can be run.
+fn runs(program: &Built) -> Option<String> {
+    let version = |command: &mut Command| output(command.arg("--version")).ok();
+    let here = version(&mut Command::new(&program.path));
+    let emulated = || version(Command::new(program.target.emulator).arg(&program.path));
+    let said = here.or_else(emulated)?;
+    Some(format!("says {}", said.trim()))
 }
 
 /// A static program asks for no loader and no library.

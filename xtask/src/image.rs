@@ -1,14 +1,16 @@
 //! `cargo xtask image`: an OCI image from scratch that holds the program and nothing else, for all
 //! architectures, the same bytes each time. (The formats are those of the OCI image specification 1.1.)
 
-use crate::dist;
-use anyhow::{Context, Result};
+use crate::command::{output, run as run_command};
+use crate::dist::{self, Built};
+use anyhow::{Context, Result, ensure};
 use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -21,7 +23,8 @@ const CREATED: &str = "1970-01-01T00:00:00Z";
 pub(crate) fn run() -> Result<()> {
     let mut image = Image::default();
     let mut manifests = Vec::new();
-    for built in dist::build()? {
+    let programs = dist::build()?;
+    for built in &programs {
         let program = std::fs::read(&built.path)?;
         manifests.push(image.add(built.target.architecture, &program)?);
     }
@@ -36,6 +39,58 @@ pub(crate) fn run() -> Result<()> {
         bytes.len() as f64 / f64::from(1 << 20),
         digest(&bytes)
     );
+    check(&path, &programs)
+}
+
+/// Whether tools of others find in the image what was put into it.
+fn check(image: &Path, programs: &[Built]) -> Result<()> {
+    for tool in ["skopeo", "umoci"] {
+        if Command::new(tool).arg("--version").output().is_err() {
+            let missing = format!("not checked: no {tool}, install Debian's {tool}");
+            ensure!(!std::env::var("CI").is_ok_and(|ci| ci == "true"), missing);
+            println!("{missing}");
+            return Ok(());
+        }
+    }
+    let dir = tempfile::tempdir()?;
+    for program in programs {
+        let architecture = program.target.architecture;
+        // skopeo takes the image of the architecture, and compares every digest on the way.
+        let layout = dir.path().join(format!("{architecture}-layout"));
+        let copy = format!("oci:{}:latest", layout.display());
+        run_command(
+            Command::new("skopeo")
+                .args(["copy", "--quiet", "--override-arch", architecture])
+                .arg(format!("oci-archive:{}", image.display()))
+                .arg(&copy),
+        )?;
+        let shown = output(Command::new("skopeo").args(["inspect", "--config", &copy]))?;
+        let shown: Value = serde_json::from_str(&shown)?;
+        ensure!(
+            shown.pointer("/architecture") == Some(&json!(architecture))
+                && shown.pointer("/config/Entrypoint/0") == Some(&json!("/etcd-lifeboat")),
+            "{shown}"
+        );
+        let bundle = dir.path().join(format!("{architecture}-bundle"));
+        run_command(
+            Command::new("umoci")
+                .args(["unpack", "--rootless", "--image"])
+                .arg(format!("{}:latest", layout.display()))
+                .arg(&bundle),
+        )?;
+        let unpacked = bundle.join("rootfs/etcd-lifeboat");
+        ensure!(
+            std::fs::read(&unpacked)? == std::fs::read(&program.path)?,
+            "{architecture}: another program came out than went in"
+        );
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&unpacked)?.permissions());
+        ensure!(
+            mode & 0o777 == 0o755,
+            "{architecture}: its mode is {mode:o}"
+        );
+    }
+    println!("skopeo and umoci find in it what was put into it");
     Ok(())
 }
 

@@ -1,8 +1,7 @@
 //! `cargo xtask soak`: backup servers for a long time, on a cluster that is disturbed all the while, or one that
 //! is killed over and over. What was made is checked by what was written to etcd, not by what the servers say.
 
-use crate::command::{cargo, run as run_command, target_dir};
-use crate::etcd;
+use crate::{dist, etcd};
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -44,8 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let missing = etcd::provide();
     let binaries = VERSIONS.into_iter().rev().find_map(find);
     let binaries = binaries.with_context(|| missing.join("\n"))?;
-    run_command(cargo().args(["build", "--release", "--quiet", "-p", "lifeboat"]))?;
-    let lifeboat = target_dir().join("release/etcd-lifeboat");
+    let lifeboat = dist::build_here()?;
     match args.what {
         What::Runs { runs } => soak_runs(&binaries, &lifeboat, runs),
         What::Kills { kills } => soak_kills(&binaries, &lifeboat, kills),
