@@ -10,7 +10,7 @@ use rstest::rstest;
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
-use test_support::etcd_binaries::{Binaries, VERSIONS, Version, find, require};
+use test_support::etcd_binaries::{Binaries, VERSIONS, Version, find, require, require_usual};
 use test_support::etcd_client::Change;
 use test_support::etcd_server::{Options, Server};
 
