@@ -4,12 +4,12 @@ use crate::etcd_binaries::Binaries;
 use crate::etcd_client::Client;
 use crate::pki::{CertificateAuthority, Pki};
 use crate::private_network::PrivateNetwork;
+use crate::scratch_dir::ScratchDir;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 /// Where a server keeps its data unless told otherwise: below its own folder as a node has it below its root.
 const DATA_DIR: &str = "/var/lib/etcd";
@@ -31,7 +31,7 @@ struct Place {
     endpoint: String,
     peer: String,
     name: String,
-    dir: TempDir,
+    dir: ScratchDir,
     data_dir: &'static str,
     network: Option<Arc<PrivateNetwork>>,
     flags: Vec<String>,
@@ -39,10 +39,7 @@ struct Place {
 
 impl Place {
     fn new(options: &Options) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("lifeboat-etcd-")
-            .tempdir()
-            .unwrap();
+        let dir = ScratchDir::create("lifeboat-etcd-");
         let scheme = if options.tls { "https" } else { "http" };
         // Nobody else has the usual ports of a network of one's own.
         let ports = match options.network {

@@ -16,3 +16,4 @@ pub mod node_trees;
 pub mod pki;
 pub mod private_network;
 pub mod requirement;
+pub mod scratch_dir;

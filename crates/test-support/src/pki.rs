@@ -1,8 +1,8 @@
 //! Certificates for servers on loopback.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,47 @@ pub struct Pki {
 /// Who signs certificates.
 pub struct CertificateAuthority(CertifiedIssuer<'static, KeyPair>);
 
+/// What a certificate is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'s> {
+    /// Whom it names.
+    pub name: &'s str,
+    /// Which group the name is in.
+    pub organization: Option<&'s str>,
+    /// Addresses and host names it is good for; for a server.
+    pub hosts: &'s [&'s str],
+}
+
 impl CertificateAuthority {
+    /// The authority's own certificate, as PEM.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// The authority's key, as PEM.
+    pub fn key_pem(&self) -> String {
+        self.0.key().serialize_pem()
+    }
+
+    /// A certificate and its key, as PEM.
+    pub fn issue(&self, subject: Subject<'_>) -> (String, String) {
+        let hosts: Vec<_> = subject.hosts.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let mut name = DistinguishedName::new();
+        name.push(DnType::CommonName, subject.name);
+        if let Some(organization) = subject.organization {
+            name.push(DnType::OrganizationName, organization);
+        }
+        params.distinguished_name = name;
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.0).unwrap();
+        (cert.pem(), key.serialize_pem())
+    }
+
     /// A new one.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
