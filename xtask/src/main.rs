@@ -7,6 +7,7 @@ mod dist;
 mod etcd;
 mod fuzz;
 mod image;
+mod kubernetes;
 mod soak;
 mod test;
 
@@ -26,6 +27,8 @@ enum Command {
     Test(test::Args),
     /// Get the etcd versions that the tests run beside
     Etcd,
+    /// Get the Kubernetes that the tests run beside
+    Kubernetes(kubernetes::Args),
     /// Run the fuzz targets, which needs a nightly compiler
     Fuzz(fuzz::Args),
     /// Watch three nodes keep backups of a real cluster, for a minute
@@ -47,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Demo => demo::run(),
         Command::Soak(args) => soak::run(&args),
+        Command::Kubernetes(args) => kubernetes::run(&args),
         Command::Dist => dist::run(),
         Command::Image => image::run(),
         Command::Bench(args) => bench::run(&args),

@@ -37,7 +37,9 @@ impl ScratchDir {
 
 /// Removes folders of a prefix that nobody uses any more, and says which.
 pub fn clear_left(prefix: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten();
+    let entries = std::fs::read_dir(std::env::temp_dir())
+        .into_iter()
+        .flatten();
     let left: Vec<_> = entries
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))

@@ -1,0 +1,98 @@
+//! Where real Kubernetes programs are on this machine.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A folder with control plane programs, as other projects of the field name it.
+pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
+
+/// The programs of a control plane, by their names.
+pub const PROGRAMS: [&str; 4] = [
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubectl",
+];
+
+/// A minor version of Kubernetes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32);
+
+/// The versions that can be built here, the newest first.
+pub const VERSIONS: [Version; 2] = [Version(1, 37), Version(1, 35)];
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+/// The programs of one version.
+#[derive(Debug, Clone)]
+pub struct Binaries {
+    /// Which version.
+    pub version: Version,
+    dir: PathBuf,
+}
+
+impl Binaries {
+    /// Where a program is.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Where all of them are.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// Where programs that were built for tests stay.
+#[must_use]
+pub fn cache_dir() -> PathBuf {
+    let etcd = crate::etcd_binaries::cache_dir();
+    etcd.with_file_name("kubernetes")
+}
+
+/// Finds the programs of a version: in the folder that the environment names, in `PATH`, in the cache.
+#[must_use]
+pub fn find(version: Version) -> Option<Binaries> {
+    let named = std::env::var_os(ASSETS).map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    named
+        .into_iter()
+        .chain(std::env::split_paths(&path))
+        .chain([cache_dir().join(version.to_string())])
+        .find_map(|dir| in_dir(&dir, version))
+}
+
+/// The programs of a version in one folder, if all of them are there.
+#[must_use]
+pub fn in_dir(dir: &Path, version: Version) -> Option<Binaries> {
+    let all = PROGRAMS.iter().all(|name| dir.join(name).is_file());
+    all.then_some(())?;
+    let server = dir.join("kube-apiserver");
+    let output = Command::new(server).arg("--version").output().ok()?;
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    told.starts_with(&format!("Kubernetes v{version}."))
+        .then(|| Binaries {
+            version,
+            dir: dir.into(),
+        })
+}
+
+/// The newest version that is here, or a skipped test.
+#[must_use]
+pub fn require() -> Option<Binaries> {
+    let found = VERSIONS.into_iter().find_map(find);
+    if found.is_none() {
+        crate::requirement::skip(&format!(
+            "Kubernetes is not here: run `cargo xtask kubernetes`, or name a folder with {} in {ASSETS}",
+            PROGRAMS.join(", ")
+        ));
+    }
+    found
+}

@@ -1,0 +1,637 @@
+//! A cluster: started, looked at, broken and mended by tests, and gone with the value.
+
+use super::binaries::Binaries;
+use super::container::Spawner;
+use super::image::Images;
+use super::kubelet::{Context, Kubelet};
+use super::link::Link;
+use super::node;
+use super::openshift::{self, Flavour};
+use super::part::Part;
+use super::pki::{ClusterPki, Identity, SERVICE_RANGE};
+use crate::etcd_binaries::Binaries as EtcdBinaries;
+use crate::etcd_server::{Options as EtcdOptions, Server, free_port};
+use crate::node_trees::Kind;
+use crate::scratch_dir::ScratchDir;
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
+use kube::api::{Api, ListParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const APISERVER: &str = "kube-apiserver";
+const CONTROLLER_MANAGER: &str = "kube-controller-manager";
+const SCHEDULER: &str = "kube-scheduler";
+
+/// What a cluster is made of.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Control-plane nodes, each with a member of etcd.
+    pub nodes: usize,
+    /// Kubernetes' own programs.
+    pub kubernetes: Binaries,
+    /// etcd's.
+    pub etcd: EtcdBinaries,
+    /// Whether it looks like OpenShift.
+    pub openshift: Option<Flavour>,
+    /// The images that its nodes have.
+    pub images: Images,
+}
+
+/// A node of a cluster.
+#[derive(Debug, Clone)]
+pub struct NodePlace {
+    /// Its name.
+    pub name: String,
+    /// What stands for its root directory.
+    pub root: PathBuf,
+    /// Where its etcd member listens.
+    pub etcd_endpoint: String,
+}
+
+/// What can be done to a part of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Ended as by a crash.
+    Stop,
+    /// Started again.
+    Start,
+    /// Ended and started again.
+    Restart,
+    /// Stopped in the middle of whatever it does, and still there.
+    Freeze,
+    /// Let go on.
+    Thaw,
+    /// Its way to the API server (of a member of etcd: the API server's way to it) is cut.
+    Cut,
+    /// The way is there again.
+    Heal,
+}
+
+/// A running cluster; dropping it ends everything and removes its files.
+pub struct Cluster {
+    // In the order in which they end: nobody is left who writes to what is gone.
+    kubelets: BTreeMap<String, Kubelet>,
+    parts: BTreeMap<&'static str, Part>,
+    members: BTreeMap<String, Server>,
+    links: BTreeMap<String, Link>,
+    contexts: BTreeMap<String, Arc<Context>>,
+    kubeconfig: PathBuf,
+    kubectl: PathBuf,
+    pki: ClusterPki,
+    client: kube::Client,
+    images: Arc<Mutex<Images>>,
+    started_in: Duration,
+    runtime: Runtime,
+    dir: ScratchDir,
+}
+
+impl Cluster {
+    /// Starts one, and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn start(options: &Options) -> Cluster {
+        let start = Instant::now();
+        let dir = ScratchDir::create("lifeboat-cluster-");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let etcd_options = EtcdOptions {
+            tls: true,
+            ..EtcdOptions::default()
+        };
+        let servers = Server::start_cluster(&options.etcd, &etcd_options, options.nodes);
+        let members: BTreeMap<_, _> = (1..)
+            .zip(servers)
+            .map(|(number, server)| (format!("node-{number}"), server))
+            .collect();
+        let pki = ClusterPki::create(&dir.path().join("pki"));
+        let api_port = free_port();
+        let mut links = BTreeMap::new();
+        let etcd_urls: Vec<_> = members
+            .iter()
+            .map(|(name, server)| {
+                let link = runtime.block_on(Link::to(port_of(&server.endpoint)));
+                let url = format!("https://127.0.0.1:{}", link.port());
+                links.insert(format!("etcd/{name}"), link);
+                url
+            })
+            .collect();
+        for name in [CONTROLLER_MANAGER, SCHEDULER, "outside"] {
+            links.insert(name.into(), runtime.block_on(Link::to(api_port)));
+        }
+        for name in members.keys() {
+            for user in ["kubelet", "pods"] {
+                let link = runtime.block_on(Link::to(api_port));
+                links.insert(format!("{user}/{name}"), link);
+            }
+        }
+        let parts = start_parts(options, &dir, &pki, api_port, &etcd_urls, &links, &members);
+        // What tests look with is never cut off.
+        let kubeconfig = pki.kubeconfig(&Identity::admin(), api_port);
+        let client = runtime.block_on(client_of(&kubeconfig));
+        let mut cluster = Cluster {
+            kubelets: BTreeMap::new(),
+            contexts: BTreeMap::new(),
+            images: Arc::new(Mutex::new(options.images.clone())),
+            kubectl: options.kubernetes.program("kubectl"),
+            parts,
+            members,
+            links,
+            kubeconfig,
+            pki,
+            client,
+            started_in: Duration::ZERO,
+            runtime,
+            dir,
+        };
+        cluster.wait_for_the_api_server();
+        for part in cluster
+            .parts
+            .values_mut()
+            .filter(|part| part.pid().is_none())
+        {
+            part.start_again();
+        }
+        let names: Vec<_> = cluster.members.keys().cloned().collect();
+        for name in &names {
+            cluster.add_node(name);
+        }
+        if let Some(flavour) = options.openshift {
+            let made = openshift::make(&cluster.client, flavour);
+            cluster
+                .runtime
+                .block_on(made)
+                .expect("OpenShift's kinds and objects");
+        }
+        cluster.wait_until_ready();
+        cluster.started_in = start.elapsed();
+        cluster
+    }
+
+    fn wait_for_the_api_server(&mut self) {
+        let deadline = Instant::now() + READY_WITHIN;
+        // Ready means also that its own roles are there, without which nobody else can start.
+        while !self.kubectl(&["get", "--raw", "/readyz"]).status.success() {
+            let alive = self.parts.get_mut(APISERVER).is_some_and(Part::is_running);
+            assert!(
+                alive && Instant::now() < deadline,
+                "the API server did not start: {}",
+                self.log_end(APISERVER)
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The end of a part's log.
+    #[must_use]
+    pub fn log_end(&self, part: &str) -> String {
+        const LINES: usize = 20;
+        let log = self.parts.get(part).map(|part| part.log().to_path_buf());
+        let text = log
+            .and_then(|log| std::fs::read_to_string(log).ok())
+            .unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(LINES)..].join("\n")
+    }
+
+    fn add_node(&mut self, name: &str) {
+        let server = &self.members[name];
+        Kind::Kubeadm.lay_out(server.dir(), &server.endpoint, server.pki.as_ref().unwrap());
+        self.runtime
+            .block_on(node::register(&self.client, name))
+            .expect("a Node object");
+        let link = &self.links[&format!("kubelet/{name}")];
+        let kubeconfig = self.pki.kubeconfig(&Identity::node(name), link.port());
+        let client = self.runtime.block_on(client_of(&kubeconfig));
+        let context = Arc::new(Context {
+            node: name.into(),
+            root: server.dir().into(),
+            pods: self.dir.path().join("pods").join(name),
+            client,
+            images: self.images.clone(),
+            spawner: Spawner::start(),
+            api_port: self.links[&format!("pods/{name}")].port(),
+        });
+        self.contexts.insert(name.into(), context.clone());
+        let _inside = self.runtime.enter();
+        self.kubelets.insert(name.into(), Kubelet::start(context));
+    }
+
+    fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), "default");
+            let account = self.runtime.block_on(accounts.get("default")).is_ok();
+            if account && self.ready_nodes() == self.members.len() {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the cluster did not become ready: {}",
+                self.log_end(CONTROLLER_MANAGER)
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// How many nodes are ready.
+    #[must_use]
+    pub fn ready_nodes(&self) -> usize {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let Ok(nodes) = self.runtime.block_on(nodes.list(&ListParams::default())) else {
+            return 0;
+        };
+        let ready = |node: &&Node| {
+            let conditions = node
+                .status
+                .iter()
+                .flat_map(|status| status.conditions.iter().flatten());
+            conditions
+                .filter(|condition| condition.type_ == "Ready")
+                .any(|condition| condition.status == "True")
+        };
+        nodes.iter().filter(ready).count()
+    }
+
+    /// How long it took until it was ready.
+    #[must_use]
+    pub fn started_in(&self) -> Duration {
+        self.started_in
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// With all rights, and never cut off.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// A kubeconfig with all rights for a program outside of the cluster, whose way can be cut as `outside`.
+    #[must_use]
+    pub fn outside_kubeconfig(&self) -> PathBuf {
+        let mut identity = Identity::admin();
+        identity.file = "outside".into();
+        self.pki.kubeconfig(&identity, self.links["outside"].port())
+    }
+
+    /// A client with all rights.
+    #[must_use]
+    pub fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
+    /// Runs a future where the cluster's own run.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    /// Runs kubectl with all rights.
+    #[must_use]
+    pub fn kubectl(&self, args: &[&str]) -> Output {
+        Command::new(&self.kubectl)
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(args)
+            .output()
+            .expect("run kubectl")
+    }
+
+    /// Runs kubectl and fails the test if that fails.
+    #[must_use]
+    pub fn kubectl_ok(&self, args: &[&str]) -> String {
+        let output = self.kubectl(args);
+        assert!(
+            output.status.success(),
+            "kubectl {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Applies a manifest.
+    pub fn apply(&self, manifest: &str) {
+        let path = self.dir.path().join("manifest.yaml");
+        std::fs::write(&path, manifest).unwrap();
+        let _ = self.kubectl_ok(&["apply", "-f", path.to_str().unwrap()]);
+    }
+
+    /// Its nodes.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodePlace> {
+        let place = |(name, server): (&String, &Server)| NodePlace {
+            name: name.clone(),
+            root: server.dir().into(),
+            etcd_endpoint: server.endpoint.clone(),
+        };
+        self.members.iter().map(place).collect()
+    }
+
+    /// Adds an image to those that its nodes have.
+    pub fn add_image(&self, name: &str, image: super::image::Image) {
+        let mut images = self.images.lock().unwrap();
+        *images = std::mem::take(&mut *images).with(name, image);
+    }
+
+    /// What a container has printed since its last start; nothing if there is no such container any more.
+    #[must_use]
+    pub fn logs(&self, namespace: &str, pod: &str, container: &str) -> Option<String> {
+        let pods: Api<k8s_openapi::api::core::v1::Pod> =
+            Api::namespaced(self.client.clone(), namespace);
+        let pod = self.runtime.block_on(pods.get(pod)).ok()?;
+        let node = pod.spec?.node_name?;
+        let dir = self
+            .contexts
+            .get(&node)?
+            .pods
+            .join(pod.metadata.uid?)
+            .join(container);
+        let logs = std::fs::read_dir(dir).ok()?.flatten();
+        let newest = logs
+            .filter_map(|entry| {
+                let path = entry.path();
+                let number = path.file_stem()?.to_str()?.parse::<u32>().ok()?;
+                (path.extension()? == "log").then_some((number, path))
+            })
+            .max()?;
+        std::fs::read_to_string(newest.1).ok()
+    }
+
+    /// Each part, and how it is.
+    pub fn status(&mut self) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        for (name, part) in &mut self.parts {
+            let state = match (part.is_running(), part.pid()) {
+                (true, Some(pid)) => process_state(pid),
+                _ => "stopped".into(),
+            };
+            all.push(((*name).to_string(), state));
+        }
+        for (name, member) in &mut self.members {
+            let state = if member.is_running() {
+                process_state(member.pid())
+            } else {
+                "stopped".into()
+            };
+            all.push((format!("etcd/{name}"), state));
+        }
+        for (name, link) in &self.links {
+            if !link.is_open() {
+                all.push((name.clone(), "cut off".into()));
+            }
+        }
+        all
+    }
+
+    /// Does something to a part: `kube-apiserver`, `kube-controller-manager`, `kube-scheduler`, `etcd/NODE`,
+    /// `node/NODE`, and to cut off also `kubelet/NODE`, `pods/NODE` and `outside`.
+    ///
+    /// # Errors
+    /// What there is instead.
+    pub fn fault(&mut self, fault: Fault, target: &str) -> Result<(), String> {
+        if matches!(fault, Fault::Cut | Fault::Heal) {
+            let link = self.links.get(target).ok_or_else(|| {
+                let known: Vec<_> = self.links.keys().cloned().collect();
+                format!(
+                    "{target:?} can't be cut off, there are {}",
+                    known.join(", ")
+                )
+            })?;
+            match fault {
+                Fault::Cut => link.cut(),
+                _ => link.heal(),
+            }
+            return Ok(());
+        }
+        if let Some(part) = self.parts.get_mut(target) {
+            match fault {
+                Fault::Stop => part.stop(),
+                Fault::Freeze => part.signal("-STOP"),
+                Fault::Thaw => part.signal("-CONT"),
+                _ => part.start_again(),
+            }
+            return Ok(());
+        }
+        match target.split_once('/') {
+            Some(("etcd", name)) if self.members.contains_key(name) => {
+                self.fault_of_member(fault, name)
+            }
+            Some(("node", name)) if self.members.contains_key(name) => {
+                self.fault_of_node(fault, name)
+            }
+            _ => {
+                let parts: Vec<_> = self.parts.keys().copied().collect();
+                let nodes: Vec<_> = self.members.keys().cloned().collect();
+                Err(format!(
+                    "no {target:?}, there are {} and etcd/ and node/ of {}",
+                    parts.join(", "),
+                    nodes.join(", ")
+                ))
+            }
+        }
+    }
+
+    fn fault_of_member(&mut self, fault: Fault, name: &str) -> Result<(), String> {
+        let member = self.members.get_mut(name).ok_or("no such member")?;
+        match fault {
+            Fault::Stop => member.crash(),
+            Fault::Freeze => member.signal("-STOP"),
+            Fault::Thaw => member.signal("-CONT"),
+            _ => {
+                if member.is_running() {
+                    member.crash();
+                }
+                let binaries = member.binaries.clone();
+                member.start_again(&binaries);
+            }
+        }
+        Ok(())
+    }
+
+    /// A node with everything on it: its containers, its kubelet, its member of etcd.
+    fn fault_of_node(&mut self, fault: Fault, name: &str) -> Result<(), String> {
+        if matches!(fault, Fault::Freeze | Fault::Thaw) {
+            return Err("a node is stopped and started, and not frozen".into());
+        }
+        if fault != Fault::Start {
+            if let Some(mut kubelet) = self.kubelets.remove(name) {
+                kubelet.crash();
+            }
+            self.fault_of_member(Fault::Stop, name)?;
+        }
+        if fault != Fault::Stop && !self.kubelets.contains_key(name) {
+            self.fault_of_member(Fault::Start, name)?;
+            let context = self.contexts.get(name).ok_or("no such node")?.clone();
+            let _inside = self.runtime.enter();
+            self.kubelets.insert(name.into(), Kubelet::start(context));
+        }
+        Ok(())
+    }
+
+    /// Makes every watch that goes on from what it knows be told that this is too long ago: history is
+    /// compacted, and the API server forgets what it has cached.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn expire_watches(&mut self) -> Result<(), String> {
+        let member = self.members.values().next().ok_or("no member")?;
+        let client = member.client();
+        let (_, revision) = client.member_id_and_revision();
+        client.compact(revision);
+        self.fault(Fault::Restart, APISERVER)?;
+        self.wait_for_the_api_server();
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for kubelet in self.kubelets.values_mut() {
+            kubelet.crash();
+        }
+        // Containers end in a moment; then nothing holds their directories.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Whether a process runs or is frozen.
+fn process_state(pid: u32) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
+    match state {
+        Some('T') => format!("frozen, process {pid}"),
+        _ => format!("runs, process {pid}"),
+    }
+}
+
+fn port_of(url: &str) -> u16 {
+    url.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+/// A client as the identity of a kubeconfig.
+async fn client_of(kubeconfig: &Path) -> kube::Client {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
+    let options = KubeConfigOptions::default();
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .unwrap();
+    config.connect_timeout = Some(Duration::from_secs(2));
+    kube::Client::try_from(config).unwrap()
+}
+
+/// The programs of the control plane; the API server is started, the others follow when it is ready.
+fn start_parts(
+    options: &Options,
+    dir: &ScratchDir,
+    pki: &ClusterPki,
+    api_port: u16,
+    etcd_urls: &[String],
+    links: &BTreeMap<String, Link>,
+    members: &BTreeMap<String, Server>,
+) -> BTreeMap<&'static str, Part> {
+    let file = |name: &str| pki.path(name).display().to_string();
+    let etcd_pki = members
+        .values()
+        .find_map(|server| server.pki.as_ref())
+        .unwrap();
+    let plugins = if options.openshift.is_some() {
+        "NodeRestriction,OwnerReferencesPermissionEnforcement"
+    } else {
+        "NodeRestriction"
+    };
+    let apiserver = [
+        ("etcd-servers", etcd_urls.join(",")),
+        ("etcd-cafile", etcd_pki.ca.display().to_string()),
+        ("etcd-certfile", etcd_pki.client_cert.display().to_string()),
+        ("etcd-keyfile", etcd_pki.client_key.display().to_string()),
+        ("bind-address", "127.0.0.1".into()),
+        ("secure-port", api_port.to_string()),
+        ("tls-cert-file", file("apiserver.crt")),
+        ("tls-private-key-file", file("apiserver.key")),
+        ("client-ca-file", file("ca.crt")),
+        (
+            "service-account-issuer",
+            "https://kubernetes.default.svc".into(),
+        ),
+        ("service-account-key-file", file("service-accounts.crt")),
+        (
+            "service-account-signing-key-file",
+            file("service-accounts.key"),
+        ),
+        ("authorization-mode", "Node,RBAC".into()),
+        ("service-cluster-ip-range", SERVICE_RANGE.into()),
+        // Nobody reaches it by the address of a service: pods are told its port.
+        ("endpoint-reconciler-type", "none".into()),
+        ("allow-privileged", "true".into()),
+        ("enable-admission-plugins", plugins.into()),
+        ("profiling", "false".into()),
+    ];
+    let client = |identity: &Identity, link: &str| {
+        pki.kubeconfig(identity, links[link].port())
+            .display()
+            .to_string()
+    };
+    let manager_config = client(&Identity::controller_manager(), CONTROLLER_MANAGER);
+    let manager = [
+        ("kubeconfig", manager_config.clone()),
+        ("authentication-kubeconfig", manager_config.clone()),
+        ("authorization-kubeconfig", manager_config),
+        ("bind-address", "127.0.0.1".into()),
+        ("secure-port", free_port().to_string()),
+        ("root-ca-file", file("ca.crt")),
+        (
+            "service-account-private-key-file",
+            file("service-accounts.key"),
+        ),
+        ("use-service-account-credentials", "true".into()),
+        ("cluster-signing-cert-file", file("ca.crt")),
+        ("cluster-signing-key-file", file("ca.key")),
+        ("leader-elect", "false".into()),
+        ("profiling", "false".into()),
+    ];
+    let scheduler_config = client(&Identity::scheduler(), SCHEDULER);
+    let scheduler = [
+        ("kubeconfig", scheduler_config.clone()),
+        ("authentication-kubeconfig", scheduler_config.clone()),
+        ("authorization-kubeconfig", scheduler_config),
+        ("bind-address", "127.0.0.1".into()),
+        ("secure-port", free_port().to_string()),
+        ("leader-elect", "false".into()),
+        ("profiling", "false".into()),
+    ];
+    let part = |name: &'static str, flags: &[(&str, String)]| {
+        let args = flags
+            .iter()
+            .map(|(flag, value)| format!("--{flag}={value}"))
+            .collect();
+        let log = dir.path().join(format!("{name}.log"));
+        (name, Part::new(options.kubernetes.program(name), args, log))
+    };
+    let mut parts = BTreeMap::from([
+        part(APISERVER, &apiserver),
+        part(CONTROLLER_MANAGER, &manager),
+        part(SCHEDULER, &scheduler),
+    ]);
+    if let Some(apiserver) = parts.get_mut(APISERVER) {
+        apiserver.start_again();
+    }
+    parts
+}

@@ -1,0 +1,142 @@
+//! A kubelet whose containers are processes: for each pod that is bound to its node it starts what the pod says
+//! and reports what comes of it. It speaks with the node's own identity, so that the API server lets it do no
+//! more than a real one.
+//!
+//! Not there: probes, resource limits, pod networks, static pods, ports for logs and exec. Restarts back off
+//! from 1 s to 30 s, quicker than a real one's.
+
+use super::container::Spawner;
+use super::image::Images;
+use super::{node, pod};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
+use kube::runtime::watcher;
+use kube::runtime::{WatchStreamExt, watcher::Event};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What a node's pods are run with.
+pub(super) struct Context {
+    /// The node's name.
+    pub(super) node: String,
+    /// What stands for the node's root directory.
+    pub(super) root: PathBuf,
+    /// Where pods have their files.
+    pub(super) pods: PathBuf,
+    pub(super) client: kube::Client,
+    pub(super) images: Arc<Mutex<Images>>,
+    pub(super) spawner: Spawner,
+    /// Where pods find the API server.
+    pub(super) api_port: u16,
+}
+
+/// A kubelet; aborting its tasks leaves its containers alone, as when a real one stops.
+pub(super) struct Kubelet {
+    tasks: Vec<JoinHandle<()>>,
+    kill: Arc<watch::Sender<bool>>,
+}
+
+impl Kubelet {
+    pub(super) fn start(context: Arc<Context>) -> Self {
+        let kill = Arc::new(watch::Sender::new(false));
+        let heartbeat = tokio::spawn(node::keep_ready(context.clone()));
+        let pods = tokio::spawn(run_pods(context, kill.clone()));
+        Kubelet {
+            tasks: vec![heartbeat, pods],
+            kill,
+        }
+    }
+
+    /// Ends it and all its containers, as when a node loses its power.
+    pub(super) fn crash(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+        self.kill.send_replace(true);
+    }
+}
+
+/// What a pod's worker hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wish {
+    Run,
+    /// It was deleted, and has so long to end.
+    End {
+        grace_s: u64,
+    },
+    /// It is gone.
+    Kill,
+}
+
+async fn run_pods(context: Arc<Context>, kill: Arc<watch::Sender<bool>>) {
+    let all: Api<Pod> = Api::all(context.client.clone());
+    let of_node = watcher::Config::default().fields(&format!("spec.nodeName={}", context.node));
+    let mut events = watcher(all, of_node).default_backoff().boxed();
+    let mut workers: HashMap<String, watch::Sender<Wish>> = HashMap::new();
+    let mut seen_at_start = Vec::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Init) => seen_at_start.clear(),
+            Ok(Event::InitApply(pod)) => {
+                seen_at_start.push(uid(&pod));
+                heard(&context, &kill, &mut workers, pod);
+            }
+            // What is not listed any more went while nobody watched.
+            Ok(Event::InitDone) => workers.retain(|uid, worker| {
+                let there = seen_at_start.contains(uid);
+                if !there {
+                    worker.send_replace(Wish::Kill);
+                }
+                there
+            }),
+            Ok(Event::Apply(pod)) => heard(&context, &kill, &mut workers, pod),
+            Ok(Event::Delete(pod)) => {
+                if let Some(worker) = workers.remove(&uid(&pod)) {
+                    worker.send_replace(Wish::Kill);
+                }
+            }
+            // It is tried again.
+            Err(_) => {}
+        }
+    }
+}
+
+fn uid(pod: &Pod) -> String {
+    pod.metadata.uid.clone().unwrap_or_default()
+}
+
+fn heard(
+    context: &Arc<Context>,
+    kill: &Arc<watch::Sender<bool>>,
+    workers: &mut HashMap<String, watch::Sender<Wish>>,
+    pod: Pod,
+) {
+    let wish = match pod.metadata.deletion_timestamp {
+        None => Wish::Run,
+        Some(_) => Wish::End {
+            grace_s: pod
+                .metadata
+                .deletion_grace_period_seconds
+                .and_then(|seconds| seconds.try_into().ok())
+                .unwrap_or_default(),
+        },
+    };
+    match workers.get(&uid(&pod)) {
+        Some(worker) => {
+            worker.send_if_modified(|old| {
+                let changed = *old != wish;
+                *old = wish;
+                changed
+            });
+        }
+        None => {
+            let (sender, wishes) = watch::channel(wish);
+            workers.insert(uid(&pod), sender);
+            tokio::spawn(pod::run(context.clone(), pod, wishes, kill.subscribe()));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The certificates of a control plane, and the kubeconfigs of those who use it.
+
+use crate::pki::{CertificateAuthority, Subject};
+use std::path::{Path, PathBuf};
+
+/// The address of the service `kubernetes`, the first of the range for services.
+pub(super) const SERVICE_RANGE: &str = "10.96.0.0/16";
+const SERVICE_ADDRESS: &str = "10.96.0.1";
+
+/// Somebody who talks to the API server.
+pub(super) struct Identity {
+    /// What its kubeconfig's file is called.
+    pub(super) file: String,
+    name: String,
+    group: Option<&'static str>,
+}
+
+impl Identity {
+    pub(super) fn admin() -> Self {
+        Identity {
+            file: "admin".into(),
+            name: "kubernetes-admin".into(),
+            group: Some("system:masters"),
+        }
+    }
+
+    pub(super) fn controller_manager() -> Self {
+        Identity {
+            file: "controller-manager".into(),
+            name: "system:kube-controller-manager".into(),
+            group: None,
+        }
+    }
+
+    pub(super) fn scheduler() -> Self {
+        Identity {
+            file: "scheduler".into(),
+            name: "system:kube-scheduler".into(),
+            group: None,
+        }
+    }
+
+    pub(super) fn node(name: &str) -> Self {
+        Identity {
+            file: format!("kubelet-{name}"),
+            name: format!("system:node:{name}"),
+            group: Some("system:nodes"),
+        }
+    }
+}
+
+/// A cluster's certificates, in a folder.
+pub(super) struct ClusterPki {
+    dir: PathBuf,
+    authority: CertificateAuthority,
+}
+
+impl ClusterPki {
+    /// Makes what the servers need.
+    pub(super) fn create(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        let pki = ClusterPki {
+            dir: dir.into(),
+            authority: CertificateAuthority::new(),
+        };
+        pki.write("ca.crt", &pki.authority.pem());
+        pki.write("ca.key", &pki.authority.key_pem());
+        let server = Subject {
+            name: "kube-apiserver",
+            organization: None,
+            hosts: &[
+                "127.0.0.1",
+                SERVICE_ADDRESS,
+                "localhost",
+                "kubernetes",
+                "kubernetes.default",
+                "kubernetes.default.svc",
+                "kubernetes.default.svc.cluster.local",
+            ],
+        };
+        let (cert, key) = pki.authority.issue(server);
+        pki.write("apiserver.crt", &cert);
+        pki.write("apiserver.key", &key);
+        // Any key signs tokens, and its certificate says how to check them.
+        let (cert, key) = pki.authority.issue(Subject {
+            name: "service-accounts",
+            organization: None,
+            hosts: &[],
+        });
+        pki.write("service-accounts.crt", &cert);
+        pki.write("service-accounts.key", &key);
+        pki
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Writes a kubeconfig for somebody who finds the API server at this port.
+    pub(super) fn kubeconfig(&self, identity: &Identity, port: u16) -> PathBuf {
+        let (cert, key) = self.authority.issue(Subject {
+            name: &identity.name,
+            organization: identity.group,
+            hosts: &[],
+        });
+        let file = &identity.file;
+        self.write(&format!("{file}.crt"), &cert);
+        self.write(&format!("{file}.key"), &key);
+        let [ca, cert, key] = ["ca.crt", &format!("{file}.crt"), &format!("{file}.key")]
+            .map(|name| self.path(name).display().to_string());
+        let config = format!(
+            "apiVersion: v1
+kind: Config
+clusters: [{{name: test, cluster: {{server: 'https://127.0.0.1:{port}', certificate-authority: '{ca}'}}}}]
+users: [{{name: user, user: {{client-certificate: '{cert}', client-key: '{key}'}}}}]
+contexts: [{{name: test, context: {{cluster: test, user: user}}}}]
+current-context: test
+"
+        );
+        self.write(&format!("{file}.kubeconfig"), &config);
+        self.path(&format!("{file}.kubeconfig"))
+    }
+}

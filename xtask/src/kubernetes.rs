@@ -1,0 +1,94 @@
+//! Real Kubernetes for the tests: the programs of a control plane, built from the Go modules beside this crate.
+
+use crate::command::{output, root, run as run_command};
+use anyhow::{Context, Result, bail, ensure};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+use test_support::kubernetes::binaries::{PROGRAMS, VERSIONS, Version, cache_dir, find, in_dir};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Also the older version, which takes as long again
+    #[arg(long)]
+    all: bool,
+}
+
+/// `cargo xtask kubernetes`.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let versions = if args.all {
+        &VERSIONS[..]
+    } else {
+        &VERSIONS[..1]
+    };
+    for version in versions {
+        let start = Instant::now();
+        provide(*version)?;
+        let binaries = find(*version).context("what was built is not found")?;
+        let seconds = start.elapsed().as_secs();
+        println!(
+            "Kubernetes {version}: {} ({seconds} s)",
+            binaries.dir().display()
+        );
+    }
+    Ok(())
+}
+
+/// Builds a version, unless it is here.
+pub(crate) fn provide(version: Version) -> Result<()> {
+    if find(version).is_some() {
+        return Ok(());
+    }
+    let module: PathBuf = root().join("xtask/kubernetes").join(version.to_string());
+    let cache = cache_dir();
+    std::fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
+    // What is in the cache appears by one rename, and so is whole.
+    let staging = tempfile::Builder::new()
+        .prefix(&format!(".{version}-"))
+        .tempdir_in(&cache)?;
+    let go = || {
+        let mut go = Command::new("go");
+        go.current_dir(&module).env("CGO_ENABLED", "0");
+        go
+    };
+    let full = output(go().args([
+        "list",
+        "-mod=readonly",
+        "-m",
+        "-f",
+        "{{.Version}}",
+        "k8s.io/kubernetes",
+    ]))
+    .context("Go 1.26 or newer is needed")?;
+    let full = full.trim();
+    let stamp =
+        |name: &str, value: &str| format!("-X k8s.io/component-base/version.{name}={value}");
+    let flags = [
+        "-s -w".to_string(),
+        stamp("gitVersion", full),
+        stamp("gitMajor", &version.0.to_string()),
+        stamp("gitMinor", &version.1.to_string()),
+        stamp("gitTreeState", "clean"),
+    ];
+    // Which version the API server takes itself for, and clients with it, is stamped in.
+    let packages = PROGRAMS.map(|name| format!("k8s.io/kubernetes/cmd/{name}"));
+    run_command(
+        go().args(["build", "-mod=readonly", "-trimpath"])
+            .arg(format!("-ldflags={}", flags.join(" ")))
+            .arg("-o")
+            .arg(format!("{}/", staging.path().display()))
+            .args(packages),
+    )?;
+    ensure!(
+        in_dir(staging.path(), version).is_some(),
+        "what was built is no Kubernetes {version}"
+    );
+    let place = cache.join(version.to_string());
+    if place.exists() {
+        bail!(
+            "{} is there, and is no Kubernetes {version}: remove it",
+            place.display()
+        );
+    }
+    std::fs::rename(staging.path(), &place).with_context(|| place.display().to_string())
+}
