@@ -77,7 +77,7 @@ mod tests {
         drop(_lock);
         let kept = dir.keep();
         assert_eq!(kept, path);
-        assert_eq!(clear_left(&prefix), [path.clone()]);
+        assert_eq!(clear_left(&prefix), std::slice::from_ref(&path));
         assert!(!path.exists() && used.path().exists());
     }
 }
