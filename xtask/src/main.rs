@@ -1,6 +1,7 @@
 //! Commands for the developers of etcd-lifeboat.
 
 mod bench;
+mod cluster;
 mod command;
 mod demo;
 mod dist;
@@ -27,6 +28,8 @@ enum Command {
     Test(test::Args),
     /// Get the etcd versions that the tests run beside
     Etcd,
+    /// A real Kubernetes control plane on this machine, in one command
+    Cluster(cluster::Args),
     /// Get the Kubernetes that the tests run beside
     Kubernetes(kubernetes::Args),
     /// Run the fuzz targets, which needs a nightly compiler
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Command::Demo => demo::run(),
         Command::Soak(args) => soak::run(&args),
         Command::Kubernetes(args) => kubernetes::run(&args),
+        Command::Cluster(args) => cluster::run(args),
         Command::Dist => dist::run(),
         Command::Image => image::run(),
         Command::Bench(args) => bench::run(&args),

@@ -88,6 +88,7 @@ pub struct Cluster {
     client: kube::Client,
     images: Arc<Mutex<Images>>,
     started_in: Duration,
+    version: String,
     runtime: Runtime,
     dir: ScratchDir,
 }
@@ -152,6 +153,7 @@ impl Cluster {
             pki,
             client,
             started_in: Duration::ZERO,
+            version: format!("v{}.0", options.kubernetes.version),
             runtime,
             dir,
         };
@@ -216,6 +218,7 @@ impl Cluster {
         let client = self.runtime.block_on(client_of(&kubeconfig));
         let context = Arc::new(Context {
             node: name.into(),
+            version: self.version.clone(),
             root: server.dir().into(),
             pods: self.dir.path().join("pods").join(name),
             client,
@@ -527,7 +530,7 @@ fn port_of(url: &str) -> u16 {
 }
 
 /// A client as the identity of a kubeconfig.
-async fn client_of(kubeconfig: &Path) -> kube::Client {
+pub async fn client_of(kubeconfig: &Path) -> kube::Client {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
     let options = KubeConfigOptions::default();
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)

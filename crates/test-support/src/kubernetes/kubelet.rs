@@ -23,6 +23,8 @@ use tokio::task::JoinHandle;
 pub(super) struct Context {
     /// The node's name.
     pub(super) node: String,
+    /// The version that its kubelet says it has: that of the API server.
+    pub(super) version: String,
     /// What stands for the node's root directory.
     pub(super) root: PathBuf,
     /// Where pods have their files.

@@ -6,6 +6,7 @@
 
 pub mod binaries;
 pub mod cluster;
+pub mod conflict;
 mod container;
 pub mod image;
 mod kubelet;

@@ -78,6 +78,18 @@ async fn say_ready(context: &Context) -> Result<(), kube::Error> {
             {"type": "InternalIP", "address": "127.0.0.1"},
             {"type": "Hostname", "address": context.node},
         ],
+        "nodeInfo": {
+            "kubeletVersion": context.version,
+            "kubeProxyVersion": "",
+            "containerRuntimeVersion": "process://1",
+            "machineID": context.node,
+            "systemUUID": context.node,
+            "bootID": context.node,
+            "kernelVersion": "",
+            "osImage": "this machine",
+            "operatingSystem": "linux",
+            "architecture": std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
+        },
         "conditions": [
             condition("MemoryPressure", "False", "KubeletHasSufficientMemory"),
             condition("DiskPressure", "False", "KubeletHasNoDiskPressure"),

@@ -1,0 +1,450 @@
+//! `cargo xtask cluster`: a real Kubernetes control plane on this machine, that stays until it is told to go.
+//!
+//! A process of its own holds each cluster, and everything in it ends with that process. It is spoken to by a
+//! socket beside what it has written down of itself.
+
+use crate::{etcd, kubernetes};
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use test_support::etcd_binaries;
+use test_support::kubernetes::binaries::{self, VERSIONS};
+use test_support::kubernetes::cluster::{Cluster, Fault, Options};
+use test_support::kubernetes::conflict::{ConflictingWriter, Object};
+use test_support::kubernetes::image::{Image, Images};
+use test_support::kubernetes::openshift::Flavour;
+
+const UP_WITHIN: Duration = Duration::from_secs(120);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which cluster; several can be there side by side
+    #[arg(long, global = true, default_value = "default")]
+    name: String,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Start one
+    Up(Make),
+    /// End it, and remove everything of it
+    Down,
+    /// Say how each part of it is
+    Status,
+    /// Run kubectl, with all rights
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Print what a container has printed
+    Logs {
+        pod: String,
+        #[arg(short, long, default_value = "default")]
+        namespace: String,
+        #[arg(short, long)]
+        container: String,
+    },
+    /// Break a part of it, or mend it
+    Fault {
+        /// What to do
+        fault: FaultName,
+        /// kube-apiserver, kube-controller-manager, kube-scheduler, etcd/NODE, node/NODE; to cut off also
+        /// kubelet/NODE, pods/NODE, outside
+        part: String,
+    },
+    /// Make all watches be told that what they know is too old
+    ExpireWatches,
+    /// Write to an object, over and over, beside whoever else does
+    Conflict {
+        /// apps/v1
+        api_version: String,
+        /// DaemonSet
+        kind: String,
+        object: String,
+        #[arg(short, long)]
+        namespace: Option<String>,
+        /// What is merged into it; $N is another number each time
+        #[arg(
+            long,
+            default_value = r#"{"metadata":{"annotations":{"lifeboat.test/conflict":"$N"}}}"#
+        )]
+        patch: String,
+        #[arg(long, default_value = "30")]
+        seconds: u64,
+    },
+    #[command(hide = true)]
+    Hold(Make),
+}
+
+#[derive(clap::Args, Clone)]
+struct Make {
+    /// Control-plane nodes, each with a member of etcd
+    #[arg(long, default_value = "3")]
+    nodes: usize,
+    /// Version of Kubernetes, such as 1.37
+    #[arg(long)]
+    kubernetes: Option<String>,
+    /// Version of etcd, such as 3.6
+    #[arg(long, default_value = "3.6")]
+    etcd: String,
+    /// Look like OpenShift
+    #[arg(long)]
+    openshift: bool,
+    /// With upstream's own kinds for backups, and its feature gate on
+    #[arg(long, requires = "openshift")]
+    upstream_backups: bool,
+    /// A static program as an image
+    #[arg(long, value_name = "IMAGE=PROGRAM")]
+    image: Vec<String>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum, Serialize, Deserialize)]
+enum FaultName {
+    Stop,
+    Start,
+    Restart,
+    Freeze,
+    Thaw,
+    Cut,
+    Heal,
+}
+
+impl FaultName {
+    fn fault(self) -> Fault {
+        match self {
+            FaultName::Stop => Fault::Stop,
+            FaultName::Start => Fault::Start,
+            FaultName::Restart => Fault::Restart,
+            FaultName::Freeze => Fault::Freeze,
+            FaultName::Thaw => Fault::Thaw,
+            FaultName::Cut => Fault::Cut,
+            FaultName::Heal => Fault::Heal,
+        }
+    }
+}
+
+/// What the holder of a cluster is asked.
+#[derive(Serialize, Deserialize)]
+enum Request {
+    Down,
+    Status,
+    Fault {
+        fault: FaultName,
+        part: String,
+    },
+    ExpireWatches,
+    Logs {
+        namespace: String,
+        pod: String,
+        container: String,
+    },
+}
+
+/// What it answers: something to print, or what was wrong.
+type Answer = Result<String, String>;
+
+/// What the holder of a cluster writes down of it.
+#[derive(Serialize, Deserialize)]
+struct State {
+    kubeconfig: PathBuf,
+    kubectl: PathBuf,
+    started_in_s: f64,
+    nodes: Vec<(String, String, PathBuf)>,
+}
+
+/// Where that is.
+struct Place {
+    lock: PathBuf,
+    socket: PathBuf,
+    state: PathBuf,
+    log: PathBuf,
+}
+
+impl Place {
+    fn of(name: &str) -> Result<Place> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        ensure!(
+            !name.is_empty() && name.chars().all(plain),
+            "--name {name:?}: letters, digits and dashes only"
+        );
+        let dir = etcd_binaries::cache_dir().with_file_name("clusters");
+        std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        let file = |extension: &str| dir.join(format!("{name}.{extension}"));
+        Ok(Place {
+            lock: file("lock"),
+            socket: file("sock"),
+            state: file("json"),
+            log: file("log"),
+        })
+    }
+
+    fn state(&self) -> Result<State> {
+        let text = std::fs::read(&self.state)
+            .context("there is no such cluster: `cargo xtask cluster up`")?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
+    /// Asks the holder, and prints its answer.
+    fn ask(&self, request: &Request) -> Result<()> {
+        let mut stream = UnixStream::connect(&self.socket)
+            .context("there is no such cluster: `cargo xtask cluster up`")?;
+        writeln!(stream, "{}", serde_json::to_string(request)?)?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer)?;
+        let answer: Answer = serde_json::from_str(&answer).context("the cluster ended")?;
+        print!("{}", answer.map_err(anyhow::Error::msg)?);
+        Ok(())
+    }
+}
+
+/// Does what is asked.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let place = Place::of(&args.name)?;
+    match args.what {
+        What::Up(make) => up(&args.name, &place, &make),
+        What::Hold(make) => hold(&place, &make),
+        What::Down => {
+            place.ask(&Request::Down)?;
+            // It lets its lock go when everything of it is gone.
+            File::create(&place.lock)?.lock()?;
+            println!("cluster {} is gone", args.name);
+            Ok(())
+        }
+        What::Status => place.ask(&Request::Status),
+        What::Kubectl { args } => {
+            let state = place.state()?;
+            let error = Command::new(state.kubectl)
+                .arg("--kubeconfig")
+                .arg(state.kubeconfig)
+                .args(args)
+                .exec();
+            Err(error).context("run kubectl")
+        }
+        What::Logs {
+            pod,
+            namespace,
+            container,
+        } => place.ask(&Request::Logs {
+            namespace,
+            pod,
+            container,
+        }),
+        What::Fault { fault, part } => place.ask(&Request::Fault { fault, part }),
+        What::ExpireWatches => place.ask(&Request::ExpireWatches),
+        What::Conflict {
+            api_version,
+            kind,
+            object,
+            namespace,
+            patch,
+            seconds,
+        } => {
+            let object = Object {
+                api_version: &api_version,
+                kind: &kind,
+                namespace: namespace.as_deref(),
+                name: &object,
+            };
+            let patch = serde_json::from_str(&patch).context("--patch is no JSON")?;
+            conflict(&place, &object, &patch, Duration::from_secs(seconds))
+        }
+    }
+}
+
+fn up(name: &str, place: &Place, make: &Make) -> Result<()> {
+    let lock = File::create(&place.lock)?;
+    ensure!(
+        lock.try_lock().is_ok(),
+        "cluster {name} is up: `cargo xtask cluster down --name {name}` ends it"
+    );
+    drop(lock);
+    options(make)?;
+    // What a holder that was killed has left.
+    for path in [&place.state, &place.socket] {
+        let _ = std::fs::remove_file(path);
+    }
+    let log = File::create(&place.log)?;
+    let mut holder = Command::new("setsid")
+        .arg(std::env::current_exe()?)
+        .args(["cluster", "--name", name, "hold"])
+        .args(make.to_args())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("start setsid (Debian package util-linux)")?;
+    let deadline = Instant::now() + UP_WITHIN;
+    while !place.state.exists() {
+        if let Some(status) = holder.try_wait()? {
+            let log = std::fs::read_to_string(&place.log)?;
+            bail!("it did not start ({status}):\n{log}");
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "it did not start: {}",
+            place.log.display()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let state = place.state()?;
+    println!("cluster {name} is ready after {:.1} s", state.started_in_s);
+    println!("kubeconfig {}", state.kubeconfig.display());
+    for (node, etcd, root) in state.nodes {
+        println!("{node}  etcd {etcd}  root {}", root.display());
+    }
+    Ok(())
+}
+
+impl Make {
+    fn to_args(&self) -> Vec<String> {
+        let mut args = vec![
+            format!("--nodes={}", self.nodes),
+            format!("--etcd={}", self.etcd),
+        ];
+        args.extend(
+            self.kubernetes
+                .iter()
+                .map(|version| format!("--kubernetes={version}")),
+        );
+        args.extend(self.openshift.then(|| "--openshift".into()));
+        args.extend(self.upstream_backups.then(|| "--upstream-backups".into()));
+        args.extend(self.image.iter().map(|image| format!("--image={image}")));
+        args
+    }
+}
+
+/// What is asked for, with everything that it needs at hand.
+fn options(make: &Make) -> Result<Options> {
+    let version = match &make.kubernetes {
+        None => VERSIONS.into_iter().max().context("a version")?,
+        Some(named) => VERSIONS
+            .into_iter()
+            .find(|version| version.to_string() == *named)
+            .with_context(|| format!("--kubernetes {named}: there are {VERSIONS:?}"))?,
+    };
+    kubernetes::provide(version)?;
+    let named = |version: &etcd_binaries::Version| version.to_string() == make.etcd;
+    let etcd = etcd_binaries::VERSIONS.into_iter().find(named);
+    let etcd = etcd.with_context(|| {
+        format!(
+            "--etcd {}: there are {:?}",
+            make.etcd,
+            etcd_binaries::VERSIONS
+        )
+    })?;
+    let missing = etcd::provide();
+    let mut images = Images::default();
+    for image in &make.image {
+        let (name, program) = image
+            .split_once('=')
+            .context("--image wants IMAGE=PROGRAM")?;
+        let program = std::fs::canonicalize(program).with_context(|| program.to_string())?;
+        images = images.with(name, Image::of_program(&program));
+    }
+    ensure!(
+        (1..=7).contains(&make.nodes),
+        "--nodes {}: 1 to 7",
+        make.nodes
+    );
+    Ok(Options {
+        nodes: make.nodes,
+        kubernetes: binaries::find(version).context("no Kubernetes")?,
+        etcd: etcd_binaries::find(etcd).with_context(|| missing.join("\n"))?,
+        openshift: make.openshift.then_some(Flavour {
+            upstream_backups: make.upstream_backups,
+        }),
+        images,
+    })
+}
+
+/// Holds a cluster until it is told to let it go.
+fn hold(place: &Place, make: &Make) -> Result<()> {
+    let lock = File::create(&place.lock)?;
+    lock.try_lock().context("another process holds it")?;
+    let options = options(make)?;
+    let mut cluster = Cluster::start(&options);
+    let listener = UnixListener::bind(&place.socket)?;
+    let nodes = cluster
+        .nodes()
+        .into_iter()
+        .map(|node| (node.name, node.etcd_endpoint, node.root));
+    let state = State {
+        kubeconfig: cluster.kubeconfig().into(),
+        kubectl: options.kubernetes.program("kubectl"),
+        started_in_s: cluster.started_in().as_secs_f64(),
+        nodes: nodes.collect(),
+    };
+    let staging = place.state.with_extension("new");
+    std::fs::write(&staging, serde_json::to_string(&state)?)?;
+    std::fs::rename(&staging, &place.state)?;
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        let mut request = String::new();
+        BufReader::new(stream.try_clone()?).read_line(&mut request)?;
+        let mut say = |answer: &Answer| {
+            let answer = serde_json::to_string(answer).unwrap_or_default();
+            // Who asked may have gone.
+            let _ = writeln!(stream, "{answer}");
+        };
+        match serde_json::from_str(&request) {
+            Err(error) => say(&Err(error.to_string())),
+            Ok(Request::Down) => {
+                drop(cluster);
+                for path in [&place.state, &place.socket, &place.log] {
+                    let _ = std::fs::remove_file(path);
+                }
+                say(&Ok(String::new()));
+                break;
+            }
+            Ok(request) => say(&answer(&mut cluster, request)),
+        }
+    }
+    Ok(())
+}
+
+fn answer(cluster: &mut Cluster, request: Request) -> Answer {
+    match request {
+        Request::Down => Ok(String::new()),
+        Request::Status => {
+            let parts = cluster.status().into_iter();
+            let lines: String = parts
+                .map(|(part, state)| format!("{part:<26} {state}\n"))
+                .collect();
+            Ok(format!("{lines}nodes ready: {}\n", cluster.ready_nodes()))
+        }
+        Request::Fault { fault, part } => {
+            cluster.fault(fault.fault(), &part).map(|()| String::new())
+        }
+        Request::ExpireWatches => cluster.expire_watches().map(|()| String::new()),
+        Request::Logs {
+            namespace,
+            pod,
+            container,
+        } => cluster
+            .logs(&namespace, &pod, &container)
+            .ok_or_else(|| "there is no such pod, or its container has not started".into()),
+    }
+}
+
+fn conflict(place: &Place, object: &Object<'_>, patch: &Value, duration: Duration) -> Result<()> {
+    let state = place.state()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let client = test_support::kubernetes::cluster::client_of(&state.kubeconfig).await;
+        let writer = ConflictingWriter::start(client, object, patch);
+        tokio::time::sleep(duration).await;
+        println!("{} writes", writer.writes());
+        Ok(())
+    })
+}
