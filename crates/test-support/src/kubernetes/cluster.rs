@@ -609,6 +609,8 @@ fn start_parts(
         ("cluster-signing-key-file", file("ca.key")),
         ("leader-elect", "false".into()),
         ("profiling", "false".into()),
+        // A node that says nothing for so long is not ready; usually it is 50 s.
+        ("node-monitor-grace-period", "20s".into()),
     ];
     let scheduler_config = client(&Identity::scheduler(), SCHEDULER);
     let scheduler = [

@@ -131,29 +131,26 @@ fn image_mounts(image: &Image, root: &Path) -> std::io::Result<Vec<Mount>> {
     let devices = ["null", "zero", "full", "random", "urandom"];
     let mut mounts: Vec<_> = devices.map(|name| same(&format!("/dev/{name}"))).into();
     mounts.push(same("/proc"));
-    match image {
-        Image::Program {
-            program,
-            entrypoint,
-        } => mounts.push(Mount {
+    if let Some((program, at)) = &image.program {
+        mounts.push(Mount {
             source: program.clone(),
-            at: entrypoint.clone(),
+            at: at.clone(),
             read_only: true,
-        }),
-        Image::Host => {
-            for name in ["usr", "bin", "sbin", "lib", "lib32", "lib64"] {
-                let on_machine = Path::new("/").join(name);
-                match std::fs::read_link(&on_machine) {
-                    Ok(target) if !root.join(name).is_symlink() => {
-                        std::os::unix::fs::symlink(target, root.join(name))?;
-                    }
-                    Err(_) if on_machine.is_dir() => mounts.push(same(&format!("/{name}"))),
-                    _ => {}
+        });
+    }
+    if image.system {
+        for name in ["usr", "bin", "sbin", "lib", "lib32", "lib64"] {
+            let on_machine = Path::new("/").join(name);
+            match std::fs::read_link(&on_machine) {
+                Ok(target) if !root.join(name).is_symlink() => {
+                    std::os::unix::fs::symlink(target, root.join(name))?;
                 }
+                Err(_) if on_machine.is_dir() => mounts.push(same(&format!("/{name}"))),
+                _ => {}
             }
-            for name in ["ld.so.cache", "passwd", "group"] {
-                let _ = std::fs::copy(Path::new("/etc").join(name), root.join("etc").join(name));
-            }
+        }
+        for name in ["ld.so.cache", "passwd", "group"] {
+            let _ = std::fs::copy(Path::new("/etc").join(name), root.join("etc").join(name));
         }
     }
     Ok(mounts)

@@ -8,35 +8,48 @@ pub const HOST_IMAGE: &str = "lifeboat.test/host";
 
 /// What a container of an image finds in its root directory.
 #[derive(Debug, Clone)]
-pub enum Image {
-    /// One static program and nothing else, as in an image from scratch.
-    Program {
-        /// The program on this machine.
-        program: PathBuf,
-        /// Where it is in the image, and what is started where a pod names no command.
-        entrypoint: String,
-    },
-    /// This machine's own system directories.
-    Host,
+pub struct Image {
+    /// A program, and where it is in the image.
+    pub(super) program: Option<(PathBuf, String)>,
+    /// Whether this machine's own system directories are there.
+    pub(super) system: bool,
 }
 
 impl Image {
-    /// The image of a static program.
+    /// One static program and nothing else, as in an image from scratch.
     #[must_use]
     pub fn of_program(program: &Path) -> Image {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
-        Image::Program {
-            program: program.into(),
-            entrypoint: format!("/{name}"),
+        Image {
+            program: Some((program.into(), format!("/{name}"))),
+            system: false,
         }
+    }
+
+    /// This machine's own system directories.
+    #[must_use]
+    pub fn of_system() -> Image {
+        Image {
+            program: None,
+            system: true,
+        }
+    }
+
+    /// With this machine's system directories beside what is in it, for a program that needs libraries.
+    #[must_use]
+    pub fn with_system(mut self) -> Image {
+        self.system = true;
+        self
     }
 
     /// What is started where a pod names no command.
     pub(super) fn entrypoint(&self) -> Vec<String> {
-        match self {
-            Image::Program { entrypoint, .. } => vec![entrypoint.clone()],
-            Image::Host => vec!["/bin/sh".into()],
-        }
+        let shell = || "/bin/sh".to_string();
+        vec![
+            self.program
+                .as_ref()
+                .map_or_else(shell, |(_, at)| at.clone()),
+        ]
     }
 }
 
@@ -46,7 +59,10 @@ pub struct Images(BTreeMap<String, Image>);
 
 impl Default for Images {
     fn default() -> Self {
-        Images(BTreeMap::from([(HOST_IMAGE.to_string(), Image::Host)]))
+        Images(BTreeMap::from([(
+            HOST_IMAGE.to_string(),
+            Image::of_system(),
+        )]))
     }
 }
 

@@ -8,8 +8,8 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// As a real kubelet does it.
-const LEASE_EVERY: Duration = Duration::from_secs(10);
+/// Twice as often as a real kubelet: so it is sooner seen when it does not.
+const LEASE_EVERY: Duration = Duration::from_secs(5);
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_S: i32 = 40;
 
@@ -37,23 +37,27 @@ pub(super) async fn register(admin: &kube::Client, name: &str) -> Result<(), kub
 
 /// Says that the node is ready, and goes on saying so.
 pub(super) async fn keep_ready(context: Arc<Context>) {
-    let mut beats: u32 = 0;
     loop {
-        // A real one says it anew every five minutes.
-        if beats.is_multiple_of(30) && say_ready(&context).await.is_err() {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            continue;
-        }
-        let renewed = renew(&context).await;
-        // What failed is tried again at once, as far as that makes sense.
-        let wait = if renewed.is_ok() {
-            beats += 1;
-            LEASE_EVERY
-        } else {
-            Duration::from_secs(1)
+        let beat = async {
+            // Somebody else says that it is not, when it was silent for too long.
+            if !is_ready(&context).await? {
+                say_ready(&context).await?;
+            }
+            renew(&context).await
+        };
+        let wait = match beat.await {
+            Ok(()) => LEASE_EVERY,
+            Err(_) => Duration::from_secs(1),
         };
         tokio::time::sleep(wait).await;
     }
+}
+
+async fn is_ready(context: &Context) -> Result<bool, kube::Error> {
+    let nodes: Api<Node> = Api::all(context.client.clone());
+    let status = nodes.get(&context.node).await?.status.unwrap_or_default();
+    let mut conditions = status.conditions.iter().flatten();
+    Ok(conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"))
 }
 
 async fn say_ready(context: &Context) -> Result<(), kube::Error> {
