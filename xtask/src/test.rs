@@ -1,10 +1,11 @@
 //! `cargo xtask test`.
 
 use crate::command::{cargo, run as run_command};
-use crate::etcd;
+use crate::{etcd, kubernetes};
 use anyhow::{Context, Result, bail};
 use std::time::Instant;
 use test_support::etcd_binaries::{USUAL_VERSION, VERSIONS, Version};
+use test_support::kubernetes::binaries::VERSIONS as KUBERNETES;
 use test_support::requirement::SKIPS_FILE;
 
 #[derive(clap::Args)]
@@ -12,6 +13,9 @@ pub(crate) struct Args {
     /// Fail where a test can't run on this machine (also with CI=true)
     #[arg(long)]
     require_all: bool,
+    /// Also beside the older Kubernetes, which takes some ten minutes more to build
+    #[arg(long)]
+    all: bool,
 }
 
 /// Runs everything, and names at the end what this machine can't do.
@@ -28,7 +32,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "-D",
         "warnings",
     ]))?;
-    let missing = etcd::provide();
+    let mut missing = etcd::provide();
+    let versions = if args.all {
+        &KUBERNETES[..]
+    } else {
+        &KUBERNETES[..1]
+    };
+    for version in versions {
+        if let Err(error) = kubernetes::provide(*version) {
+            missing.push(format!("Kubernetes {version} can't be had: {error:#}"));
+        }
+    }
     let skips = tempfile::NamedTempFile::new().context("create the list of skipped tests")?;
     run_command(
         cargo()
