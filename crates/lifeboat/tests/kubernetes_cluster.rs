@@ -308,6 +308,64 @@ spec:
 }
 
 #[test]
+fn a_daemon_set_of_backup_servers_keeps_proven_backups_on_each_node_with_few_rights() {
+    let Some(mut options) = options(3) else {
+        return;
+    };
+    let program = Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"));
+    let image = Image::of_program(program).with_system();
+    options.images = options.images.with("lifeboat.test/etcd-lifeboat", image);
+    let cluster = Cluster::start(&options);
+    cluster.apply(
+        "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: backup-server, namespace: kube-system}
+spec:
+  selector: {matchLabels: {app: etcd-auto-backup}}
+  template:
+    metadata: {labels: {app: etcd-auto-backup}}
+    spec:
+      hostNetwork: true
+      tolerations: [{operator: Exists}]
+      containers:
+      - name: etcd-backup-server
+        image: lifeboat.test/etcd-lifeboat
+        args: [backup-server, --schedule=@every 2s, --listen=127.0.0.1:0, --min-free=1]
+        env: [{name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
+        securityContext:
+          readOnlyRootFilesystem: true
+          allowPrivilegeEscalation: false
+          capabilities: {drop: [ALL], add: [DAC_READ_SEARCH]}
+        volumeMounts:
+        - {name: config, mountPath: /etc/kubernetes, readOnly: true}
+        - {name: backups, mountPath: /var/lib/etcd-auto-backup}
+      volumes:
+      - {name: config, hostPath: {path: /etc/kubernetes, type: Directory}}
+      - {name: backups, hostPath: {path: /var/lib/etcd-auto-backup, type: DirectoryOrCreate}}
+",
+    );
+    for place in cluster.nodes() {
+        let repository = place.root.join("var/lib/etcd-auto-backup");
+        let backup = wait_until(&format!("three backups on {}", place.name), || {
+            let names = node::names(&repository, "backup");
+            (names.len() == 3).then(|| names[1].clone())
+        });
+        let json = std::fs::read(repository.join(&backup).join("backup.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(record["node"], place.name.as_str());
+        assert_eq!(record["platform"], "kubeadm");
+        assert_eq!(record["linearized"], true);
+        assert_eq!(record["members"].as_array().unwrap().len(), 3);
+        // The cluster's own objects are in it.
+        assert!(
+            record["snapshot"]["total_keys"].as_u64().unwrap() > 200,
+            "{record:#}"
+        );
+    }
+}
+
+#[test]
 fn each_part_can_be_stopped_frozen_cut_off_and_mended() {
     let Some(mut cluster) = options(3).as_ref().map(Cluster::start) else {
         return;
