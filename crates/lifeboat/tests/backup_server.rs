@@ -259,13 +259,7 @@ fn a_new_cluster_id_is_told_loudly_and_the_old_lineage_stays() {
         return;
     };
     let old = Server::start(&binaries);
-    let new = Server::start_with(
-        &binaries,
-        &Options {
-            flags: vec!["--initial-cluster-token=another".into()],
-            ..Options::default()
-        },
-    );
+    let new = node::another_cluster(&binaries);
     let dir = TempDir::new().unwrap();
     let repository = dir.path().join("backups");
     let mut agent = Agent::start(&old, &repository, &["--schedule", "@every 1s"]);

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 use test_support::etcd_binaries::require_usual;
-use test_support::etcd_server::{Options, Server};
+use test_support::etcd_server::Server;
 
 fn deploy(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -173,13 +173,7 @@ fn another_cluster_shows_until_its_predecessors_backups_are_removed() {
         return;
     };
     let old = Server::start(&binaries);
-    let new = Server::start_with(
-        &binaries,
-        &Options {
-            flags: vec!["--initial-cluster-token=another".into()],
-            ..Options::default()
-        },
-    );
+    let new = node::another_cluster(&binaries);
     let dir = TempDir::new().unwrap();
     let repository = dir.path().join("backups");
     assert!(backup_once(&old, &repository, &[]).status.success());

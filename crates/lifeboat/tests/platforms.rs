@@ -229,6 +229,12 @@ impl Node {
         self.root().join(path.trim_start_matches('/'))
     }
 
+    /// Makes a backup, without a flag that says where etcd is.
+    fn backup(&self, repository: &Path, more: &[&str]) -> Output {
+        let flags = ["cluster-backup", "--min-free", "1", "--backup-dir"];
+        self.lifeboat(&[&flags[..], &[text(repository)], more].concat())
+    }
+
     /// Runs a command on the node.
     fn lifeboat(&self, args: &[&str]) -> Output {
         let on_host = command(&[args, &["--host-root", text(self.root())]].concat());
@@ -281,15 +287,7 @@ fn etcd_is_found_without_a_flag_backed_up_and_the_nodes_files_come_back_as_they_
     assert_eq!(found["missing"], Value::Null);
 
     let repository = node.root().join("backups");
-    let output = node.lifeboat(&[
-        "cluster-backup",
-        "--min-free",
-        "1",
-        "--output",
-        "json",
-        "--backup-dir",
-        text(&repository),
-    ]);
+    let output = node.backup(&repository, &["--output", "json"]);
     assert!(output.status.success(), "{}", told(&output));
     let record: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(record["platform"], expected.platform);
@@ -373,15 +371,7 @@ fn an_etcd_without_kubernetes_is_found_where_it_listens_by_default() {
         network,
     };
     let repository = node.root().join("backups");
-    let output = node.lifeboat(&[
-        "cluster-backup",
-        "--min-free",
-        "1",
-        "--output",
-        "json",
-        "--backup-dir",
-        text(&repository),
-    ]);
+    let output = node.backup(&repository, &["--output", "json"]);
     assert!(output.status.success(), "{}", told(&output));
     let record: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(record["platform"], "plain");
@@ -447,13 +437,7 @@ fn what_the_archive_lacks_of_a_half_broken_node_is_told_by_the_backup() {
     let text_of = std::fs::read_to_string(&manifest).unwrap();
     std::fs::write(&manifest, text_of.replace("etcd-pod-7", "restored")).unwrap();
     let repository = node.root().join("backups");
-    let output = node.lifeboat(&[
-        "cluster-backup",
-        "--min-free",
-        "1",
-        "--backup-dir",
-        text(&repository),
-    ]);
+    let output = node.backup(&repository, &[]);
     let message = told(&output);
     assert!(output.status.success(), "{message}");
     assert!(
@@ -478,12 +462,6 @@ fn links_of_a_node_lead_to_the_nodes_own_files_below_its_root() {
     std::fs::rename(&data, &moved).unwrap();
     std::os::unix::fs::symlink("/disk2/tls", &data).unwrap();
     let repository = node.root().join("backups");
-    let output = node.lifeboat(&[
-        "cluster-backup",
-        "--min-free",
-        "1",
-        "--backup-dir",
-        text(&repository),
-    ]);
+    let output = node.backup(&repository, &[]);
     assert!(output.status.success(), "{}", told(&output));
 }

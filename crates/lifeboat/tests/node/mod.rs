@@ -5,7 +5,8 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
-use test_support::etcd_server::Server;
+use test_support::etcd_binaries::Binaries;
+use test_support::etcd_server::{Options, Server};
 
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_etcd-lifeboat"));
@@ -206,6 +207,15 @@ pub fn assert_all_whole(repository: &Path) {
         let output = lifeboat(&["verify", text(&repository.join(&name))]);
         assert!(output.status.success(), "{}", told(&output));
     }
+}
+
+/// A member with a cluster id that no other one has.
+pub fn another_cluster(binaries: &Binaries) -> Server {
+    let options = Options {
+        flags: vec!["--initial-cluster-token=another".into()],
+        ..Options::default()
+    };
+    Server::start_with(binaries, &options)
 }
 
 pub fn fill(server: &Server, mib: usize) {

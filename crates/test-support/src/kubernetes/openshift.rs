@@ -84,8 +84,8 @@ fn backup() -> Value {
             "properties": {"etcd": {
                 "type": "object",
                 "properties": {
-                    "schedule": {"type": "string", "pattern": "^(@(annually|yearly|monthly|weekly|daily|hourly))|(\\*|(?:\\*|(?:[0-9]|(?:[1-5][0-9])))\\/(?:[0-9]|(?:[1-5][0-9]))|(?:[0-9]|(?:[1-5][0-9]))(?:(?:\\-[0-9]|\\-(?:[1-5][0-9]))?|(?:\\,(?:[0-9]|(?:[1-5][0-9])))*))( .*)?$"},
-                    "timeZone": {"type": "string", "pattern": "^([A-Za-z_]+([+-]*0)*|[A-Za-z_]+(\\/[A-Za-z_]+){1,2})(\\/GMT[+-]\\d{1,2})?$"},
+                    "schedule": {"type": "string"},
+                    "timeZone": {"type": "string"},
                     "pvcName": {"type": "string"},
                     "retentionPolicy": {
                         "type": "object",
