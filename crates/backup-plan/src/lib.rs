@@ -2,6 +2,7 @@
 //! it is, is an argument.
 //!
 //! - [`agenda`]: whether it is due now, whatever the clock does.
+//! - [`api`]: the custom resources.
 //! - [`cron`]: when a backup is due.
 //! - [`platform`]: where a node's etcd, its certificates and its files are.
 //! - [`turns`]: in which order the members of a cluster take theirs.
@@ -9,6 +10,7 @@
 //! - [`record`]: what is written beside each backup.
 
 pub mod agenda;
+pub mod api;
 pub mod cron;
 pub mod platform;
 pub mod record;

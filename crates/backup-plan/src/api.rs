@@ -1,0 +1,389 @@
+//! The custom resources: what a cluster's users write, and what they are told.
+//!
+//! `Backup` and `EtcdBackup` have the groups, versions, names, fields and values of OpenShift's (openshift/api:
+//! `config/v1alpha1/types_backup.go`, `operator/v1alpha1/types_etcdbackup.go`), so that what was written for
+//! one is read by the other. `NodeBackup` is our own.
+
+use crate::cron::Schedule;
+use crate::retention::Policy;
+use jiff::tz::TimeZone;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The `Backup` that keeps backups on every control-plane node.
+pub const DEFAULT_BACKUP: &str = "default";
+/// The schedule of a `Backup` that names none.
+pub const DEFAULT_SCHEDULE: &str = "*/5 * * * *";
+/// The zone of a `Backup` that names none.
+pub const DEFAULT_TIME_ZONE: &str = "UTC";
+/// What `Backup/default` keeps on each node.
+pub const DEFAULT_BACKUP_NUMBER: i32 = 3;
+/// What a `Backup` without a retention policy keeps.
+pub const DEFAULT_NUMBER: i32 = 15;
+/// What `RetentionSize` without a size keeps, in GiB.
+pub const DEFAULT_SIZE_GB: i32 = 10;
+
+/// Backups of etcd on a schedule. The one named "default" keeps them on the disk of every control-plane node; any other in a
+/// volume, or, without pvcName, on those disks as well.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "config.openshift.io",
+    version = "v1alpha1",
+    kind = "Backup",
+    plural = "backups",
+    status = "BackupStatus",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Schedule","type":"string","jsonPath":".spec.etcd.schedule"}"#,
+    printcolumn = r#"{"name":"Zone","type":"string","jsonPath":".spec.etcd.timeZone"}"#,
+    printcolumn = r#"{"name":"Retention","type":"string","jsonPath":".spec.etcd.retentionPolicy.retentionType"}"#,
+    printcolumn = r#"{"name":"Degraded","type":"string","jsonPath":".status.conditions[?(@.type=='PeriodicBackupControllerDegraded')].status"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupSpec {
+    /// How etcd is backed up.
+    pub etcd: EtcdBackupPolicy,
+}
+
+/// When, where and how many.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EtcdBackupPolicy {
+    /// When a backup is due: five fields of cron, or a descriptor such as @hourly. Every five minutes if it is empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub schedule: String,
+    /// The IANA time zone of the schedule, such as Europe/Berlin. UTC if it is empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub time_zone: String,
+    /// Which backups are kept. The newest 15 if it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_policy: Option<RetentionPolicy>,
+    /// The claim of the volume that backups go to. The node's own disk if it is empty; "default" has none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub pvc_name: String,
+}
+
+/// Which backups are kept. The newest verified one always is.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RetentionPolicy {
+    /// What decides: their number, or their size. Their number if it is empty.
+    pub retention_type: RetentionType,
+    /// With RetentionNumber.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_number: Option<RetentionNumber>,
+    /// With RetentionSize.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_size: Option<RetentionSize>,
+}
+
+/// What decides which backups are kept.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RetentionType {
+    /// Their number.
+    #[default]
+    #[serde(rename = "")]
+    Default,
+    /// Their number.
+    RetentionNumber,
+    /// Their size.
+    RetentionSize,
+}
+
+/// How many backups are kept.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RetentionNumber {
+    /// The newest so many. 15 if it is missing.
+    #[schemars(range(min = 1))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_number_of_backups: Option<i32>,
+}
+
+/// How large backups may be together.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RetentionSize {
+    /// The newest that fit in so many GiB, and the newest in any case. 10 if it is missing.
+    #[schemars(range(min = 1))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_size_of_backups_gb: Option<i32>,
+}
+
+/// What there is to know of a Backup.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackupStatus {
+    /// How it is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// When the next backup is due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_run: Option<String>,
+}
+
+/// One backup of etcd, now.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "operator.openshift.io",
+    version = "v1alpha1",
+    kind = "EtcdBackup",
+    plural = "etcdbackups",
+    status = "EtcdBackupStatus",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Completed","type":"string","jsonPath":".status.conditions[?(@.type=='BackupCompleted')].status"}"#,
+    printcolumn = r#"{"name":"Job","type":"string","jsonPath":".status.backupJob.name"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdBackupSpec {
+    /// The claim of the volume that the backup goes to. The disk of every control-plane node if it is empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("pvcName is immutable once set"))]
+    pub pvc_name: String,
+}
+
+/// What came of an `EtcdBackup`.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EtcdBackupStatus {
+    /// BackupPending, BackupCompleted, BackupFailed, BackupSkipped.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The Job that makes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup_job: Option<BackupJob>,
+}
+
+/// A Job.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct BackupJob {
+    /// Its namespace.
+    #[schemars(length(min = 1))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(min = 1))]
+    pub name: String,
+}
+
+/// A `Backup` with what it leaves out filled in, and nothing in it that can't be done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValidBackup {
+    /// When a backup is due, as it was written.
+    pub schedule: String,
+    /// In which zone, as it was written.
+    pub time_zone: String,
+    /// What is kept.
+    pub policy: Policy,
+    /// The claim, if there is one.
+    pub pvc_name: Option<String>,
+}
+
+/// What is wrong with a `Backup`, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidBackup(String);
+
+/// Judges what somebody wrote.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn validate(name: &str, spec: &BackupSpec) -> Result<ValidBackup, InvalidBackup> {
+    let invalid = |problem: String| Err(InvalidBackup(problem));
+    let etcd = &spec.etcd;
+    let or = |text: &str, default: &str| if text.is_empty() { default } else { text }.to_string();
+    let schedule = or(&etcd.schedule, DEFAULT_SCHEDULE);
+    let time_zone = or(&etcd.time_zone, DEFAULT_TIME_ZONE);
+    // The zone has a field of its own, as in a CronJob.
+    if schedule.starts_with("TZ=") || schedule.starts_with("CRON_TZ=") {
+        return invalid(format!(
+            "spec.etcd.schedule {schedule:?} names a time zone: write it into spec.etcd.timeZone"
+        ));
+    }
+    if let Err(error) = Schedule::parse(&schedule) {
+        return invalid(format!("spec.etcd.schedule: {error}"));
+    }
+    if TimeZone::get(&time_zone).is_err() {
+        return invalid(format!(
+            "spec.etcd.timeZone {time_zone:?} is no IANA time zone, expected one such as UTC or Europe/Berlin"
+        ));
+    }
+    let is_default = name == DEFAULT_BACKUP;
+    if is_default && !etcd.pvc_name.is_empty() {
+        return invalid(format!(
+            "spec.etcd.pvcName {:?}: Backup/default keeps backups on each node's own disk; leave it out, or give the Backup another name",
+            etcd.pvc_name
+        ));
+    }
+    let default_number = if is_default {
+        DEFAULT_BACKUP_NUMBER
+    } else {
+        DEFAULT_NUMBER
+    };
+    Ok(ValidBackup {
+        policy: policy(etcd.retention_policy.as_ref(), default_number)?,
+        schedule,
+        time_zone,
+        pvc_name: Some(etcd.pvc_name.clone()).filter(|name| !name.is_empty()),
+    })
+}
+
+fn policy(
+    retention: Option<&RetentionPolicy>,
+    default_number: i32,
+) -> Result<Policy, InvalidBackup> {
+    let at_least_one = |field: &str, value: i32| {
+        u64::try_from(value)
+            .ok()
+            .filter(|value| *value >= 1)
+            .ok_or_else(|| {
+                InvalidBackup(format!(
+                    "spec.etcd.retentionPolicy.{field} is {value}, expected 1 or more"
+                ))
+            })
+    };
+    let misplaced = |field: &str, kind: &str| {
+        InvalidBackup(format!(
+            "spec.etcd.retentionPolicy.{field} goes with retentionType {kind}: leave it out or change retentionType"
+        ))
+    };
+    let number = |set: Option<&RetentionNumber>| {
+        let value = set.and_then(|set| set.max_number_of_backups);
+        at_least_one(
+            "retentionNumber.maxNumberOfBackups",
+            value.unwrap_or(default_number),
+        )
+    };
+    let Some(retention) = retention else {
+        return number(None).map(Policy::Number);
+    };
+    match retention.retention_type {
+        RetentionType::RetentionSize if retention.retention_number.is_some() => {
+            Err(misplaced("retentionNumber", "RetentionNumber"))
+        }
+        RetentionType::RetentionSize => {
+            let set = retention.retention_size.as_ref();
+            let value = set.and_then(|set| set.max_size_of_backups_gb);
+            let gib = at_least_one(
+                "retentionSize.maxSizeOfBackupsGb",
+                value.unwrap_or(DEFAULT_SIZE_GB),
+            )?;
+            Ok(Policy::SizeBytes(gib.saturating_mul(1 << 30)))
+        }
+        _ if retention.retention_size.is_some() => Err(misplaced("retentionSize", "RetentionSize")),
+        _ => number(retention.retention_number.as_ref()).map(Policy::Number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::CustomResourceExt;
+    use serde_json::{Value, json};
+
+    fn judged(name: &str, etcd: Value) -> Result<ValidBackup, String> {
+        let spec = serde_json::from_value(json!({"etcd": etcd})).unwrap();
+        validate(name, &spec).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_a_backup_leaves_out_has_its_documented_default() {
+        let default = judged("default", json!({})).unwrap();
+        assert_eq!(
+            (default.schedule.as_str(), default.time_zone.as_str()),
+            ("*/5 * * * *", "UTC")
+        );
+        assert_eq!(default.policy, Policy::Number(3));
+        assert_eq!(
+            judged("weekly", json!({})).unwrap().policy,
+            Policy::Number(15)
+        );
+        let kept = |retention: Value| {
+            judged("weekly", json!({"retentionPolicy": retention}))
+                .unwrap()
+                .policy
+        };
+        assert_eq!(kept(json!({"retentionType": ""})), Policy::Number(15));
+        assert_eq!(
+            kept(json!({"retentionType": "RetentionSize"})),
+            Policy::SizeBytes(10 << 30)
+        );
+        let seven = json!({"retentionType": "RetentionNumber", "retentionNumber": {"maxNumberOfBackups": 7}});
+        assert_eq!(kept(seven), Policy::Number(7));
+        let two =
+            json!({"retentionType": "RetentionSize", "retentionSize": {"maxSizeOfBackupsGb": 2}});
+        assert_eq!(kept(two), Policy::SizeBytes(2 << 30));
+    }
+
+    #[test]
+    fn what_can_not_be_done_is_told_with_what_to_write() {
+        for (name, etcd, told) in [
+            (
+                "a",
+                json!({"schedule": "*/5 */0 * * *"}),
+                "spec.etcd.schedule: ",
+            ),
+            (
+                "a",
+                json!({"schedule": "TZ=UTC 0 * * * *"}),
+                "spec.etcd.timeZone",
+            ),
+            ("a", json!({"timeZone": "Berlin"}), "Europe/Berlin"),
+            ("default", json!({"pvcName": "claim"}), "leave it out"),
+            (
+                "a",
+                json!({"retentionPolicy": {"retentionType": "RetentionNumber", "retentionSize": {}}}),
+                "goes with retentionType RetentionSize",
+            ),
+            (
+                "a",
+                json!({"retentionPolicy": {"retentionType": "RetentionSize", "retentionNumber": {}}}),
+                "goes with retentionType RetentionNumber",
+            ),
+            (
+                "a",
+                json!({"retentionPolicy": {"retentionType": "", "retentionNumber": {"maxNumberOfBackups": 0}}}),
+                "is 0, expected 1 or more",
+            ),
+        ] {
+            let error = judged(name, etcd).unwrap_err();
+            assert!(error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_definitions_have_the_names_and_rules_of_the_published_ones() {
+        let backup = serde_json::to_value(Backup::crd()).unwrap();
+        let pointer = |value: &Value, path: &str| value.pointer(path).cloned().unwrap_or_default();
+        assert_eq!(backup["metadata"]["name"], "backups.config.openshift.io");
+        assert_eq!(backup["spec"]["scope"], "Cluster");
+        let schema = "/spec/versions/0/schema/openAPIV3Schema/properties";
+        let retention =
+            format!("{schema}/spec/properties/etcd/properties/retentionPolicy/properties");
+        assert_eq!(
+            pointer(&backup, &format!("{retention}/retentionType/enum")),
+            json!(["", "RetentionNumber", "RetentionSize"])
+        );
+        for field in [
+            "retentionNumber/properties/maxNumberOfBackups",
+            "retentionSize/properties/maxSizeOfBackupsGb",
+        ] {
+            let minimum = pointer(&backup, &format!("{retention}/{field}/minimum"));
+            assert_eq!(minimum.as_f64(), Some(1.0), "{field}: {backup:#}");
+        }
+        let request = serde_json::to_value(EtcdBackup::crd()).unwrap();
+        assert_eq!(
+            request["metadata"]["name"],
+            "etcdbackups.operator.openshift.io"
+        );
+        let rule = format!("{schema}/spec/properties/pvcName/x-kubernetes-validations/0");
+        assert_eq!(
+            pointer(&request, &rule),
+            json!({"rule": "self == oldSelf", "message": "pvcName is immutable once set"})
+        );
+    }
+}
