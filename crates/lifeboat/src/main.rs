@@ -10,6 +10,7 @@ mod list;
 mod logging;
 mod man_pages;
 mod node;
+mod operator;
 mod output;
 mod progress_bar;
 mod prune_backups;
@@ -44,6 +45,7 @@ enum Command {
     BackupServer(backup_server::Args),
     ClusterBackup(cluster_backup::Args),
     List(list::Args),
+    Operator(operator::Args),
     PruneBackups(prune_backups::Args),
     Verify(verify::Args),
     Completions(completions::Args),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::BackupServer(args) => backup_server::run(args),
         Command::ClusterBackup(args) => cluster_backup::run(args),
         Command::List(args) => list::run(args),
+        Command::Operator(args) => operator::run(args),
         Command::PruneBackups(args) => prune_backups::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Completions(args) => completions::run(args),

@@ -6,6 +6,9 @@
     clippy::indexing_slicing
 )]
 
+mod node;
+
+use node::examples;
 use std::path::Path;
 use std::process::{Command, Output};
 use tempfile::TempDir;
@@ -26,21 +29,6 @@ fn help_of(subcommand: &str) -> String {
     let output = lifeboat(&[subcommand, "--help"]);
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// The command lines under "Examples:".
-fn examples(help: &str) -> Vec<String> {
-    let (_, examples) = help
-        .split_once("Examples:\n")
-        .expect("the help has examples");
-    let joined = examples.replace("\\\n      ", "");
-    let lines: Vec<_> = joined
-        .lines()
-        .take_while(|line| line.starts_with("  "))
-        .map(|line| line.trim().to_string())
-        .collect();
-    assert!(!lines.is_empty());
-    lines
 }
 
 /// Runs an example as a shell would, with this build of the program in the path.

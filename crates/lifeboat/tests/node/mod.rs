@@ -209,6 +209,21 @@ pub fn assert_all_whole(repository: &Path) {
     }
 }
 
+/// The command lines under "Examples:".
+pub fn examples(help: &str) -> Vec<String> {
+    let (_, examples) = help
+        .split_once("Examples:\n")
+        .expect("the help has examples");
+    let joined = examples.replace("\\\n      ", "");
+    let lines: Vec<_> = joined
+        .lines()
+        .take_while(|line| line.starts_with("  "))
+        .map(|line| line.trim().to_string())
+        .collect();
+    assert!(!lines.is_empty());
+    lines
+}
+
 /// A member with a cluster id that no other one has.
 pub fn another_cluster(binaries: &Binaries) -> Server {
     let options = Options {

@@ -1,0 +1,122 @@
+//! `etcd-lifeboat operator`: once per cluster.
+
+use crate::logging::{self, LogFormat};
+use crate::{EXIT_FAILED, EXIT_USAGE, output};
+use anyhow::Context;
+use operator::Options;
+
+const GATE: &str = "AutomatedEtcdBackup";
+
+/// Keep backup servers on every control-plane node of a Kubernetes cluster
+///
+/// Makes Backup/default on day one, and a DaemonSet of backup servers of it. Finds the cluster by the service
+/// account of its pod, or by KUBECONFIG. Several replicas may run: one at a time works.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  etcd-lifeboat operator --image registry.example/etcd-lifeboat:0.1.0
+  etcd-lifeboat operator --image registry.example/etcd-lifeboat:0.1.0 \\
+      --feature-gates AutomatedEtcdBackup=false")]
+pub(crate) struct Args {
+    /// Image of the backup servers
+    #[arg(long, value_name = "IMAGE")]
+    image: String,
+    /// Feature gates, by name; AutomatedEtcdBackup is on unless it is false here
+    #[arg(long, value_name = "NAME=BOOL[,…]", default_value = "")]
+    feature_gates: String,
+    /// More flags for the backup servers
+    #[arg(long, value_name = "FLAG", hide = true, allow_hyphen_values = true)]
+    server_flag: Vec<String>,
+    /// Who this is among its replicas [default: the host's name and the process]
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    identity: Option<String>,
+    /// How log lines look
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// Runs until its lease is lost.
+pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
+    let automated_backup = match gate(&args.feature_gates) {
+        Ok(gate) => gate,
+        Err(problem) => {
+            output::error(&problem);
+            return Ok(EXIT_USAGE);
+        }
+    };
+    logging::start(args.log_format);
+    let identity = args.identity.unwrap_or_else(|| {
+        let name = rustix::system::uname();
+        let host = name.nodename().to_string_lossy().into_owned();
+        format!("{host}-{}", std::process::id())
+    });
+    let options = Options {
+        image: args.image,
+        automated_backup,
+        identity,
+        server_flags: args.server_flag,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting")?;
+    let ended = runtime.block_on(async {
+        let client = kube::Client::try_default()
+            .await
+            .context("finding the cluster: run it in a pod, or set KUBECONFIG")?;
+        operator::run(client, options).await.context("operator")
+    });
+    // Whatever the reason: what is left of it must not write, and a new one waits for its turn.
+    match ended {
+        Ok(()) => anyhow::bail!("a controller ended"),
+        Err(error) => {
+            output::error(&format!("{error:#}"));
+            Ok(EXIT_FAILED)
+        }
+    }
+}
+
+/// Whether the gate is on.
+fn gate(gates: &str) -> Result<bool, String> {
+    let mut on = true;
+    for gate in gates
+        .split(',')
+        .map(str::trim)
+        .filter(|gate| !gate.is_empty())
+    {
+        on = match gate.split_once('=') {
+            Some((GATE, "true")) => true,
+            Some((GATE, "false")) => false,
+            _ => {
+                return Err(format!(
+                    "--feature-gates {gate:?}: expected {GATE}=true or {GATE}=false"
+                ));
+            }
+        };
+    }
+    Ok(on)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gate_is_on_unless_somebody_says_otherwise() {
+        assert_eq!(gate(""), Ok(true));
+        assert_eq!(gate("AutomatedEtcdBackup=false"), Ok(false));
+        assert_eq!(gate(" AutomatedEtcdBackup=true ,"), Ok(true));
+        for wrong in [
+            "AutomatedEtcdBackup",
+            "Other=true",
+            "AutomatedEtcdBackup=maybe",
+        ] {
+            assert!(
+                gate(wrong)
+                    .unwrap_err()
+                    .contains("expected AutomatedEtcdBackup"),
+                "{wrong}"
+            );
+        }
+    }
+}

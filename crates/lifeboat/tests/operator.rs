@@ -1,0 +1,344 @@
+//! The operator on a real API server, with pods that really run and real etcd members on the nodes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod node;
+
+use node::{command, names, told, wait_until};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+use test_support::etcd_binaries::require_usual;
+use test_support::kubernetes::binaries;
+use test_support::kubernetes::cluster::{Cluster, Fault, Options};
+use test_support::kubernetes::image::{Image, Images};
+use test_support::kubernetes::openshift::Flavour;
+
+const IMAGE: &str = "lifeboat.test/etcd-lifeboat";
+
+fn cluster(nodes: usize, openshift: Option<Flavour>) -> Option<Cluster> {
+    let root = Command::new("unshare").args(["--mount", "true"]).status();
+    if !root.is_ok_and(|status| status.success()) {
+        test_support::requirement::skip("no mounts of one's own: run as root");
+        return None;
+    }
+    let image = Image::of_program(Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"))).with_system();
+    Some(Cluster::start(&Options {
+        nodes,
+        kubernetes: binaries::require()?,
+        etcd: require_usual()?,
+        openshift,
+        images: Images::default().with(IMAGE, image),
+    }))
+}
+
+/// An operator that runs outside of the cluster; dropping it kills it.
+struct Operator {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Operator {
+    fn start(cluster: &Cluster, identity: &str, more: &[&str]) -> Operator {
+        let log = cluster.dir().join(format!("operator-{identity}.log"));
+        let file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        // Nodes share one machine: their servers must not share a port.
+        let flags = [
+            "operator",
+            "--image",
+            IMAGE,
+            "--identity",
+            identity,
+            "--server-flag=--listen=127.0.0.1:0",
+            "--server-flag=--min-free=1",
+        ];
+        let child = command(&[&flags[..], more].concat())
+            .env("KUBECONFIG", cluster.outside_kubeconfig())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Operator { child, log }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn get(cluster: &Cluster, object: &[&str]) -> Option<Value> {
+    let output = cluster.kubectl(&[&["get", "-o", "json"], object].concat());
+    output
+        .status
+        .success()
+        .then(|| serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// The condition of `Backup/default`: its status and its message.
+fn degraded(cluster: &Cluster) -> Option<(String, String)> {
+    let backup = get(cluster, &["backup", "default"])?;
+    let condition = backup["status"]["conditions"].as_array()?.first()?.clone();
+    assert_eq!(condition["type"], "PeriodicBackupControllerDegraded");
+    let text = |field: &str| condition[field].as_str().unwrap_or_default().to_string();
+    Some((text("status"), text("message")))
+}
+
+fn patch(cluster: &Cluster, etcd: &str) -> String {
+    let patch = format!(r#"{{"spec":{{"etcd":{etcd}}}}}"#);
+    told(&cluster.kubectl(&["patch", "backup", "default", "--type=merge", "-p", &patch]))
+}
+
+fn kept(cluster: &Cluster) -> Vec<Vec<String>> {
+    let repository = |root: &Path| root.join("var/lib/etcd-auto-backup");
+    let nodes = cluster.nodes();
+    nodes
+        .iter()
+        .map(|node| names(&repository(&node.root), "backup"))
+        .collect()
+}
+
+const SET: [&str; 4] = [
+    "-n",
+    "etcd-lifeboat",
+    "daemonset",
+    "backup-server-daemon-set",
+];
+
+#[test]
+fn from_day_one_each_node_keeps_proven_backups_until_somebody_says_otherwise() {
+    let Some(cluster) = cluster(3, None) else {
+        return;
+    };
+    let start = Instant::now();
+    let operator = Operator::start(&cluster, "a", &[]);
+    // Members take turns, a minute each: the first is at once.
+    wait_until("the first backup", || {
+        kept(&cluster)
+            .iter()
+            .any(|backups| !backups.is_empty())
+            .then_some(())
+    });
+    println!(
+        "from the operator's start to the first proven backup: {:?}",
+        start.elapsed()
+    );
+    let backup = get(&cluster, &["backup", "default"]).unwrap();
+    let etcd = &backup["spec"]["etcd"];
+    assert_eq!(etcd["schedule"], "*/5 * * * *");
+    assert_eq!(etcd["timeZone"], "UTC");
+    assert_eq!(
+        etcd["retentionPolicy"]["retentionNumber"]["maxNumberOfBackups"],
+        3
+    );
+    wait_until("that all is well", || {
+        (degraded(&cluster)?.0 == "False").then_some(())
+    });
+    assert!(get(&cluster, &["backup", "default"]).unwrap()["status"]["nextRun"].is_string());
+    let set = get(&cluster, &SET).unwrap();
+    let container = &set["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["name"], "etcd-backup-server");
+    assert_eq!(
+        set["spec"]["template"]["metadata"]["labels"]["app"],
+        "etcd-auto-backup"
+    );
+
+    // Somebody edits it: the edit stays, and the servers follow.
+    let two = r#"{"schedule":"@every 2s","retentionPolicy":{"retentionNumber":{"maxNumberOfBackups":2}}}"#;
+    assert!(patch(&cluster, two).contains("patched"));
+    wait_until("two backups on each node, that change", || {
+        let before = kept(&cluster);
+        if before.iter().any(|backups| backups.len() != 2) {
+            return None;
+        }
+        std::thread::sleep(Duration::from_secs(3));
+        let after = kept(&cluster);
+        before
+            .iter()
+            .zip(&after)
+            .all(|(before, after)| before != after)
+            .then_some(())
+    });
+    // Drift is repaired.
+    let scale = r#"[{"op":"replace","path":"/spec/template/spec/containers/0/args/1","value":"--schedule=@yearly"}]"#;
+    let _ = cluster.kubectl_ok(&[
+        "-n",
+        "etcd-lifeboat",
+        "patch",
+        "daemonset",
+        "backup-server-daemon-set",
+        "--type=json",
+        "-p",
+        scale,
+    ]);
+    wait_until("the drift to be repaired", || {
+        let set = get(&cluster, &SET)?;
+        let args = set["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+        args.contains("@every 2s").then_some(())
+    });
+
+    // A mistake is told by what to write, and nothing is broken by it.
+    assert!(patch(&cluster, r#"{"schedule":"*/5 */0 * * *"}"#).contains("patched"));
+    let message = wait_until("the mistake to be told", || {
+        let (status, message) = degraded(&cluster)?;
+        (status == "True").then_some(message)
+    });
+    assert!(message.contains("spec.etcd.schedule"), "{message}");
+    assert!(get(&cluster, &SET).is_some());
+    assert!(patch(&cluster, r#"{"schedule":"@every 2s"}"#).contains("patched"));
+    wait_until("that all is well again", || {
+        (degraded(&cluster)?.0 == "False").then_some(())
+    });
+
+    // Whoever deletes it has opted out, also over a restart.
+    let _ = cluster.kubectl_ok(&["delete", "backup", "default"]);
+    wait_until("its servers to go", || {
+        get(&cluster, &SET).is_none().then_some(())
+    });
+    wait_until("that to be told", || {
+        operator.log().contains("was deleted").then_some(())
+    });
+    drop(operator);
+    let operator = Operator::start(&cluster, "b", &[]);
+    wait_until("its lease", || {
+        operator.log().contains("holds the lease").then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(get(&cluster, &["backup", "default"]).is_none());
+    // What was kept stays.
+    assert!(kept(&cluster).iter().all(|backups| backups.len() == 2));
+
+    // Made again by somebody, it is as before; and deleting the kind is not opting out.
+    cluster.apply("{apiVersion: config.openshift.io/v1alpha1, kind: Backup, metadata: {name: default}, spec: {etcd: {}}}");
+    wait_until("its servers", || get(&cluster, &SET).map(|_| ()));
+    let crds = ["crd", "backups.config.openshift.io"];
+    let uid = get(&cluster, &crds).unwrap()["metadata"]["uid"].clone();
+    let _ = cluster.kubectl_ok(&[
+        "delete",
+        "crd",
+        "backups.config.openshift.io",
+        "--wait=false",
+    ]);
+    wait_until("the kind and its default to be back", || {
+        let crd = get(&cluster, &crds)?;
+        (crd["metadata"]["uid"] != uid && get(&cluster, &["backup", "default"]).is_some())
+            .then_some(())
+    });
+    wait_until("its servers to be back", || {
+        let set = get(&cluster, &SET)?;
+        (set["status"]["numberReady"] == 3).then_some(())
+    });
+}
+
+#[test]
+fn with_the_gate_off_nothing_is_made() {
+    let Some(cluster) = cluster(1, None) else {
+        return;
+    };
+    let operator = Operator::start(
+        &cluster,
+        "a",
+        &["--feature-gates", "AutomatedEtcdBackup=false"],
+    );
+    wait_until("its kinds", || {
+        get(&cluster, &["crd", "backups.config.openshift.io"]).map(|_| ())
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(get(&cluster, &["backup", "default"]).is_none());
+    assert!(get(&cluster, &SET).is_none());
+    assert!(!operator.log().contains("opted out"));
+}
+
+#[test]
+fn the_examples_of_the_operators_help_work_as_they_are_printed() {
+    let Some(cluster) = cluster(1, None) else {
+        return;
+    };
+    let help = told(&node::lifeboat(&["operator", "--help"]));
+    let bin = Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"))
+        .parent()
+        .unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    for (number, line) in node::examples(&help).iter().enumerate() {
+        let log = cluster.dir().join(format!("example-{number}.log"));
+        let child = Command::new("sh")
+            .args(["-c", &format!("exec {line}")])
+            .env("PATH", &path)
+            .env("KUBECONFIG", cluster.outside_kubeconfig())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let operator = Operator { child, log };
+        wait_until(line, || {
+            operator.log().contains("holds the lease").then_some(())
+        });
+    }
+}
+
+#[test]
+fn of_two_operators_one_works_and_the_other_takes_over() {
+    let Some(mut cluster) = cluster(1, None) else {
+        return;
+    };
+    let mut first = Operator::start(&cluster, "first", &[]);
+    wait_until("the lease", || {
+        first.log().contains("holds the lease").then_some(())
+    });
+    let second = Operator::start(&cluster, "second", &[]);
+    wait_until("the default", || {
+        get(&cluster, &["backup", "default"]).map(|_| ())
+    });
+    assert!(!second.log().contains("holds the lease"));
+    // One that freezes is followed by the other, and ends when it wakes up: it must not write any more.
+    first.signal("-STOP");
+    wait_until("the other to take over", || {
+        second.log().contains("holds the lease").then_some(())
+    });
+    first.signal("-CONT");
+    let ended = wait_until("the first one's end", || first.child.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(1));
+    assert!(
+        first.log().contains("the lease was lost"),
+        "{}",
+        first.log()
+    );
+    // One that can't reach the API server ends, too, before anybody else may start.
+    let mut second = second;
+    cluster.fault(Fault::Cut, "outside").unwrap();
+    let ended = wait_until("the second one's end", || second.child.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(1));
+    assert!(
+        second.log().contains("not renewed for 10 s"),
+        "{}",
+        second.log()
+    );
+    cluster.fault(Fault::Heal, "outside").unwrap();
+    // What they made goes on without them.
+    let set = get(&cluster, &SET).unwrap();
+    assert_eq!(set["status"]["numberReady"], 1);
+}

@@ -1,0 +1,292 @@
+//! `Backup/default` from day one: made once, and left alone from then on. Whoever deletes it has opted out, and that is
+//! remembered; deleting the kind is not opting out, since nobody means a backup by that.
+
+use crate::{Context, FIELD_MANAGER, install};
+use backup_plan::api::{
+    Backup, BackupSpec, DEFAULT_BACKUP, DEFAULT_BACKUP_NUMBER, DEFAULT_SCHEDULE, DEFAULT_TIME_ZONE,
+    EtcdBackupPolicy, RetentionNumber, RetentionPolicy, RetentionType,
+};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+const CONFIG_MAP: &str = "etcd-lifeboat-default-backup";
+const KIND_UID: &str = "kindUid";
+const OPTED_OUT: &str = "optedOut";
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// What is remembered: that it was made, under which definition of the kind, and whether it was deleted since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    /// The definition's uid.
+    pub kind_uid: String,
+    /// Whether somebody has deleted the `Backup`.
+    pub opted_out: bool,
+}
+
+/// What there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The uid of the kind's definition; nothing if there is none, or it is on its way out.
+    pub kind_uid: Option<String>,
+    /// Whether there is a `Backup/default`.
+    pub exists: bool,
+    /// What is remembered.
+    pub memory: Option<Memory>,
+}
+
+/// What there is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing, as long as nothing changes.
+    Nothing,
+    /// Define the kind.
+    DefineKind,
+    /// Make it, and remember that.
+    Create,
+    /// Remember this.
+    Remember(Memory),
+}
+
+/// Decides.
+#[must_use]
+pub fn decide(gate: bool, seen: &Seen) -> Decision {
+    let Some(kind_uid) = &seen.kind_uid else {
+        return Decision::DefineKind;
+    };
+    if !gate {
+        return Decision::Nothing;
+    }
+    let remember = |opted_out| {
+        let memory = Memory {
+            kind_uid: kind_uid.clone(),
+            opted_out,
+        };
+        if seen.memory.as_ref() == Some(&memory) {
+            Decision::Nothing
+        } else {
+            Decision::Remember(memory)
+        }
+    };
+    match &seen.memory {
+        // Whoever makes it again is in again.
+        _ if seen.exists => remember(false),
+        None => Decision::Create,
+        Some(memory) if memory.opted_out => Decision::Nothing,
+        Some(memory) if memory.kind_uid == *kind_uid => remember(true),
+        // The kind was deleted, and with it what nobody wanted to lose.
+        Some(_) => Decision::Create,
+    }
+}
+
+/// Acts on whatever changes.
+pub(crate) async fn run(context: Arc<Context>) {
+    let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let backups: Api<Backup> = Api::all(context.client.clone());
+    let backups = watcher(backups, named(DEFAULT_BACKUP))
+        .default_backoff()
+        .map(|event| event.map(is_news));
+    let definitions: Api<CustomResourceDefinition> = Api::all(context.client.clone());
+    let definitions = watcher(definitions, named(Backup::crd_name()))
+        .default_backoff()
+        .map(|event| event.map(is_news));
+    let mut events = futures::stream::select(backups.boxed(), definitions.boxed());
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(false) => continue,
+            Ok(true) => {}
+            // As when the kind is gone: that is looked at, too.
+            Err(error) => tracing::debug!("watching: {error}"),
+        }
+        while let Err(error) = act(&context).await {
+            tracing::warn!("default backup: {error}");
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
+    }
+}
+
+/// Whether there is something to look at: what is listed is, when the list is complete.
+fn is_news<K>(event: watcher::Event<K>) -> bool {
+    !matches!(event, watcher::Event::Init | watcher::Event::InitApply(_))
+}
+
+async fn act(context: &Context) -> Result<(), kube::Error> {
+    loop {
+        let seen = look(context).await?;
+        let decision = decide(context.options.automated_backup, &seen);
+        if decision != Decision::Nothing && !context.lease.is_held() {
+            return Ok(());
+        }
+        match decision {
+            Decision::Nothing => return Ok(()),
+            Decision::DefineKind => {
+                install::definitions(&context.client).await?;
+                // One that is on its way out has to go first.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Decision::Create => {
+                create(context).await?;
+                tracing::info!(
+                    "made Backup/{DEFAULT_BACKUP}: backups on every control-plane node from now on"
+                );
+            }
+            Decision::Remember(memory) => {
+                if memory.opted_out {
+                    tracing::warn!(
+                        "Backup/{DEFAULT_BACKUP} was deleted: no automated backups any more, until somebody makes it again"
+                    );
+                }
+                remember(context, &memory).await?;
+            }
+        }
+    }
+}
+
+async fn look(context: &Context) -> Result<Seen, kube::Error> {
+    let definitions: Api<CustomResourceDefinition> = Api::all(context.client.clone());
+    let definition = definitions.get_opt(Backup::crd_name()).await?;
+    let kind_uid = definition
+        .filter(|definition| definition.metadata.deletion_timestamp.is_none())
+        .and_then(|definition| definition.metadata.uid);
+    let backups: Api<Backup> = Api::all(context.client.clone());
+    let maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), &context.shape.namespace);
+    let memory = maps.get_opt(CONFIG_MAP).await?.and_then(|map| {
+        let data = map.data?;
+        Some(Memory {
+            kind_uid: data.get(KIND_UID)?.clone(),
+            opted_out: data.get(OPTED_OUT).is_some_and(|value| value == "true"),
+        })
+    });
+    Ok(Seen {
+        // Without its kind there is none, and the question is refused.
+        exists: kind_uid.is_some() && backups.get_opt(DEFAULT_BACKUP).await?.is_some(),
+        kind_uid,
+        memory,
+    })
+}
+
+async fn create(context: &Context) -> Result<(), kube::Error> {
+    let spec = BackupSpec {
+        etcd: EtcdBackupPolicy {
+            schedule: DEFAULT_SCHEDULE.into(),
+            time_zone: DEFAULT_TIME_ZONE.into(),
+            retention_policy: Some(RetentionPolicy {
+                retention_type: RetentionType::RetentionNumber,
+                retention_number: Some(RetentionNumber {
+                    max_number_of_backups: Some(DEFAULT_BACKUP_NUMBER),
+                }),
+                retention_size: None,
+            }),
+            pvc_name: String::new(),
+        },
+    };
+    let backups: Api<Backup> = Api::all(context.client.clone());
+    let backup = Backup::new(DEFAULT_BACKUP, spec);
+    match backups.create(&PostParams::default(), &backup).await {
+        // A kind is served a moment after it was defined.
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+async fn remember(context: &Context, memory: &Memory) -> Result<(), kube::Error> {
+    let maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), &context.shape.namespace);
+    let data = BTreeMap::from([
+        (KIND_UID, memory.kind_uid.clone()),
+        (OPTED_OUT, memory.opted_out.to_string()),
+    ]);
+    let map = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": CONFIG_MAP},
+        "data": data,
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    maps.patch(CONFIG_MAP, &params, &Patch::Apply(map))
+        .await
+        .map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(kind: Option<&str>, exists: bool, memory: Option<(&str, bool)>) -> Seen {
+        Seen {
+            kind_uid: kind.map(String::from),
+            exists,
+            memory: memory.map(|(kind_uid, opted_out)| Memory {
+                kind_uid: kind_uid.into(),
+                opted_out,
+            }),
+        }
+    }
+
+    fn remember(kind_uid: &str, opted_out: bool) -> Decision {
+        Decision::Remember(Memory {
+            kind_uid: kind_uid.into(),
+            opted_out,
+        })
+    }
+
+    #[test]
+    fn day_one_makes_it_once_and_whoever_deletes_it_has_opted_out() {
+        for (seen, decision) in [
+            (seen(None, false, None), Decision::DefineKind),
+            (seen(Some("a"), false, None), Decision::Create),
+            (seen(Some("a"), true, None), remember("a", false)),
+            (seen(Some("a"), true, Some(("a", false))), Decision::Nothing),
+            // Deleted, and deleted it stays.
+            (
+                seen(Some("a"), false, Some(("a", false))),
+                remember("a", true),
+            ),
+            (seen(Some("a"), false, Some(("a", true))), Decision::Nothing),
+            // Made again by somebody.
+            (
+                seen(Some("a"), true, Some(("a", true))),
+                remember("a", false),
+            ),
+        ] {
+            assert_eq!(decide(true, &seen), decision, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn deleting_the_kind_is_not_opting_out() {
+        assert_eq!(
+            decide(true, &seen(None, false, Some(("a", false)))),
+            Decision::DefineKind
+        );
+        assert_eq!(
+            decide(true, &seen(Some("b"), false, Some(("a", false)))),
+            Decision::Create
+        );
+        // Who had opted out before stays out.
+        assert_eq!(
+            decide(true, &seen(Some("b"), false, Some(("a", true)))),
+            Decision::Nothing
+        );
+    }
+
+    #[test]
+    fn with_the_gate_off_nothing_is_made_and_nothing_is_taken_for_an_opt_out() {
+        for memory in [None, Some(("a", false)), Some(("a", true))] {
+            assert_eq!(
+                decide(false, &seen(Some("a"), false, memory)),
+                Decision::Nothing
+            );
+        }
+    }
+}
