@@ -183,6 +183,19 @@ pub struct ValidBackup {
     pub pvc_name: Option<String>,
 }
 
+impl ValidBackup {
+    /// What a `Backup/default` that says nothing comes to.
+    #[must_use]
+    pub fn of_servers() -> Self {
+        ValidBackup {
+            schedule: DEFAULT_SCHEDULE.into(),
+            time_zone: DEFAULT_TIME_ZONE.into(),
+            policy: Policy::Number(DEFAULT_BACKUP_NUMBER.unsigned_abs().into()),
+            pvc_name: None,
+        }
+    }
+}
+
 /// What is wrong with a `Backup`, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -298,6 +311,7 @@ mod tests {
             ("*/5 * * * *", "UTC")
         );
         assert_eq!(default.policy, Policy::Number(3));
+        assert_eq!(default, ValidBackup::of_servers());
         assert_eq!(
             judged("weekly", json!({})).unwrap().policy,
             Policy::Number(15)

@@ -4,8 +4,7 @@ use crate::logging::{self, LogFormat};
 use crate::{EXIT_FAILED, EXIT_USAGE, output};
 use anyhow::Context;
 use operator::Options;
-
-const GATE: &str = "AutomatedEtcdBackup";
+use operator::shape::GATE;
 
 /// Keep backup servers on every control-plane node of a Kubernetes cluster
 ///

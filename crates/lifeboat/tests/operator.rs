@@ -301,6 +301,89 @@ fn the_examples_of_the_operators_help_work_as_they_are_printed() {
 }
 
 #[test]
+fn beside_upstreams_own_operator_nothing_is_double() {
+    let upstream = Flavour {
+        upstream_backups: true,
+    };
+    let Some(cluster) = cluster(1, Some(upstream)) else {
+        return;
+    };
+    let mut operator = Operator::start(&cluster, "a", &[]);
+    let set = [
+        "-n",
+        "openshift-etcd",
+        "daemonset",
+        "backup-server-daemon-set",
+    ];
+    wait_until("the servers", || {
+        let set = get(&cluster, &set)?;
+        (set["status"]["numberReady"] == 1).then_some(())
+    });
+    assert!(
+        operator
+            .log()
+            .contains("feature gate AutomatedEtcdBackup is on"),
+        "{}",
+        operator.log()
+    );
+    // Upstream's operator would make a CronJob without a volume of it.
+    assert!(get(&cluster, &["backup", "default"]).is_none());
+    assert!(get(&cluster, &set).unwrap()["metadata"]["ownerReferences"].is_null());
+    let drift = [
+        "-n",
+        "openshift-etcd",
+        "delete",
+        "daemonset",
+        "backup-server-daemon-set",
+    ];
+    let _ = cluster.kubectl_ok(&drift);
+    wait_until("the servers again", || get(&cluster, &set).map(|_| ()));
+    // The gate goes off: it ends, and is another one at its next start.
+    let gates = r#"{"status":{"featureGates":[{"version":"4.20.0","enabled":[],"disabled":[{"name":"AutomatedEtcdBackup"}]}]}}"#;
+    let _ = cluster.kubectl_ok(&[
+        "patch",
+        "featuregate",
+        "cluster",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        gates,
+    ]);
+    let ended = wait_until("its end", || operator.child.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(1));
+    let again = Operator::start(&cluster, "a", &[]);
+    wait_until("the default", || {
+        get(&cluster, &["backup", "default"]).map(|_| ())
+    });
+    wait_until("the servers to be its own", || {
+        let owners = get(&cluster, &set)?["metadata"]["ownerReferences"].clone();
+        (owners[0]["kind"] == "Backup").then_some(())
+    });
+    drop(again);
+    // Where the control plane is hosted elsewhere there is no etcd to back up.
+    let _ = cluster.kubectl_ok(&["delete", "backup", "default"]);
+    let hosted = r#"{"status":{"controlPlaneTopology":"External"}}"#;
+    let _ = cluster.kubectl_ok(&[
+        "patch",
+        "infrastructure",
+        "cluster",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        hosted,
+    ]);
+    wait_until("the servers to go", || {
+        get(&cluster, &set).is_none().then_some(())
+    });
+    let hosted = Operator::start(&cluster, "hosted", &[]);
+    wait_until("that to be told", || {
+        hosted.log().contains("nothing is made").then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(get(&cluster, &set).is_none() && get(&cluster, &["backup", "default"]).is_none());
+}
+
+#[test]
 fn of_two_operators_one_works_and_the_other_takes_over() {
     let Some(mut cluster) = cluster(1, None) else {
         return;

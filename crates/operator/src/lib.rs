@@ -16,7 +16,7 @@ pub mod shape;
 
 use kube::Client;
 use lease::Lease;
-use shape::Shape;
+use shape::{KindsOf, Shape};
 use std::sync::Arc;
 
 /// Who writes, as the API server records it.
@@ -50,6 +50,9 @@ pub enum OperatorError {
     /// Another replica holds the lease now: whoever is left must not write.
     #[error("the lease was lost: {0}")]
     LeaseLost(String),
+    /// The cluster is another one than what was started for.
+    #[error("a feature gate of the cluster has changed: to be started anew")]
+    ShapeChanged,
 }
 
 impl OperatorError {
@@ -86,6 +89,12 @@ pub async fn run(client: Client, options: Options) -> Result<(), OperatorError> 
     install::namespace(&client, &shape.namespace)
         .await
         .map_err(OperatorError::api("make the namespace"))?;
+    if shape.external {
+        tracing::warn!(
+            "the control plane is not on this cluster's nodes: there is no etcd here to back up, and nothing is made"
+        );
+        return std::future::pending().await;
+    }
     let lease = Arc::new(Lease::acquire(&client, &shape.namespace, &options.identity).await);
     tracing::info!("holds the lease");
     let context = Arc::new(Context {
@@ -94,9 +103,26 @@ pub async fn run(client: Client, options: Options) -> Result<(), OperatorError> 
         shape,
         lease: lease.clone(),
     });
+    let controllers = async {
+        match context.shape.kinds {
+            KindsOf::Us => {
+                tokio::select! {
+                    () = default_backup::run(context.clone()) => {}
+                    () = periodic::run(context.clone()) => {}
+                }
+            }
+            KindsOf::Upstream => {
+                tracing::warn!(
+                    "OpenShift's own feature gate {} is on, so its operator acts on each Backup: none is made here, and backup servers run with their defaults",
+                    shape::GATE
+                );
+                periodic::run_defaults(context.clone()).await;
+            }
+        }
+    };
     tokio::select! {
         lost = lease.keep() => Err(OperatorError::LeaseLost(lost)),
-        () = default_backup::run(context.clone()) => Ok(()),
-        () = periodic::run(context.clone()) => Ok(()),
+        () = shape::changed(&context.client, &context.shape) => Err(OperatorError::ShapeChanged),
+        () = controllers => Ok(()),
     }
 }

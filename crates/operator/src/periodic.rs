@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
-use kube::runtime::watcher;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -51,6 +51,27 @@ pub(crate) async fn run(context: Arc<Context>) {
         .await;
 }
 
+/// Where every `Backup` is upstream's: the servers with their defaults, and nothing else.
+pub(crate) async fn run_defaults(context: Arc<Context>) {
+    let sets: Api<DaemonSet> = Api::namespaced(context.client.clone(), &context.shape.namespace);
+    let named = watcher::Config::default().fields(&format!("metadata.name={DAEMON_SET}"));
+    let mut events = watcher(sets, named).default_backoff().boxed();
+    while let Some(event) = events.next().await {
+        let news = matches!(
+            event,
+            Ok(watcher::Event::InitDone | watcher::Event::Apply(_) | watcher::Event::Delete(_))
+        );
+        if !news || !context.lease.is_held() {
+            continue;
+        }
+        // What is applied again as it is changes nothing, and wakes nobody.
+        while let Err(error) = apply_set(&context, &ValidBackup::of_servers(), None).await {
+            tracing::warn!("backup servers: {error}");
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
+    }
+}
+
 fn retry(backup: Arc<Backup>, error: &kube::Error, _: Arc<Context>) -> Action {
     tracing::warn!("Backup/{}: {error}", backup.name_any());
     Action::requeue(TRY_AGAIN)
@@ -83,7 +104,15 @@ async fn reconcile(backup: Arc<Backup>, context: Arc<Context>) -> Result<Action,
 
 async fn apply(context: &Context, backup: &Backup, valid: &ValidBackup) -> Result<(), kube::Error> {
     let owner = backup.controller_owner_ref(&());
-    let set = daemon_set(&context.shape, &context.options, valid, &json!(owner));
+    apply_set(context, valid, Some(&json!(owner))).await
+}
+
+async fn apply_set(
+    context: &Context,
+    valid: &ValidBackup,
+    owner: Option<&Value>,
+) -> Result<(), kube::Error> {
+    let set = daemon_set(&context.shape, &context.options, valid, owner);
     let sets: Api<DaemonSet> = Api::namespaced(context.client.clone(), &context.shape.namespace);
     let params = PatchParams::apply(FIELD_MANAGER).force();
     sets.patch(DAEMON_SET, &params, &Patch::Apply(set))
@@ -115,7 +144,12 @@ fn flags(valid: &ValidBackup, options: &Options) -> Vec<String> {
 
 /// The DaemonSet, as it is applied.
 #[must_use]
-pub fn daemon_set(shape: &Shape, options: &Options, valid: &ValidBackup, owner: &Value) -> Value {
+pub fn daemon_set(
+    shape: &Shape,
+    options: &Options,
+    valid: &ValidBackup,
+    owner: Option<&Value>,
+) -> Value {
     let directories = shape.platform.node_directories();
     let volume = |path: &str| format!("node{}", path.replace('/', "-"));
     let mut volumes: Vec<_> = directories
@@ -141,7 +175,7 @@ pub fn daemon_set(shape: &Shape, options: &Options, valid: &ValidBackup, owner: 
             "name": DAEMON_SET,
             "namespace": shape.namespace,
             "labels": {"app": APP},
-            "ownerReferences": [owner],
+            "ownerReferences": owner.into_iter().collect::<Vec<_>>(),
         },
         "spec": {
             "selector": {"matchLabels": {"app": APP}},
@@ -294,12 +328,14 @@ mod tests {
         let shape = Shape {
             platform,
             namespace: "ns".into(),
+            kinds: crate::shape::KindsOf::Us,
+            external: false,
         };
         daemon_set(
             &shape,
             &options(),
             &valid(policy),
-            &json!({"name": "default"}),
+            Some(Some(&json!({"name": "default"}))),
         )
     }
 

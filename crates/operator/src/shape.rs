@@ -1,9 +1,15 @@
 //! What kind of cluster it is, and what follows from that.
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
+use kube::runtime::{WatchStreamExt, watcher};
+use serde_json::Value;
+
+/// The feature gate of automated backups, here and upstream.
+pub const GATE: &str = "AutomatedEtcdBackup";
 
 /// Who made the cluster, as far as it decides where the files of its nodes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +46,15 @@ impl Platform {
     }
 }
 
+/// Whose the kinds `Backup` and `EtcdBackup` are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KindsOf {
+    /// Ours.
+    Us,
+    /// OpenShift's own operator's, whose feature gate is on: it acts on every `Backup` there is.
+    Upstream,
+}
+
 /// A cluster as the operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
@@ -47,6 +62,10 @@ pub struct Shape {
     pub platform: Platform,
     /// Where the operator's objects are.
     pub namespace: String,
+    /// Whose the kinds are.
+    pub kinds: KindsOf,
+    /// Whether the control plane, and so etcd, is elsewhere than on this cluster's nodes.
+    pub external: bool,
 }
 
 /// Looks at a cluster.
@@ -54,18 +73,83 @@ pub struct Shape {
 /// # Errors
 /// What the API server says.
 pub async fn look(client: &Client) -> Result<Shape, kube::Error> {
-    let openshift = has_cluster_version(client).await?;
+    let openshift = one(client, "ClusterVersion", "version").await?.is_some();
+    let (gates, infrastructure) = if openshift {
+        (
+            one(client, "FeatureGate", "cluster").await?,
+            one(client, "Infrastructure", "cluster").await?,
+        )
+    } else {
+        (None, None)
+    };
     let nodes: Api<Node> = Api::all(client.clone());
     let one = nodes.list(&ListParams::default().limit(1)).await?;
     let kubelet = one.items.first().and_then(|node| {
         let info = node.status.as_ref()?.node_info.as_ref()?;
         Some(info.kubelet_version.clone())
     });
-    Ok(judge(openshift, &kubelet.unwrap_or_default()))
+    Ok(judge(&Signs {
+        openshift,
+        upstream_gate: gates.is_some_and(|gates| is_enabled(&gates.data, GATE)),
+        external: infrastructure.is_some_and(|cluster| is_external(&cluster.data)),
+        kubelet_version: kubelet.unwrap_or_default(),
+    }))
 }
 
-fn judge(openshift: bool, kubelet_version: &str) -> Shape {
-    let platform = if openshift {
+/// Ends when the shape is another one than it was.
+pub(crate) async fn changed(client: &Client, was: &Shape) {
+    if was.platform != Platform::OpenShift {
+        return std::future::pending().await;
+    }
+    let kind = GroupVersionKind::gvk("config.openshift.io", "v1", "FeatureGate");
+    let resource = ApiResource::from_gvk(&kind);
+    let gates: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let mut events = watcher(gates, watcher::Config::default())
+        .default_backoff()
+        .boxed();
+    while let Some(event) = events.next().await {
+        if event.is_ok() && look(client).await.is_ok_and(|now| now != *was) {
+            return;
+        }
+    }
+}
+
+/// What a cluster shows of itself.
+struct Signs {
+    openshift: bool,
+    upstream_gate: bool,
+    external: bool,
+    kubelet_version: String,
+}
+
+/// Whether a gate is on, by OpenShift's `FeatureGate`.
+fn is_enabled(gates: &Value, name: &str) -> bool {
+    let versions = gates
+        .pointer("/status/featureGates")
+        .and_then(Value::as_array);
+    let enabled = versions
+        .into_iter()
+        .flatten()
+        .filter_map(|version| version.get("enabled")?.as_array());
+    enabled
+        .flatten()
+        .any(|gate| gate.get("name").and_then(Value::as_str) == Some(name))
+}
+
+/// Whether the control plane is hosted elsewhere, by OpenShift's `Infrastructure`.
+fn is_external(infrastructure: &Value) -> bool {
+    let topology = infrastructure.pointer("/status/controlPlaneTopology");
+    topology.and_then(Value::as_str) == Some("External")
+}
+
+fn judge(signs: &Signs) -> Shape {
+    let Signs {
+        openshift,
+        upstream_gate,
+        external,
+        kubelet_version,
+    } = signs;
+    let platform = if *openshift {
         Platform::OpenShift
     } else if kubelet_version.contains("+k3s") {
         Platform::K3s
@@ -74,7 +158,7 @@ fn judge(openshift: bool, kubelet_version: &str) -> Shape {
     } else {
         Platform::Kubernetes
     };
-    let namespace = if openshift {
+    let namespace = if *openshift {
         "openshift-etcd"
     } else {
         "etcd-lifeboat"
@@ -82,23 +166,33 @@ fn judge(openshift: bool, kubelet_version: &str) -> Shape {
     Shape {
         platform,
         namespace: namespace.into(),
+        kinds: if *upstream_gate {
+            KindsOf::Upstream
+        } else {
+            KindsOf::Us
+        },
+        external: *external,
     }
 }
 
-/// An API group alone says nothing: others bring it, too.
-async fn has_cluster_version(client: &Client) -> Result<bool, kube::Error> {
-    let kind = GroupVersionKind::gvk("config.openshift.io", "v1", "ClusterVersion");
-    let versions: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk(&kind));
-    match versions.get_opt("version").await {
-        Ok(version) => Ok(version.is_some()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(error) => Err(error),
+/// An object of OpenShift's configuration. Its API group alone says nothing: others bring it, too.
+async fn one(
+    client: &Client,
+    kind: &str,
+    name: &str,
+) -> Result<Option<DynamicObject>, kube::Error> {
+    let kind = GroupVersionKind::gvk("config.openshift.io", "v1", kind);
+    let objects: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk(&kind));
+    match objects.get_opt(name).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        other => other,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_cluster_is_told_by_its_own_signs() {
@@ -108,11 +202,30 @@ mod tests {
             (false, "v1.35.4+rke2r1", Platform::Rke2, "etcd-lifeboat"),
             (false, "v1.37.2", Platform::Kubernetes, "etcd-lifeboat"),
         ] {
-            let shape = judge(openshift, kubelet);
+            let shape = judge(&Signs {
+                openshift,
+                upstream_gate: false,
+                external: false,
+                kubelet_version: kubelet.into(),
+            });
             assert_eq!(
                 (shape.platform, shape.namespace.as_str()),
                 (platform, namespace)
             );
         }
+    }
+
+    #[test]
+    fn openshifts_gate_and_topology_are_read_where_they_are() {
+        let gates = |list: &str| json!({"status": {"featureGates": [{"version": "4.20.0", list: [{"name": GATE}]}]}});
+        assert!(is_enabled(&gates("enabled"), GATE));
+        assert!(!is_enabled(&gates("disabled"), GATE));
+        assert!(!is_enabled(&json!({}), GATE));
+        assert!(is_external(
+            &json!({"status": {"controlPlaneTopology": "External"}})
+        ));
+        assert!(!is_external(
+            &json!({"status": {"controlPlaneTopology": "SingleReplica"}})
+        ));
     }
 }
