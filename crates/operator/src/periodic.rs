@@ -335,7 +335,7 @@ mod tests {
             &shape,
             &options(),
             &valid(policy),
-            Some(Some(&json!({"name": "default"}))),
+            Some(&json!({"name": "default"})),
         )
     }
 
