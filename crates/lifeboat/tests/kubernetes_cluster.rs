@@ -243,6 +243,35 @@ spec:
   volumes: [{name: words, configMap: {name: words}}]
 ---
 apiVersion: v1
+kind: PersistentVolume
+metadata: {name: disk}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  storageClassName: ''
+  hostPath: {path: /var/lib/claimed}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: claim, namespace: default}
+spec:
+  accessModes: [ReadWriteOnce]
+  storageClassName: ''
+  resources: {requests: {storage: 1Gi}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: claims, namespace: default}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: lifeboat.test/host
+    command: [sh, -c, 'echo mine > /disk/file']
+    volumeMounts: [{name: disk, mountPath: /disk}]
+  volumes: [{name: disk, persistentVolumeClaim: {claimName: claim}}]
+---
+apiVersion: v1
 kind: Pod
 metadata: {name: unknown, namespace: default}
 spec:
@@ -282,6 +311,9 @@ spec:
         ),
         "7"
     );
+    phase("claims", "Succeeded");
+    let claimed = cluster.nodes()[0].root.join("var/lib/claimed/file");
+    assert_eq!(std::fs::read_to_string(claimed).unwrap(), "mine\n");
     phase("confined", "Succeeded");
     let confined = logs("confined");
     // DAC_READ_SEARCH is bit 2; SYS_CHROOT, bit 18, is the start's own.

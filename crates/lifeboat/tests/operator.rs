@@ -233,6 +233,23 @@ fn from_day_one_each_node_keeps_proven_backups_until_somebody_says_otherwise() {
     // What was kept stays.
     assert!(kept(&cluster).iter().all(|backups| backups.len() == 2));
 
+    // Each of that stands where people look.
+    let events = cluster.kubectl_ok(&[
+        "get",
+        "events",
+        "-A",
+        "-o",
+        "jsonpath={range .items[*]}{.type} {.reason}{\"\\n\"}{end}",
+    ]);
+    for event in [
+        "Normal DefaultBackupCreated",
+        "Warning Invalid",
+        "Normal AsExpected",
+        "Warning DefaultBackupOptedOut",
+    ] {
+        assert!(events.contains(event), "{event}: {events}");
+    }
+
     // Made again by somebody, it is as before; and deleting the kind is not opting out.
     cluster.apply("{apiVersion: config.openshift.io/v1alpha1, kind: Backup, metadata: {name: default}, spec: {etcd: {}}}");
     wait_until("its servers", || get(&cluster, &SET).map(|_| ()));

@@ -7,7 +7,7 @@ use backup_plan::api::{
     EtcdBackupPolicy, RetentionNumber, RetentionPolicy, RetentionType,
 };
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -132,20 +132,43 @@ async fn act(context: &Context) -> Result<(), kube::Error> {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
             Decision::Create => {
-                create(context).await?;
-                tracing::info!(
-                    "made Backup/{DEFAULT_BACKUP}: backups on every control-plane node from now on"
-                );
+                if create(context).await? {
+                    let note = format!(
+                        "made Backup/{DEFAULT_BACKUP}: backups on every control-plane node from now on"
+                    );
+                    tracing::info!("{note}");
+                    let kind = kind(&seen);
+                    context
+                        .events
+                        .normal(&kind, "DefaultBackupCreated", &note)
+                        .await;
+                }
             }
             Decision::Remember(memory) => {
                 if memory.opted_out {
-                    tracing::warn!(
+                    let note = format!(
                         "Backup/{DEFAULT_BACKUP} was deleted: no automated backups any more, until somebody makes it again"
                     );
+                    tracing::warn!("{note}");
+                    context
+                        .events
+                        .warning(&kind(&seen), "DefaultBackupOptedOut", &note)
+                        .await;
                 }
                 remember(context, &memory).await?;
             }
         }
+    }
+}
+
+/// The definition of the kind: what is always there to hang an event on.
+fn kind(seen: &Seen) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("apiextensions.k8s.io/v1".into()),
+        kind: Some("CustomResourceDefinition".into()),
+        name: Some(Backup::crd_name().into()),
+        uid: seen.kind_uid.clone(),
+        ..ObjectReference::default()
     }
 }
 
@@ -172,7 +195,8 @@ async fn look(context: &Context) -> Result<Seen, kube::Error> {
     })
 }
 
-async fn create(context: &Context) -> Result<(), kube::Error> {
+/// Makes it; says whether it was made now.
+async fn create(context: &Context) -> Result<bool, kube::Error> {
     let spec = BackupSpec {
         etcd: EtcdBackupPolicy {
             schedule: DEFAULT_SCHEDULE.into(),
@@ -190,13 +214,14 @@ async fn create(context: &Context) -> Result<(), kube::Error> {
     let backups: Api<Backup> = Api::all(context.client.clone());
     let backup = Backup::new(DEFAULT_BACKUP, spec);
     match backups.create(&PostParams::default(), &backup).await {
+        Ok(_) => Ok(true),
         // A kind is served a moment after it was defined.
         Err(kube::Error::Api(status)) if status.code == 404 => {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            Ok(())
+            Ok(false)
         }
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        other => other.map(|_| ()),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -9,11 +9,13 @@
 //! - [`lease`]: one operator at a time.
 
 pub mod default_backup;
+mod events;
 mod install;
 pub mod lease;
 pub mod periodic;
 pub mod shape;
 
+use events::Events;
 use kube::Client;
 use lease::Lease;
 use shape::{KindsOf, Shape};
@@ -70,6 +72,7 @@ pub(crate) struct Context {
     options: Options,
     shape: Shape,
     lease: Arc<Lease>,
+    events: Events,
 }
 
 /// Runs until the lease is lost; the caller ends the process then, and a new one waits for its turn.
@@ -97,11 +100,13 @@ pub async fn run(client: Client, options: Options) -> Result<(), OperatorError> 
     }
     let lease = Arc::new(Lease::acquire(&client, &shape.namespace, &options.identity).await);
     tracing::info!("holds the lease");
+    let events = Events::new(&client, &options.identity);
     let context = Arc::new(Context {
         client,
         options,
         shape,
         lease: lease.clone(),
+        events,
     });
     let controllers = async {
         match context.shape.kinds {

@@ -273,6 +273,19 @@ async fn tell(context: &Context, backup: &Backup, told: &Told) -> Result<(), kub
         || json!(Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
         |before| json!(before.last_transition_time),
     );
+    let was_degraded = before.is_some_and(|before| before.status == "True");
+    let object = backup.object_ref(&());
+    if told.degraded && !same {
+        context
+            .events
+            .warning(&object, told.reason, &told.message)
+            .await;
+    } else if was_degraded && !told.degraded {
+        context
+            .events
+            .normal(&object, told.reason, &told.message)
+            .await;
+    }
     let patch = json!({
         "apiVersion": Backup::api_version(&()),
         "kind": Backup::kind(&()),

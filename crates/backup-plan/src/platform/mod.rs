@@ -111,7 +111,7 @@ pub enum PlatformError {
     },
     /// A file lacks what is needed of it.
     #[error(
-        "{path}: {problem}; mend it, or name the member by --endpoints, --cacert, --cert and --key"
+        "{path}: {problem}; mend it, or name the member by --endpoints, --cacert, --cert and --key, and what goes into the archive by --config-dir"
     )]
     Incomplete {
         /// Which one.

@@ -1,0 +1,50 @@
+//! What the operator did, where people look: Events beside the objects.
+
+use crate::FIELD_MANAGER;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+
+/// What the API server takes of a note.
+const NOTE_BYTES: usize = 1000;
+
+/// Tells what happens.
+pub(crate) struct Events(Recorder);
+
+impl Events {
+    pub(crate) fn new(client: &Client, identity: &str) -> Self {
+        let reporter = Reporter {
+            controller: FIELD_MANAGER.into(),
+            instance: Some(identity.into()),
+        };
+        Events(Recorder::new(client.clone(), reporter))
+    }
+
+    /// As it should be.
+    pub(crate) async fn normal(&self, object: &ObjectReference, reason: &str, note: &str) {
+        self.publish(EventType::Normal, object, reason, note).await;
+    }
+
+    /// Worth a look.
+    pub(crate) async fn warning(&self, object: &ObjectReference, reason: &str, note: &str) {
+        self.publish(EventType::Warning, object, reason, note).await;
+    }
+
+    /// An event that can't be written must not stop what it tells of: that is in the log, too.
+    async fn publish(&self, type_: EventType, object: &ObjectReference, reason: &str, note: &str) {
+        let mut end = note.len().min(NOTE_BYTES);
+        while !note.is_char_boundary(end) {
+            end -= 1;
+        }
+        let event = Event {
+            type_,
+            reason: reason.into(),
+            note: note.get(..end).map(String::from),
+            action: "Reconcile".into(),
+            secondary: None,
+        };
+        if let Err(error) = self.0.publish(&event, object).await {
+            tracing::warn!("an event was not written: {error}");
+        }
+    }
+}
