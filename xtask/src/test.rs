@@ -49,6 +49,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .args(["test", "--workspace", "--quiet"])
             .env(SKIPS_FILE, skips.path()),
     )?;
+    if args.all {
+        let older = ["--ignored", "--exact", "the_older_kubernetes_runs_as_well"];
+        let mut tests = cargo();
+        tests.args([
+            "test",
+            "-p",
+            "lifeboat",
+            "--quiet",
+            "--test",
+            "kubernetes_cluster",
+            "--",
+        ]);
+        run_command(tests.args(older).env(SKIPS_FILE, skips.path()))?;
+    }
     // The main job once more beside each other version.
     for version in VERSIONS
         .into_iter()
