@@ -104,20 +104,17 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::rename(from, to)
 }
 
-/// Removes a directory with everything in it.
+/// Removes a directory with everything in it, or whatever else has its name; what a link leads to stays.
 ///
 /// # Errors
 /// What the operating system says; some of it may be gone then.
 pub fn remove_dir(path: &Path) -> io::Result<()> {
+    if !path.symlink_metadata()?.is_dir() {
+        step();
+        return std::fs::remove_file(path);
+    }
     for entry in std::fs::read_dir(path)? {
-        let entry = entry?;
-        // A link is removed, and not what it leads to.
-        if entry.file_type()?.is_dir() {
-            remove_dir(&entry.path())?;
-        } else {
-            step();
-            std::fs::remove_file(entry.path())?;
-        }
+        remove_dir(&entry?.path())?;
     }
     step();
     std::fs::remove_dir(path)
@@ -134,5 +131,28 @@ pub fn publish(partial: &Path, place: &Path) -> io::Result<()> {
     match place.parent() {
         Some(parent) => sync_dir(parent),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_link_leads_to_stays_when_the_link_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(path("precious")).unwrap();
+        std::fs::write(path("precious/file"), "mine").unwrap();
+        std::fs::create_dir_all(path("gone/below")).unwrap();
+        for link in ["link", "gone/below/link"] {
+            std::os::unix::fs::symlink(path("precious"), path(link)).unwrap();
+        }
+        std::fs::write(path("plain"), "").unwrap();
+        for name in ["link", "gone", "plain"] {
+            remove_dir(&path(name)).unwrap();
+            assert!(path(name).symlink_metadata().is_err(), "{name}");
+        }
+        assert!(path("precious/file").exists());
     }
 }

@@ -71,20 +71,10 @@ fn a_member_that_is_frozen_in_mid_run_is_told_and_nothing_is_published() {
     fill(&server, 1);
     let dir = TempDir::new().unwrap();
     let repository = dir.path().join("backups");
-    let signal = |name: &str| {
-        let pid = server.pid().to_string();
-        assert!(
-            Command::new("kill")
-                .args([name, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-    };
-    signal("-STOP");
+    server.signal("-STOP");
     let start = Instant::now();
     let output = backup_once(&server, &repository, &[]);
-    signal("-CONT");
+    server.signal("-CONT");
     assert_eq!(output.status.code(), Some(1));
     assert!(
         start.elapsed() < Duration::from_secs(20),
@@ -131,14 +121,7 @@ fn a_member_that_freezes_or_dies_in_mid_stream_is_told_and_nothing_is_published(
             let snapshot = std::fs::read_dir(partial.path()).ok()?.flatten().next()?;
             (snapshot.metadata().ok()?.len() > 0).then_some(())
         });
-        let pid = server.pid().to_string();
-        assert!(
-            Command::new("kill")
-                .args([signal, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        server.signal(signal);
         let output = backup.wait_with_output().unwrap();
         let log = told(&output);
         assert_eq!(output.status.code(), Some(1), "{log}");

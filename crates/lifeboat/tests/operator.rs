@@ -325,13 +325,22 @@ fn beside_upstreams_own_operator_nothing_is_double() {
     let Some(cluster) = cluster(1, Some(upstream)) else {
         return;
     };
-    let mut operator = Operator::start(&cluster, "a", &[]);
     let set = [
         "-n",
         "openshift-etcd",
         "daemonset",
         "backup-server-daemon-set",
     ];
+    // With our own gate off there are not even servers.
+    let off = ["--feature-gates", "AutomatedEtcdBackup=false"];
+    let operator = Operator::start(&cluster, "a", &off);
+    wait_until("its lease", || {
+        operator.log().contains("holds the lease").then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(get(&cluster, &set).is_none());
+    drop(operator);
+    let mut operator = Operator::start(&cluster, "a", &[]);
     wait_until("the servers", || {
         let set = get(&cluster, &set)?;
         (set["status"]["numberReady"] == 1).then_some(())

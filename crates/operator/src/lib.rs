@@ -116,6 +116,9 @@ pub async fn run(client: Client, options: Options) -> Result<(), OperatorError> 
                     () = periodic::run(context.clone()) => {}
                 }
             }
+            KindsOf::Upstream if !context.options.automated_backup => {
+                std::future::pending::<()>().await;
+            }
             KindsOf::Upstream => {
                 tracing::warn!(
                     "OpenShift's own feature gate {} is on, so its operator acts on each Backup: none is made here, and backup servers run with their defaults",

@@ -244,7 +244,7 @@ impl Told {
         Told {
             degraded: false,
             reason: "AsExpected",
-            message: "backup servers run on every control-plane node".into(),
+            message: format!("DaemonSet {DAEMON_SET} has what this Backup says"),
             next_run,
             again: again.map(|delay| delay + Duration::from_secs(1)),
         }

@@ -270,7 +270,8 @@ impl Server {
     /// Sends it a signal.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let _ = Command::new("kill").args([name, &pid]).status();
+        let sent = Command::new("kill").args([name, &pid]).status();
+        assert!(sent.unwrap().success(), "{name} was not sent");
     }
 
     /// Whether it runs.
