@@ -5,10 +5,14 @@
 //! one is read by the other. `NodeBackup` is our own.
 
 use crate::cron::Schedule;
+use crate::record::ON_DEMAND;
 use crate::retention::Policy;
 use jiff::tz::TimeZone;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{CustomResource, KubeSchema};
+use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +28,10 @@ pub const DEFAULT_BACKUP_NUMBER: i32 = 3;
 pub const DEFAULT_NUMBER: i32 = 15;
 /// What `RetentionSize` without a size keeps, in GiB.
 pub const DEFAULT_SIZE_GB: i32 = 10;
+/// On an `EtcdBackup`: the `Backup` that it was asked for by.
+pub const BACKUP_ANNOTATION: &str = "lifeboat.etcd.io/backup";
+/// How many of its backups a `NodeBackup` names.
+pub const NODE_BACKUP_ENTRIES: usize = 20;
 
 /// Backups of etcd on a schedule. The one named "default" keeps them on the disk of every control-plane node; any other in a
 /// volume, or, without pvcName, on those disks as well.
@@ -170,6 +178,144 @@ pub struct BackupJob {
     pub name: String,
 }
 
+/// The backups of one control-plane node, as the node itself tells. Written by that node alone.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "lifeboat.etcd.io",
+    version = "v1alpha1",
+    kind = "NodeBackup",
+    plural = "nodebackups",
+    status = "NodeBackupStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    printcolumn = r#"{"name":"Verified","type":"date","jsonPath":".status.lastVerified.finishedAt"}"#,
+    printcolumn = r#"{"name":"Revision","type":"integer","jsonPath":".status.lastVerified.revision"}"#,
+    printcolumn = r#"{"name":"Kept","type":"integer","jsonPath":".status.kept"}"#,
+    printcolumn = r#"{"name":"Member","type":"string","jsonPath":".status.member"}"#,
+    printcolumn = r#"{"name":"Problem","type":"string","jsonPath":".status.problem"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeBackupSpec {}
+
+/// What a node tells of its backups.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeBackupStatus {
+    /// The version of the backup server.
+    pub version: String,
+    /// The schedule that it works by.
+    pub schedule: String,
+    /// The time zone of the schedule.
+    pub time_zone: String,
+    /// What the node has of etcd.
+    pub member: NodeMember,
+    /// The newest backup that was proven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_verified: Option<NodeBackupEntry>,
+    /// The last run, whatever came of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_attempt: Option<Attempt>,
+    /// What is wrong, for a person to read; missing if nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// When the next run is due, by the node's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_due: Option<String>,
+    /// How many proven backups the node keeps.
+    pub kept: i64,
+    /// The newest of them, 20 at most.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub backups: Vec<NodeBackupEntry>,
+}
+
+/// What a node has of etcd.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodeMember {
+    /// Not known yet.
+    #[default]
+    Unknown,
+    /// A member with a vote: what backups are taken of.
+    Voter,
+    /// A member without a vote yet: no backup is taken of it.
+    Learner,
+    /// None.
+    None,
+}
+
+/// A backup that a node keeps.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeBackupEntry {
+    /// Its name, which is that of its directory.
+    pub name: String,
+    /// The Backup it was made for, or on-demand.
+    pub origin: String,
+    /// When it was proven, by the node's clock.
+    #[schemars(extend("format" = "date-time"))]
+    pub finished_at: String,
+    /// The revision of etcd that it holds.
+    pub revision: i64,
+    /// How many keys it holds.
+    pub keys: i64,
+    /// Size of its snapshot, in bytes.
+    pub size_bytes: i64,
+    /// Which cluster it is of: etcd's cluster id, as hex digits.
+    pub cluster_id: String,
+    /// What was checked.
+    pub verified: Vec<String>,
+}
+
+/// A run.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Attempt {
+    /// When it began, by the node's clock.
+    #[schemars(extend("format" = "date-time"))]
+    pub started_at: String,
+    /// Whether it made a backup.
+    pub succeeded: bool,
+    /// Why not, in a word.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Why not, for a person.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// How many runs in a row have failed, this one included.
+    pub failures_in_a_row: i64,
+}
+
+/// The definitions of `Backup`, `EtcdBackup` and `NodeBackup`. What an object leaves out stays out, as upstream: what
+/// a default is says each field's description, and who reads it knows.
+#[must_use]
+pub fn definitions() -> [CustomResourceDefinition; 3] {
+    [Backup::crd(), EtcdBackup::crd(), NodeBackup::crd()].map(|mut definition| {
+        for version in &mut definition.spec.versions {
+            let schema = version.schema.as_mut();
+            if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+                forget_defaults(schema);
+            }
+        }
+        definition
+    })
+}
+
+fn forget_defaults(schema: &mut JSONSchemaProps) {
+    schema.default = None;
+    for property in schema
+        .properties
+        .iter_mut()
+        .flat_map(|all| all.values_mut())
+    {
+        forget_defaults(property);
+    }
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => forget_defaults(items),
+        Some(JSONSchemaPropsOrArray::Schemas(all)) => all.iter_mut().for_each(forget_defaults),
+        None => {}
+    }
+}
+
 /// A `Backup` with what it leaves out filled in, and nothing in it that can't be done.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValidBackup {
@@ -223,6 +369,11 @@ pub fn validate(name: &str, spec: &BackupSpec) -> Result<ValidBackup, InvalidBac
     if TimeZone::get(&time_zone).is_err() {
         return invalid(format!(
             "spec.etcd.timeZone {time_zone:?} is no IANA time zone, expected one such as UTC or Europe/Berlin"
+        ));
+    }
+    if name == ON_DEMAND {
+        return invalid(format!(
+            "metadata.name {name:?} is what backups are called that somebody asked for by hand: give this Backup another name"
         ));
     }
     let is_default = name == DEFAULT_BACKUP;
@@ -295,7 +446,6 @@ fn policy(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::CustomResourceExt;
     use serde_json::{Value, json};
 
     fn judged(name: &str, etcd: Value) -> Result<ValidBackup, String> {
@@ -371,7 +521,8 @@ mod tests {
 
     #[test]
     fn the_definitions_have_the_names_and_rules_of_the_published_ones() {
-        let backup = serde_json::to_value(Backup::crd()).unwrap();
+        let [backup, request, _] =
+            definitions().map(|definition| serde_json::to_value(definition).unwrap());
         let pointer = |value: &Value, path: &str| value.pointer(path).cloned().unwrap_or_default();
         assert_eq!(backup["metadata"]["name"], "backups.config.openshift.io");
         assert_eq!(backup["spec"]["scope"], "Cluster");
@@ -389,7 +540,6 @@ mod tests {
             let minimum = pointer(&backup, &format!("{retention}/{field}/minimum"));
             assert_eq!(minimum.as_f64(), Some(1.0), "{field}: {backup:#}");
         }
-        let request = serde_json::to_value(EtcdBackup::crd()).unwrap();
         assert_eq!(
             request["metadata"]["name"],
             "etcdbackups.operator.openshift.io"

@@ -180,6 +180,12 @@ impl Schedule {
         }
     }
 
+    /// When the second run after `since` is due: whose newest backup is of `since` has missed one by then.
+    #[must_use]
+    pub fn second_due_after(&self, since: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+        self.next_after(self.next_after(since, zone)?, zone)
+    }
+
     /// From one due time to the next, as it is from `at` on.
     #[must_use]
     pub fn period(&self, at: Timestamp, zone: &TimeZone) -> Option<Duration> {

@@ -4,6 +4,7 @@
 //! - [`agenda`]: whether it is due now, whatever the clock does.
 //! - [`api`]: the custom resources.
 //! - [`cron`]: when a backup is due.
+//! - [`freshness`]: whether a node's backups are new enough, judged from outside.
 //! - [`platform`]: where a node's etcd, its certificates and its files are.
 //! - [`turns`]: in which order the members of a cluster take theirs.
 //! - [`retention`]: which backups are kept.
@@ -12,6 +13,7 @@
 pub mod agenda;
 pub mod api;
 pub mod cron;
+pub mod freshness;
 pub mod platform;
 pub mod record;
 pub mod retention;

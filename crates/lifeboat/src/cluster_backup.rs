@@ -3,14 +3,20 @@
 use crate::node::NodeArgs;
 use crate::output::{self, Format};
 use crate::progress_bar::Bar;
+use crate::retention::{DEFAULT_NUMBER, RetentionArgs, Type};
 use crate::{EXIT_DONE, EXIT_USAGE};
 use anyhow::Context;
 use backup_plan::record::ON_DEMAND;
-use backup_store::backup::{self, SharedMonitor};
-use backup_store::repository::Repository;
+use backup_plan::retention::Policy;
+use backup_store::backup::{self, RunError, SharedMonitor};
+use backup_store::repository::{Repository, RepositoryError};
 use jiff::Timestamp;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A lock is asked for again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Make one proven backup now
 ///
@@ -26,6 +32,17 @@ pub(crate) struct Args {
     /// Where the backup's directory goes
     #[arg(long, value_name = "DIR")]
     backup_dir: PathBuf,
+    /// For whom it is: backups of each origin are kept and counted for themselves
+    #[arg(long, value_name = "NAME", default_value = ON_DEMAND)]
+    origin: String,
+    /// What decides which older backups of this origin are kept afterwards
+    #[arg(long = "type", value_enum, value_name = "TYPE", default_value = "None")]
+    kind: Type,
+    #[command(flatten)]
+    retention: RetentionArgs,
+    /// How long to wait for another run in the same directory, such as 10m
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = crate::duration::parse)]
+    lock_timeout: Duration,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
     output: Format,
@@ -39,9 +56,16 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         output::error(&problem);
         return Ok(EXIT_USAGE);
     }
+    let policy = match args.retention.policy(args.kind, DEFAULT_NUMBER) {
+        Ok(policy) => policy,
+        Err(problem) => {
+            output::error(&problem);
+            return Ok(EXIT_USAGE);
+        }
+    };
     let order = args
         .node
-        .order(ON_DEMAND, "command")
+        .order(&args.origin, "command")
         .map_err(anyhow::Error::msg)?;
     let repository = Repository::open(&args.backup_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -50,15 +74,30 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         .context("starting")?;
     let bar = Bar::new();
     let monitor: SharedMonitor = Arc::new(bar.clone());
-    let made = runtime.block_on(backup::run(
-        &repository,
-        &order,
-        &Timestamp::now,
-        &monitor,
-        &|_| {},
-    ));
+    let deadline = Instant::now() + args.lock_timeout;
+    let made = runtime.block_on(async {
+        loop {
+            let made = backup::run(&repository, &order, &Timestamp::now, &monitor, &|_| {}).await;
+            match made {
+                Err(RunError::Repository(RepositoryError::Locked { .. }))
+                    if Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                made => return made,
+            }
+        }
+    });
     bar.finish();
     let made = made?;
+    if policy != Policy::None {
+        // The backup is there all the same.
+        if let Err(error) = prune(&repository, policy, &args.origin) {
+            output::error(&format!(
+                "the backup was made, older ones were not removed: {error}"
+            ));
+        }
+    }
     let text = match args.output {
         Format::Json => serde_json::to_string_pretty(&made.record)? + "\n",
         Format::Table => {
@@ -81,4 +120,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     };
     output::print(&text);
     Ok(EXIT_DONE)
+}
+
+fn prune(repository: &Repository, policy: Policy, origin: &str) -> Result<(), RepositoryError> {
+    let lock = repository.lock()?;
+    for removal in backup::prune(repository, &lock, policy, Some(origin))? {
+        // Beside the result, which scripts read.
+        eprintln!("removed {}: {}", removal.name, removal.reason);
+    }
+    Ok(())
 }

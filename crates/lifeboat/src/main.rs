@@ -6,14 +6,19 @@ mod backup_server;
 mod cluster_backup;
 mod completions;
 mod connection;
+mod duration;
 mod list;
+mod listener;
 mod logging;
 mod man_pages;
+mod manifests;
 mod node;
+mod openmetrics;
 mod operator;
 mod output;
 mod progress_bar;
 mod prune_backups;
+mod request_backup;
 mod retention;
 mod verify;
 
@@ -45,8 +50,10 @@ enum Command {
     BackupServer(backup_server::Args),
     ClusterBackup(cluster_backup::Args),
     List(list::Args),
+    Manifests(manifests::Args),
     Operator(operator::Args),
     PruneBackups(prune_backups::Args),
+    RequestBackup(request_backup::Args),
     Verify(verify::Args),
     Completions(completions::Args),
     ManPages(man_pages::Args),
@@ -57,8 +64,10 @@ fn main() -> ExitCode {
         Command::BackupServer(args) => backup_server::run(args),
         Command::ClusterBackup(args) => cluster_backup::run(args),
         Command::List(args) => list::run(args),
+        Command::Manifests(args) => manifests::run(args),
         Command::Operator(args) => operator::run(args),
         Command::PruneBackups(args) => prune_backups::run(args),
+        Command::RequestBackup(args) => request_backup::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Completions(args) => completions::run(args),
         Command::ManPages(args) => man_pages::run(args),

@@ -180,7 +180,8 @@ impl NodeArgs {
         self.min_free.map(|mib| mib.saturating_mul(1 << 20))
     }
 
-    fn node_name(&self) -> String {
+    /// As the cluster knows it, where there is one.
+    pub(crate) fn node_name(&self) -> String {
         self.node_name.clone().unwrap_or_else(|| {
             let name = rustix::system::uname();
             name.nodename().to_string_lossy().into_owned()

@@ -6,129 +6,20 @@
     clippy::indexing_slicing
 )]
 
-mod node;
+mod operated;
 
-use node::{command, names, told, wait_until};
-use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use operated::node::{self, told, wait_until};
+use operated::{Operated, Operator, SET, cluster, degraded, get, kept};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
-use test_support::etcd_binaries::require_usual;
-use test_support::kubernetes::binaries;
-use test_support::kubernetes::cluster::{Cluster, Fault, Options};
-use test_support::kubernetes::image::{Image, Images};
+use test_support::kubernetes::cluster::Fault;
 use test_support::kubernetes::openshift::Flavour;
 
-const IMAGE: &str = "lifeboat.test/etcd-lifeboat";
-
-fn cluster(nodes: usize, openshift: Option<Flavour>) -> Option<Cluster> {
-    let root = Command::new("unshare").args(["--mount", "true"]).status();
-    if !root.is_ok_and(|status| status.success()) {
-        test_support::requirement::skip("no mounts of one's own: run as root");
-        return None;
-    }
-    let image = Image::of_program(Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"))).with_system();
-    Some(Cluster::start(&Options {
-        nodes,
-        kubernetes: binaries::require()?,
-        etcd: require_usual()?,
-        openshift,
-        images: Images::default().with(IMAGE, image),
-    }))
-}
-
-/// An operator that runs outside of the cluster; dropping it kills it.
-struct Operator {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Operator {
-    fn start(cluster: &Cluster, identity: &str, more: &[&str]) -> Operator {
-        let log = cluster.dir().join(format!("operator-{identity}.log"));
-        let file = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .unwrap();
-        // Nodes share one machine: their servers must not share a port.
-        let flags = [
-            "operator",
-            "--image",
-            IMAGE,
-            "--identity",
-            identity,
-            "--server-flag=--listen=127.0.0.1:0",
-            "--server-flag=--min-free=1",
-        ];
-        let child = command(&[&flags[..], more].concat())
-            .env("KUBECONFIG", cluster.outside_kubeconfig())
-            .stderr(file)
-            .spawn()
-            .unwrap();
-        Operator { child, log }
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([name, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
-}
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn get(cluster: &Cluster, object: &[&str]) -> Option<Value> {
-    let output = cluster.kubectl(&[&["get", "-o", "json"], object].concat());
-    output
-        .status
-        .success()
-        .then(|| serde_json::from_slice(&output.stdout).unwrap())
-}
-
-/// The condition of `Backup/default`: its status and its message.
-fn degraded(cluster: &Cluster) -> Option<(String, String)> {
-    let backup = get(cluster, &["backup", "default"])?;
-    let condition = backup["status"]["conditions"].as_array()?.first()?.clone();
-    assert_eq!(condition["type"], "PeriodicBackupControllerDegraded");
-    let text = |field: &str| condition[field].as_str().unwrap_or_default().to_string();
-    Some((text("status"), text("message")))
-}
-
-fn patch(cluster: &Cluster, etcd: &str) -> String {
+fn patch(cluster: &Operated, etcd: &str) -> String {
     let patch = format!(r#"{{"spec":{{"etcd":{etcd}}}}}"#);
     told(&cluster.kubectl(&["patch", "backup", "default", "--type=merge", "-p", &patch]))
 }
-
-fn kept(cluster: &Cluster) -> Vec<Vec<String>> {
-    let repository = |root: &Path| root.join("var/lib/etcd-auto-backup");
-    let nodes = cluster.nodes();
-    nodes
-        .iter()
-        .map(|node| names(&repository(&node.root), "backup"))
-        .collect()
-}
-
-const SET: [&str; 4] = [
-    "-n",
-    "etcd-lifeboat",
-    "daemonset",
-    "backup-server-daemon-set",
-];
 
 #[test]
 fn from_day_one_each_node_keeps_proven_backups_until_somebody_says_otherwise() {
@@ -157,7 +48,7 @@ fn from_day_one_each_node_keeps_proven_backups_until_somebody_says_otherwise() {
         3
     );
     wait_until("that all is well", || {
-        (degraded(&cluster)?.0 == "False").then_some(())
+        (!degraded(&cluster, "default")?.0).then_some(())
     });
     assert!(get(&cluster, &["backup", "default"]).unwrap()["status"]["nextRun"].is_string());
     let set = get(&cluster, &SET).unwrap();
@@ -205,14 +96,14 @@ fn from_day_one_each_node_keeps_proven_backups_until_somebody_says_otherwise() {
     // A mistake is told by what to write, and nothing is broken by it.
     assert!(patch(&cluster, r#"{"schedule":"*/5 */0 * * *"}"#).contains("patched"));
     let message = wait_until("the mistake to be told", || {
-        let (status, message) = degraded(&cluster)?;
-        (status == "True").then_some(message)
+        let (holds, message) = degraded(&cluster, "default")?;
+        holds.then_some(message)
     });
     assert!(message.contains("spec.etcd.schedule"), "{message}");
     assert!(get(&cluster, &SET).is_some());
     assert!(patch(&cluster, r#"{"schedule":"@every 2s"}"#).contains("patched"));
     wait_until("that all is well again", || {
-        (degraded(&cluster)?.0 == "False").then_some(())
+        (!degraded(&cluster, "default")?.0).then_some(())
     });
 
     // Whoever deletes it has opted out, also over a restart.
@@ -306,7 +197,7 @@ fn the_examples_of_the_operators_help_work_as_they_are_printed() {
         let child = Command::new("sh")
             .args(["-c", &format!("exec {line}")])
             .env("PATH", &path)
-            .env("KUBECONFIG", cluster.outside_kubeconfig())
+            .env("KUBECONFIG", &cluster.kubeconfig)
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();

@@ -1,7 +1,7 @@
 //! `Backup/default` from day one: made once, and left alone from then on. Whoever deletes it has opted out, and that is
 //! remembered; deleting the kind is not opting out, since nobody means a backup by that.
 
-use crate::{Context, FIELD_MANAGER, install};
+use crate::{Context, FIELD_MANAGER, install, plain};
 use backup_plan::api::{
     Backup, BackupSpec, DEFAULT_BACKUP, DEFAULT_BACKUP_NUMBER, DEFAULT_SCHEDULE, DEFAULT_TIME_ZONE,
     EtcdBackupPolicy, RetentionNumber, RetentionPolicy, RetentionType,
@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// In logs and metrics.
+pub(crate) const NAME: &str = "default-backup";
 const CONFIG_MAP: &str = "etcd-lifeboat-default-backup";
 const KIND_UID: &str = "kindUid";
 const OPTED_OUT: &str = "optedOut";
@@ -106,7 +108,8 @@ pub(crate) async fn run(context: Arc<Context>) {
             Err(error) => tracing::debug!("watching: {error}"),
         }
         while let Err(error) = act(&context).await {
-            tracing::warn!("default backup: {error}");
+            tracing::warn!("{NAME}: {}", plain(&error));
+            context.telling.error(NAME);
             tokio::time::sleep(TRY_AGAIN).await;
         }
     }
@@ -120,14 +123,17 @@ fn is_news<K>(event: watcher::Event<K>) -> bool {
 async fn act(context: &Context) -> Result<(), kube::Error> {
     loop {
         let seen = look(context).await?;
+        let opted_out = seen.memory.as_ref().is_some_and(|memory| memory.opted_out) && !seen.exists;
+        context
+            .telling
+            .change(|telling| telling.opted_out = opted_out);
         let decision = decide(context.options.automated_backup, &seen);
-        if decision != Decision::Nothing && !context.lease.is_held() {
-            return Ok(());
-        }
         match decision {
             Decision::Nothing => return Ok(()),
             Decision::DefineKind => {
-                install::definitions(&context.client).await?;
+                context
+                    .write(install::definitions(&context.client, true))
+                    .await?;
                 // One that is on its way out has to go first.
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
@@ -213,7 +219,8 @@ async fn create(context: &Context) -> Result<bool, kube::Error> {
     };
     let backups: Api<Backup> = Api::all(context.client.clone());
     let backup = Backup::new(DEFAULT_BACKUP, spec);
-    match backups.create(&PostParams::default(), &backup).await {
+    let params = PostParams::default();
+    match context.write(backups.create(&params, &backup)).await {
         Ok(_) => Ok(true),
         // A kind is served a moment after it was defined.
         Err(kube::Error::Api(status)) if status.code == 404 => {
@@ -238,9 +245,11 @@ async fn remember(context: &Context, memory: &Memory) -> Result<(), kube::Error>
         "data": data,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    maps.patch(CONFIG_MAP, &params, &Patch::Apply(map))
-        .await
-        .map(|_| ())
+    let patch = Patch::Apply(map);
+    context
+        .write(maps.patch(CONFIG_MAP, &params, &patch))
+        .await?;
+    Ok(())
 }
 
 #[cfg(test)]

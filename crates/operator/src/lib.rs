@@ -1,25 +1,52 @@
-//! Once per cluster: what a cluster's users wrote becomes backup servers on its nodes, and they are told how it is.
+//! Once per cluster: what a cluster's users wrote becomes backups on its nodes, and they are told how it is.
 //!
 //! A controller is a pipeline: look (the only reads) → judge → build (pure) → apply → tell. Writes are server-side
 //! apply, and only while the lease is held.
 //!
 //! - [`default_backup`]: `Backup/default` from day one, unless somebody has deleted it.
-//! - [`periodic`]: `Backup/default` becomes a DaemonSet.
+//! - [`periodic`]: `Backup/default` becomes a DaemonSet, any other a CronJob.
+//! - [`backup`]: an `EtcdBackup` becomes Jobs, one request at a time.
+//! - [`removal`]: an `EtcdBackup` whose Job is gone goes, too.
+//! - [`request`]: asks for a backup by an `EtcdBackup`.
+//! - [`freshness`]: whether the nodes' backups are new enough.
+//! - [`manifests`]: what is installed for it to run.
 //! - [`shape`]: what kind of cluster it is.
 //! - [`lease`]: one operator at a time.
 
+pub mod backup;
+mod conditions;
 pub mod default_backup;
 mod events;
+pub mod freshness;
 mod install;
 pub mod lease;
+pub mod manifests;
+pub mod names;
 pub mod periodic;
+mod pods;
+pub mod removal;
+pub mod request;
+mod seen;
 pub mod shape;
+pub mod telling;
 
+use backup_plan::api::Backup;
+use conditions::Saying;
 use events::Events;
-use kube::Client;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, Resource};
 use lease::Lease;
+use seen::Seen;
+use serde_json::{Value, json};
 use shape::{KindsOf, Shape};
+use std::collections::BTreeSet;
+use std::future::{Future, pending};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use telling::Shared;
+use tokio::task::JoinSet;
 
 /// Who writes, as the API server records it.
 pub const FIELD_MANAGER: &str = "etcd-lifeboat-operator";
@@ -33,8 +60,67 @@ pub struct Options {
     pub automated_backup: bool,
     /// Who it is among its replicas.
     pub identity: String,
+    /// Which controllers run.
+    pub controllers: Controllers,
     /// More flags for the backup servers; for tests.
     pub server_flags: Vec<String>,
+    /// More flags for Jobs that make a backup; for tests.
+    pub backup_flags: Vec<String>,
+}
+
+/// Which controllers run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Controllers(BTreeSet<&'static str>);
+
+impl Controllers {
+    /// What they are called.
+    pub const NAMES: [&'static str; 5] = [
+        default_backup::NAME,
+        periodic::NAME,
+        backup::NAME,
+        removal::NAME,
+        freshness::NAME,
+    ];
+
+    /// All of them.
+    #[must_use]
+    pub fn all() -> Self {
+        Controllers(Self::NAMES.into_iter().collect())
+    }
+
+    /// Reads a list as Kubernetes' own controller manager does: `*` are all, `-NAME` is one less.
+    ///
+    /// # Errors
+    /// What is no controller.
+    pub fn parse(list: &str) -> Result<Self, String> {
+        let mut chosen = BTreeSet::new();
+        let mut without = BTreeSet::new();
+        for word in list
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+        {
+            let (name, set) = match word.strip_prefix('-') {
+                Some(name) => (name, &mut without),
+                None => (word, &mut chosen),
+            };
+            match Self::NAMES.into_iter().find(|known| *known == name) {
+                Some(known) => drop(set.insert(known)),
+                None if word == "*" => set.extend(Self::NAMES),
+                None => {
+                    return Err(format!(
+                        "no controller {word:?}: expected *, or some of {}, with - before those that are not to run",
+                        Self::NAMES.join(", ")
+                    ));
+                }
+            }
+        }
+        Ok(Controllers(&chosen - &without))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.contains(name)
+    }
 }
 
 /// Why an operator ended.
@@ -42,12 +128,12 @@ pub struct Options {
 #[non_exhaustive]
 pub enum OperatorError {
     /// The API server refused something without which nothing goes.
-    #[error("{what}: {source}")]
+    #[error("{what}: {problem}")]
     Api {
         /// What was tried.
         what: &'static str,
         /// What the API server says.
-        source: Box<kube::Error>,
+        problem: String,
     },
     /// Another replica holds the lease now: whoever is left must not write.
     #[error("the lease was lost: {0}")]
@@ -59,9 +145,9 @@ pub enum OperatorError {
 
 impl OperatorError {
     fn api(what: &'static str) -> impl FnOnce(kube::Error) -> Self {
-        move |source| OperatorError::Api {
+        move |error| OperatorError::Api {
             what,
-            source: Box::new(source),
+            problem: plain(&error),
         }
     }
 }
@@ -73,13 +159,113 @@ pub(crate) struct Context {
     shape: Shape,
     lease: Arc<Lease>,
     events: Events,
+    telling: Arc<Shared>,
+    /// With upstream's definition of `Backup` there is nowhere to put them, and trying wakes everybody each time.
+    conditions_are_dropped: AtomicBool,
 }
+
+impl Context {
+    /// Each write goes through here: without the lease there is none.
+    async fn write<T>(
+        &self,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, kube::Error> {
+        if !self.lease.is_held() {
+            return Err(kube::Error::Service("the lease is not held".into()));
+        }
+        killed_here();
+        request.await
+    }
+
+    /// Writes a condition of a `Backup`, as one of those who write there, with what else is told of its status.
+    async fn tell_backup(
+        &self,
+        name: &str,
+        manager: &str,
+        condition: &Condition,
+        more: Value,
+    ) -> Result<(), kube::Error> {
+        if self.conditions_are_dropped.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let status = pods::with(more, json!({"conditions": [condition]}));
+        let backups: Api<Backup> = Api::all(self.client.clone());
+        let params = PatchParams::apply(manager).force();
+        let patch = Patch::Apply(json!({
+            "apiVersion": Backup::api_version(&()),
+            "kind": Backup::kind(&()),
+            "status": status,
+        }));
+        gone_is_well(
+            self.write(backups.patch_status(name, &params, &patch))
+                .await,
+        )
+    }
+
+    /// Tells by an event what a condition says that is bad when it holds, and when it does not any more.
+    async fn announce(
+        &self,
+        object: &ObjectReference,
+        before: Option<&Condition>,
+        saying: &Saying,
+    ) {
+        let was = before.is_some_and(|before| before.status == "True");
+        let Saying {
+            reason, message, ..
+        } = saying;
+        if saying.holds {
+            tracing::warn!(object = object.name, reason, "{message}");
+            self.events.warning(object, reason, message).await;
+        } else if was {
+            tracing::info!(object = object.name, reason, "{message}");
+            self.events.normal(object, reason, message).await;
+        }
+    }
+}
+
+/// What the API server said, for a person: the library's own text has it three times.
+fn plain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// What is gone meanwhile needs nothing any more.
+fn gone_is_well<T>(written: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    match written {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+/// Where a debug build may be told to end as if it were killed: before its n-th write.
+#[cfg(debug_assertions)]
+fn killed_here() {
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static KILLED_AT: LazyLock<Option<u64>> = LazyLock::new(|| {
+        let write = std::env::var("LIFEBOAT_TEST_KILLED_AT_WRITE").ok()?;
+        write.parse().ok()
+    });
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    if *KILLED_AT == Some(WRITES.fetch_add(1, Ordering::Relaxed) + 1) {
+        std::process::abort();
+    }
+}
+
+#[cfg(not(debug_assertions))]
+fn killed_here() {}
 
 /// Runs until the lease is lost; the caller ends the process then, and a new one waits for its turn.
 ///
 /// # Errors
 /// Why it ended.
-pub async fn run(client: Client, options: Options) -> Result<(), OperatorError> {
+pub async fn run(
+    client: Client,
+    options: Options,
+    telling: Arc<Shared>,
+) -> Result<(), OperatorError> {
     let shape = shape::look(&client)
         .await
         .map_err(OperatorError::api("look at the cluster"))?;
@@ -96,10 +282,11 @@ pub async fn run(client: Client, options: Options) -> Result<(), OperatorError> 
         tracing::warn!(
             "the control plane is not on this cluster's nodes: there is no etcd here to back up, and nothing is made"
         );
-        return std::future::pending().await;
+        return pending().await;
     }
     let lease = Arc::new(Lease::acquire(&client, &shape.namespace, &options.identity).await);
     tracing::info!("holds the lease");
+    telling.change(|telling| telling.leader = true);
     let events = Events::new(&client, &options.identity);
     let context = Arc::new(Context {
         client,
@@ -107,30 +294,87 @@ pub async fn run(client: Client, options: Options) -> Result<(), OperatorError> 
         shape,
         lease: lease.clone(),
         events,
+        telling,
+        conditions_are_dropped: AtomicBool::new(false),
     });
-    let controllers = async {
-        match context.shape.kinds {
-            KindsOf::Us => {
-                tokio::select! {
-                    () = default_backup::run(context.clone()) => {}
-                    () = periodic::run(context.clone()) => {}
-                }
-            }
-            KindsOf::Upstream if !context.options.automated_backup => {
-                std::future::pending::<()>().await;
-            }
-            KindsOf::Upstream => {
-                tracing::warn!(
-                    "OpenShift's own feature gate {} is on, so its operator acts on each Backup: none is made here, and backup servers run with their defaults",
-                    shape::GATE
-                );
-                periodic::run_defaults(context.clone()).await;
-            }
-        }
-    };
     tokio::select! {
         lost = lease.keep() => Err(OperatorError::LeaseLost(lost)),
         () = shape::changed(&context.client, &context.shape) => Err(OperatorError::ShapeChanged),
-        () = controllers => Ok(()),
+        ended = control(context.clone()) => ended,
+    }
+}
+
+/// Runs the controllers.
+async fn control(context: Arc<Context>) -> Result<(), OperatorError> {
+    let ours = context.shape.kinds == KindsOf::Us;
+    if !ours && !context.options.automated_backup {
+        return pending().await;
+    }
+    context
+        .write(install::definitions(&context.client, ours))
+        .await
+        .map_err(OperatorError::api("define the kinds"))?;
+    // Aborted with the lease.
+    let mut tasks = JoinSet::new();
+    let chosen = context.options.controllers.clone();
+    if ours {
+        if chosen.has(default_backup::NAME) {
+            tasks.spawn(default_backup::run(context.clone()));
+        }
+        if chosen.has(periodic::NAME) {
+            tasks.spawn(periodic::run(context.clone()));
+        }
+    } else {
+        tracing::warn!(
+            "OpenShift's own feature gate {} is on, so its operator acts on each Backup: none is made here, and backup servers run with their defaults",
+            shape::GATE
+        );
+        if chosen.has(periodic::NAME) {
+            tasks.spawn(periodic::run_defaults(context.clone()));
+        }
+    }
+    let mut watches = JoinSet::new();
+    let seen = Seen::start(
+        &context.client,
+        &context.shape.namespace,
+        ours,
+        &mut watches,
+    )
+    .await;
+    if ours && chosen.has(backup::NAME) {
+        tasks.spawn(backup::run(context.clone(), seen.clone()));
+    }
+    if ours && chosen.has(removal::NAME) {
+        tasks.spawn(removal::run(context.clone(), seen.clone()));
+    }
+    if chosen.has(freshness::NAME) {
+        tasks.spawn(freshness::run(context.clone(), seen));
+    }
+    if tasks.is_empty() {
+        return pending().await;
+    }
+    // None ends by itself.
+    let _ = tasks.join_next().await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_chosen_as_kubernetes_own_are() {
+        let chosen = |list| Controllers::parse(list).map(|chosen| chosen.0);
+        assert_eq!(chosen("*"), Ok(Controllers::all().0));
+        assert_eq!(chosen("*,-freshness").map(|chosen| chosen.len()), Ok(4));
+        assert_eq!(
+            chosen("backup, backup-removal").map(|chosen| chosen.len()),
+            Ok(2)
+        );
+        let told = chosen("freshnes").err().unwrap_or_default();
+        assert!(
+            told.contains("expected *, or some of default-backup"),
+            "{told}"
+        );
     }
 }

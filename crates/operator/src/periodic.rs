@@ -1,7 +1,14 @@
-//! `Backup/default` becomes a DaemonSet of backup servers, one on each control-plane node.
+//! A `Backup` becomes what makes its backups: `Backup/default` a DaemonSet of backup servers, one on each
+//! control-plane node, any other a CronJob that asks for an `EtcdBackup`.
 
+use crate::conditions::{Saying, before};
+use crate::names::{
+    CRON_APP, CRON_JOB_CHARS, DAEMON_SET, JOB_CONTAINER, LABEL_CHARS, NAME_LABEL, REQUEST_ACCOUNT,
+    SERVER_APP, SERVER_CONTAINER, shortened,
+};
+use crate::pods::{self, Target, with};
 use crate::shape::Shape;
-use crate::{Context, FIELD_MANAGER, Options};
+use crate::{Context, FIELD_MANAGER, Options, plain};
 use backup_plan::api::{Backup, DEFAULT_BACKUP, ValidBackup, validate};
 use backup_plan::cron::Schedule;
 use backup_plan::retention::Policy;
@@ -9,43 +16,56 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The DaemonSet's name, as upstream named it.
-pub const DAEMON_SET: &str = "backup-server-daemon-set";
-/// The container's.
-pub const CONTAINER: &str = "etcd-backup-server";
-/// The label of its pods.
-pub const APP: &str = "etcd-auto-backup";
-const REPOSITORY: &str = "/var/lib/etcd-auto-backup";
+/// In logs and metrics.
+pub(crate) const NAME: &str = "periodic-backup";
 const CONDITION: &str = "PeriodicBackupControllerDegraded";
 const TRY_AGAIN: Duration = Duration::from_secs(10);
-/// Any of these is on nodes that have a member of etcd.
-const ROLES: [&str; 3] = [
-    "node-role.kubernetes.io/control-plane",
-    "node-role.kubernetes.io/master",
-    "node-role.kubernetes.io/etcd",
-];
+/// What a run of a CronJob leaves behind, as upstream.
+const SUCCESSFUL_KEPT: i32 = 5;
+const FAILED_KEPT: i32 = 10;
+/// A request waits for its turn and for its backup; one that can't even start must not stop all that follow.
+const REQUEST_LASTS_S: i64 = 3600;
 
 /// Acts on whatever changes.
 pub(crate) async fn run(context: Arc<Context>) {
-    let backups: Api<Backup> = Api::all(context.client.clone());
-    let sets: Api<DaemonSet> = Api::namespaced(context.client.clone(), &context.shape.namespace);
-    Controller::new(backups, watcher::Config::default())
-        .owns(
-            sets,
-            watcher::Config::default().labels(&format!("app={APP}")),
-        )
+    let client = &context.client;
+    let namespace = &context.shape.namespace;
+    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
+    let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), namespace);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    let app = |app: &str| watcher::Config::default().labels(&format!("app={app}"));
+    let controller = Controller::new(
+        Api::<Backup>::all(client.clone()),
+        watcher::Config::default(),
+    );
+    let store = controller.store();
+    controller
+        .owns(sets, app(SERVER_APP))
+        .owns(cron_jobs, app(CRON_APP))
+        .watches(claims, watcher::Config::default(), move |claim| {
+            let backups = store.state();
+            let name = claim.name_any();
+            backups
+                .into_iter()
+                .filter(|backup| backup.spec.etcd.pvc_name == name)
+                .map(|backup| ObjectRef::from_obj(&*backup))
+                .collect::<Vec<_>>()
+        })
         .run(reconcile, retry, context)
         .for_each(|result| async move {
             if let Err(error) = result {
-                tracing::debug!("periodic backup: {error}");
+                tracing::debug!("{NAME}: {error}");
             }
         })
         .await;
@@ -61,40 +81,45 @@ pub(crate) async fn run_defaults(context: Arc<Context>) {
             event,
             Ok(watcher::Event::InitDone | watcher::Event::Apply(_) | watcher::Event::Delete(_))
         );
-        if !news || !context.lease.is_held() {
+        if !news {
             continue;
         }
         // What is applied again as it is changes nothing, and wakes nobody.
-        while let Err(error) = apply_set(&context, &ValidBackup::of_servers(), None).await {
-            tracing::warn!("backup servers: {error}");
+        let set = || {
+            daemon_set(
+                &context.shape,
+                &context.options,
+                &ValidBackup::of_servers(),
+                None,
+            )
+        };
+        while let Err(error) = apply::<DaemonSet>(&context, &set()).await {
+            tracing::warn!("backup servers: {}", plain(&error));
             tokio::time::sleep(TRY_AGAIN).await;
         }
     }
 }
 
-fn retry(backup: Arc<Backup>, error: &kube::Error, _: Arc<Context>) -> Action {
-    tracing::warn!("Backup/{}: {error}", backup.name_any());
+fn retry(backup: Arc<Backup>, error: &kube::Error, context: Arc<Context>) -> Action {
+    tracing::warn!("Backup/{}: {}", backup.name_any(), plain(error));
+    context.telling.error(NAME);
     Action::requeue(TRY_AGAIN)
 }
 
 async fn reconcile(backup: Arc<Backup>, context: Arc<Context>) -> Result<Action, kube::Error> {
-    if backup.metadata.deletion_timestamp.is_some() || !context.lease.is_held() {
-        return Ok(Action::requeue(TRY_AGAIN));
-    }
     let name = backup.name_any();
-    let judged = validate(&name, &backup.spec);
-    let told = match &judged {
-        Ok(valid) if name == DEFAULT_BACKUP => {
-            apply(&context, &backup, valid).await?;
-            Told::well(valid)
-        }
-        Ok(_) => Told::degraded(
-            "NotSupported",
-            "this version keeps Backup/default only: use that name, or run `etcd-lifeboat cluster-backup`".into(),
-        ),
+    if backup.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let told = match validate(&name, &backup.spec) {
+        Ok(valid) => make(&context, &backup, &valid).await?,
         Err(error) => Told::degraded("Invalid", error.to_string()),
     };
     tell(&context, &backup, &told).await?;
+    let reconciled = !told.saying.holds;
+    context
+        .telling
+        .change(|telling| telling.backups.entry(name).or_default().reconciled = reconciled);
     // What is wrong waits for its next change; what is right tells its next due time when that has come.
     Ok(match told.again {
         Some(delay) => Action::requeue(delay),
@@ -102,32 +127,86 @@ async fn reconcile(backup: Arc<Backup>, context: Arc<Context>) -> Result<Action,
     })
 }
 
-async fn apply(context: &Context, backup: &Backup, valid: &ValidBackup) -> Result<(), kube::Error> {
-    let owner = backup.controller_owner_ref(&());
-    apply_set(context, valid, Some(&json!(owner))).await
-}
-
-async fn apply_set(
+/// Makes what a `Backup` is to become, and says what came of it.
+async fn make(
     context: &Context,
+    backup: &Backup,
     valid: &ValidBackup,
-    owner: Option<&Value>,
-) -> Result<(), kube::Error> {
-    let set = daemon_set(&context.shape, &context.options, valid, owner);
-    let sets: Api<DaemonSet> = Api::namespaced(context.client.clone(), &context.shape.namespace);
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    sets.patch(DAEMON_SET, &params, &Patch::Apply(set))
-        .await
-        .map(|_| ())
+) -> Result<Told, kube::Error> {
+    let owner = json!(backup.controller_owner_ref(&()));
+    let made = if backup.name_any() == DEFAULT_BACKUP {
+        let set = daemon_set(&context.shape, &context.options, valid, Some(&owner));
+        apply::<DaemonSet>(context, &set)
+            .await
+            .map(|()| format!("DaemonSet {DAEMON_SET} has what this Backup says"))
+    } else {
+        if let Some(claim) = &valid.pvc_name
+            && !claim_exists(context, claim).await?
+        {
+            return Ok(Told::degraded(
+                "ClaimMissing",
+                claim_missing(context, claim),
+            ));
+        }
+        let cron_job = cron_job(
+            &context.shape,
+            &context.options,
+            &backup.name_any(),
+            valid,
+            &owner,
+        );
+        apply::<CronJob>(context, &cron_job).await.map(|()| {
+            format!(
+                "CronJob {} has what this Backup says",
+                cron_job_name(&backup.name_any())
+            )
+        })
+    };
+    match made {
+        Ok(message) => Ok(Told::well(valid, message)),
+        // It will say the same next time.
+        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => {
+            Ok(Told::degraded("Refused", status.message))
+        }
+        Err(error) => Err(error),
+    }
 }
 
-/// The flags of a backup server.
-fn flags(valid: &ValidBackup, options: &Options) -> Vec<String> {
-    let mut flags = vec![
-        "backup-server".to_string(),
-        format!("--schedule={}", valid.schedule),
-        format!("--timezone={}", valid.time_zone),
-    ];
-    flags.extend(match valid.policy {
+/// Whether a claim is there, by the API server itself.
+pub(crate) async fn claim_exists(context: &Context, name: &str) -> Result<bool, kube::Error> {
+    let namespace = &context.shape.namespace;
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
+    Ok(claims.get_opt(name).await?.is_some())
+}
+
+/// What to do about one that is not.
+pub(crate) fn claim_missing(context: &Context, name: &str) -> String {
+    format!(
+        "spec…pvcName: there is no PersistentVolumeClaim {name:?} in namespace {}; make it there, or leave pvcName out for the disks of the nodes",
+        context.shape.namespace
+    )
+}
+
+async fn apply<K>(context: &Context, object: &Value) -> Result<(), kube::Error>
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+    K::DynamicType: Default,
+{
+    let name = object.pointer("/metadata/name").and_then(Value::as_str);
+    let name = name.unwrap_or_default();
+    let api: Api<K> = Api::namespaced(context.client.clone(), &context.shape.namespace);
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let patch = Patch::Apply(object);
+    context.write(api.patch(name, &params, &patch)).await?;
+    Ok(())
+}
+
+/// Flags that say what is kept.
+pub(crate) fn retention_flags(policy: Policy) -> Vec<String> {
+    match policy {
         Policy::Number(number) => vec![
             "--type=RetentionNumber".to_string(),
             format!("--max-number-of-backups={number}"),
@@ -137,9 +216,7 @@ fn flags(valid: &ValidBackup, options: &Options) -> Vec<String> {
             format!("--max-size-of-backups-gb={}", bytes >> 30),
         ],
         Policy::None => vec!["--type=None".to_string()],
-    });
-    flags.extend(options.server_flags.iter().cloned());
-    flags
+    }
 }
 
 /// The DaemonSet, as it is applied.
@@ -150,63 +227,118 @@ pub fn daemon_set(
     valid: &ValidBackup,
     owner: Option<&Value>,
 ) -> Value {
-    let directories = shape.platform.node_directories();
-    let volume = |path: &str| format!("node{}", path.replace('/', "-"));
-    let mut volumes: Vec<_> = directories
-        .iter()
-        .map(|path| json!({"name": volume(path), "hostPath": {"path": path, "type": "Directory"}}))
-        .collect();
-    volumes.push(
-        json!({"name": "backups", "hostPath": {"path": REPOSITORY, "type": "DirectoryOrCreate"}}),
+    let mut args = vec![
+        "backup-server".to_string(),
+        format!("--schedule={}", valid.schedule),
+        format!("--timezone={}", valid.time_zone),
+    ];
+    args.extend(retention_flags(valid.policy));
+    args.extend(options.server_flags.iter().cloned());
+    let pod = pods::taking_backups(
+        shape.platform,
+        &options.image,
+        SERVER_CONTAINER,
+        &args,
+        Target::Node,
     );
-    let mut mounts: Vec<_> = directories
-        .iter()
-        .map(|path| json!({"name": volume(path), "mountPath": path, "readOnly": true}))
-        .collect();
-    mounts.push(json!({"name": "backups", "mountPath": REPOSITORY}));
-    let terms: Vec<_> = ROLES
-        .iter()
-        .map(|role| json!({"matchExpressions": [{"key": role, "operator": "Exists"}]}))
-        .collect();
+    // It tells of itself by its NodeBackup.
+    let pod = with(pod, json!({"automountServiceAccountToken": true}));
     json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
         "metadata": {
             "name": DAEMON_SET,
             "namespace": shape.namespace,
-            "labels": {"app": APP},
+            "labels": {"app": SERVER_APP},
             "ownerReferences": owner.into_iter().collect::<Vec<_>>(),
         },
         "spec": {
-            "selector": {"matchLabels": {"app": APP}},
+            "selector": {"matchLabels": {"app": SERVER_APP}},
             "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
             "template": {
-                "metadata": {"labels": {"app": APP}},
+                "metadata": {"labels": {"app": SERVER_APP}},
+                "spec": pod,
+            },
+        },
+    })
+}
+
+/// What the CronJob of a `Backup` is called.
+fn cron_job_name(backup: &str) -> String {
+    shortened(backup, CRON_JOB_CHARS)
+}
+
+/// The CronJob of any other `Backup`, as it is applied. Its pods only ask; they see nothing of the node.
+#[must_use]
+pub fn cron_job(
+    shape: &Shape,
+    options: &Options,
+    name: &str,
+    valid: &ValidBackup,
+    owner: &Value,
+) -> Value {
+    let labels = json!({"app": CRON_APP, NAME_LABEL: shortened(name, LABEL_CHARS)});
+    let label_of = |label: &str| json!({"fieldRef": {"fieldPath": format!("metadata.labels['batch.kubernetes.io/{label}']")}});
+    let mut args = vec!["request-backup".to_string(), format!("--backup={name}")];
+    args.extend(
+        valid
+            .pvc_name
+            .iter()
+            .map(|claim| format!("--pvc-name={claim}")),
+    );
+    json!({
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {
+            "name": cron_job_name(name),
+            "namespace": shape.namespace,
+            "labels": labels,
+            "ownerReferences": [owner],
+        },
+        "spec": {
+            "schedule": valid.schedule,
+            "timeZone": valid.time_zone,
+            "concurrencyPolicy": "Forbid",
+            "successfulJobsHistoryLimit": SUCCESSFUL_KEPT,
+            "failedJobsHistoryLimit": FAILED_KEPT,
+            "jobTemplate": {
+                "metadata": {"labels": labels},
                 "spec": {
-                    // A broken pod network must not stop backups, nor must anything that a node is tainted with.
-                    "hostNetwork": true,
-                    "tolerations": [{"operator": "Exists"}],
-                    "priorityClassName": "system-node-critical",
-                    "automountServiceAccountToken": false,
-                    "securityContext": {"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}},
-                    "affinity": {"nodeAffinity": {
-                        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms},
-                    }},
-                    "containers": [{
-                        "name": CONTAINER,
-                        "image": options.image,
-                        "args": flags(valid, options),
-                        "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
-                        "terminationMessagePolicy": "FallbackToLogsOnError",
-                        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
-                        "securityContext": {
-                            "readOnlyRootFilesystem": true,
-                            "allowPrivilegeEscalation": false,
-                            "capabilities": {"drop": ["ALL"], "add": ["DAC_READ_SEARCH"]},
+                    "backoffLimit": 2,
+                    "activeDeadlineSeconds": REQUEST_LASTS_S,
+                    "template": {
+                        "metadata": {"labels": labels},
+                        "spec": {
+                            "restartPolicy": "Never",
+                            "hostNetwork": true,
+                            "tolerations": [{"operator": "Exists"}],
+                            "serviceAccountName": REQUEST_ACCOUNT,
+                            "securityContext": {
+                                "runAsNonRoot": true,
+                                "runAsUser": 65534,
+                                "seccompProfile": {"type": "RuntimeDefault"},
+                            },
+                            "affinity": pods::on_control_plane(),
+                            "containers": [{
+                                "name": JOB_CONTAINER,
+                                "image": options.image,
+                                "args": args,
+                                // As upstream's request-backup is told.
+                                "env": [
+                                    {"name": "MY_JOB_NAME", "valueFrom": label_of("job-name")},
+                                    {"name": "MY_JOB_UID", "valueFrom": label_of("controller-uid")},
+                                    {"name": "MY_POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                                ],
+                                "terminationMessagePolicy": "FallbackToLogsOnError",
+                                "resources": {"requests": {"cpu": "5m", "memory": "16Mi"}},
+                                "securityContext": {
+                                    "readOnlyRootFilesystem": true,
+                                    "allowPrivilegeEscalation": false,
+                                    "capabilities": {"drop": ["ALL"]},
+                                },
+                            }],
                         },
-                        "volumeMounts": mounts,
-                    }],
-                    "volumes": volumes,
+                    },
                 },
             },
         },
@@ -215,9 +347,7 @@ pub fn daemon_set(
 
 /// What is told of a `Backup`.
 struct Told {
-    degraded: bool,
-    reason: &'static str,
-    message: String,
+    saying: Saying,
     next_run: Option<Timestamp>,
     /// When there is something new to tell.
     again: Option<Duration>,
@@ -226,15 +356,18 @@ struct Told {
 impl Told {
     fn degraded(reason: &'static str, message: String) -> Self {
         Told {
-            degraded: true,
-            reason,
-            message,
+            saying: Saying {
+                type_: CONDITION,
+                holds: true,
+                reason,
+                message,
+            },
             next_run: None,
             again: None,
         }
     }
 
-    fn well(valid: &ValidBackup) -> Self {
+    fn well(valid: &ValidBackup, message: String) -> Self {
         let now = Timestamp::now();
         let zone = TimeZone::get(&valid.time_zone).unwrap_or(TimeZone::UTC);
         let schedule = Schedule::parse(&valid.schedule).ok();
@@ -242,9 +375,12 @@ impl Told {
         // To the second, and not before it.
         let again = next_run.and_then(|next| Duration::try_from(next.duration_since(now)).ok());
         Told {
-            degraded: false,
-            reason: "AsExpected",
-            message: format!("DaemonSet {DAEMON_SET} has what this Backup says"),
+            saying: Saying {
+                type_: CONDITION,
+                holds: false,
+                reason: "AsExpected",
+                message,
+            },
             next_run,
             again: again.map(|delay| delay + Duration::from_secs(1)),
         }
@@ -252,71 +388,30 @@ impl Told {
 }
 
 async fn tell(context: &Context, backup: &Backup, told: &Told) -> Result<(), kube::Error> {
-    let status = if told.degraded { "True" } else { "False" };
+    let generation = backup.metadata.generation;
     let old = backup.status.clone().unwrap_or_default();
-    let before = old
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == CONDITION);
+    let before = before(&old.conditions, CONDITION);
     let next_run = told.next_run.map(|next| next.to_string());
-    let same = before.is_some_and(|before| {
-        before.status == status
-            && before.reason == told.reason
-            && before.message == told.message
-            && before.observed_generation == backup.metadata.generation
-    });
-    // A status that says the same again would only wake everybody.
-    if same && old.next_run == next_run {
+    let is_old = told.saying.is_old(before, generation);
+    if is_old && old.next_run == next_run {
         return Ok(());
     }
-    let since = before.filter(|before| before.status == status).map_or_else(
-        || json!(Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
-        |before| json!(before.last_transition_time),
-    );
-    let was_degraded = before.is_some_and(|before| before.status == "True");
-    let object = backup.object_ref(&());
-    if told.degraded && !same {
+    if !is_old {
         context
-            .events
-            .warning(&object, told.reason, &told.message)
-            .await;
-    } else if was_degraded && !told.degraded {
-        context
-            .events
-            .normal(&object, told.reason, &told.message)
+            .announce(&backup.object_ref(&()), before, &told.saying)
             .await;
     }
-    let patch = json!({
-        "apiVersion": Backup::api_version(&()),
-        "kind": Backup::kind(&()),
-        "status": {
-            "conditions": [{
-                "type": CONDITION,
-                "status": status,
-                "reason": told.reason,
-                "message": told.message,
-                "lastTransitionTime": since,
-                "observedGeneration": backup.metadata.generation,
-            }],
-            "nextRun": next_run,
-        },
-    });
-    let backups: Api<Backup> = Api::all(context.client.clone());
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    let patch = Patch::Apply(patch);
-    let patched = backups
-        .patch_status(&backup.name_any(), &params, &patch)
-        .await;
-    match patched {
-        // It is gone meanwhile.
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => other.map(|_| ()),
-    }
+    let condition = told.saying.after(before, generation, Timestamp::now());
+    let more = json!({"nextRun": next_run});
+    context
+        .tell_backup(&backup.name_any(), FIELD_MANAGER, &condition, more)
+        .await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::REPOSITORY;
     use crate::shape::Platform;
 
     fn valid(policy: Policy) -> ValidBackup {
@@ -333,7 +428,9 @@ mod tests {
             image: "image:1".into(),
             automated_backup: true,
             identity: "a".into(),
+            controllers: crate::Controllers::all(),
             server_flags: Vec::new(),
+            backup_flags: Vec::new(),
         }
     }
 

@@ -2,59 +2,13 @@
 
 use super::observed::View;
 use super::serve::NODE_UNKNOWN;
+use crate::openmetrics::{Metrics, flag, number, seconds};
 use backup_store::backup::RunError;
-use jiff::Timestamp;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::{MetricType, TypedMetric};
-use prometheus_client::registry::Registry;
 use std::fmt;
-
-/// The media type of [`text`].
-pub(super) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// All metrics of a view.
-pub(super) fn text(view: View) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("etcd_lifeboat");
-    registry.register_collector(Box::new(view));
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry)?;
-    Ok(text)
-}
-
-/// Writes metrics one after another.
-struct Metrics<'e>(DescriptorEncoder<'e>);
-
-impl Metrics<'_> {
-    fn family<M: EncodeMetric + TypedMetric>(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (impl EncodeLabelSet, M)>,
-    ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, M::TYPE)?;
-        for (labels, value) in values {
-            value.encode(metric.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: Option<f64>) -> fmt::Result {
-        let Some(value) = value else {
-            return Ok(());
-        };
-        let encoder = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Gauge)?;
-        ConstGauge::new(value).encode(encoder)
-    }
-
-    fn time(&mut self, name: &str, help: &str, value: Option<Timestamp>) -> fmt::Result {
-        self.gauge(name, help, value.map(seconds))
-    }
-}
 
 /// Why runs fail.
 fn reasons() -> impl Iterator<Item = &'static str> {
@@ -64,21 +18,9 @@ fn reasons() -> impl Iterator<Item = &'static str> {
         .chain([NODE_UNKNOWN])
 }
 
-fn seconds(time: Timestamp) -> f64 {
-    time.as_millisecond() as f64 / 1000.0
-}
-
-fn flag(value: bool) -> Option<f64> {
-    Some(f64::from(u8::from(value)))
-}
-
-fn number(value: u64) -> Option<f64> {
-    Some(value as f64)
-}
-
 impl Collector for View {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-        let mut out = Metrics(encoder);
+        let mut out = Metrics::new(encoder);
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         out.family(
             "build_info",

@@ -1,11 +1,12 @@
 //! `etcd-lifeboat backup-server`: the loop that keeps proven backups of the node's own member.
 
-mod listener;
 mod metrics;
+mod node_backup;
 mod observed;
 mod serve;
 mod stop;
 
+use crate::listener;
 use crate::logging::{self, LogFormat};
 use crate::node::NodeArgs;
 use crate::output;
@@ -29,6 +30,9 @@ use stop::Stop;
 /// The origin of the backups that a server without further orders makes.
 const ORIGIN: &str = "default";
 const DEFAULT_NUMBER: u64 = 3;
+/// Loopback, in the part of OpenShift's registry of host ports that is for it (29000 to 29999), below
+/// what kernels assign and what Kubernetes gives to services.
+const LISTEN: &str = "127.0.0.1:29379";
 
 /// Keep proven backups of this node's etcd, on a schedule, until stopped
 ///
@@ -66,7 +70,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     node: NodeArgs,
     /// Address of /metrics, /healthz and /readyz; port 0 lets the kernel choose
-    #[arg(long, value_name = "ADDRESS", default_value = listener::DEFAULT)]
+    #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: SocketAddr,
     /// Only show what was found, and where
     #[arg(long)]
@@ -101,6 +105,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         let stop = Stop::on_signals().context("listening for signals")?;
         let observed = Arc::new(Observed::new(Fixed {
             enabled: args.enabled,
+            schedule_text: args.schedule.clone(),
             schedule: schedule.clone(),
             zone: zone.clone(),
             repository: args.backup_path.clone(),
@@ -108,6 +113,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         }));
         tokio::spawn(observed.clone().watch());
         tokio::spawn(listener::serve(args.listen, observed.clone()));
+        tokio::spawn(node_backup::tell(args.node.node_name(), observed.clone()));
         if !args.enabled {
             tracing::info!("not enabled: idle until stopped");
             stop.wait().await;

@@ -1,16 +1,20 @@
 //! What a server knows of its runs and its repository, for whoever asks while it works.
 
 use super::ORIGIN;
+use crate::listener::Answers;
+use crate::openmetrics;
+use backup_plan::api::NODE_BACKUP_ENTRIES;
 use backup_plan::cron::Schedule;
 use backup_plan::record::Record;
 use backup_store::repository::{Entry, Repository, RepositoryError, Space};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// The repository is looked at this often, and after each run.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -19,6 +23,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 pub(super) struct Fixed {
     /// Whether it makes backups at all.
     pub(super) enabled: bool,
+    /// As it was written.
+    pub(super) schedule_text: String,
     pub(super) schedule: Schedule,
     pub(super) zone: TimeZone,
     pub(super) repository: PathBuf,
@@ -34,6 +40,8 @@ pub(super) struct Attempts {
     /// Failures by their reason.
     pub(super) failures: BTreeMap<&'static str, u64>,
     pub(super) failures_in_a_row: u64,
+    /// Of the last attempt, if it failed: in a word, and for people.
+    pub(super) reason: Option<&'static str>,
     /// Of the last attempt, if it failed.
     pub(super) problem: Option<String>,
 }
@@ -43,6 +51,8 @@ pub(super) struct Attempts {
 pub(super) struct Kept {
     /// The newest proven backup.
     pub(super) newest: Option<Record>,
+    /// The newest proven backups, by name.
+    pub(super) entries: Vec<(String, Record)>,
     /// When this server's newest backup was complete.
     pub(super) last_success: Option<Timestamp>,
     /// Proven backups by origin and cluster id.
@@ -68,6 +78,7 @@ pub(super) struct Observed {
     fixed: Fixed,
     state: Mutex<(Attempts, Kept)>,
     changed: Notify,
+    looked: watch::Sender<()>,
 }
 
 impl Observed {
@@ -76,7 +87,17 @@ impl Observed {
             fixed,
             state: Mutex::default(),
             changed: Notify::new(),
+            looked: watch::Sender::new(()),
         }
+    }
+
+    /// Hears whenever the repository was looked at anew: after each run, and now and then.
+    pub(super) fn looks(&self) -> watch::Receiver<()> {
+        self.looked.subscribe()
+    }
+
+    pub(super) fn fixed(&self) -> &Fixed {
+        &self.fixed
     }
 
     fn state(&self) -> MutexGuard<'_, (Attempts, Kept)> {
@@ -91,6 +112,7 @@ impl Observed {
         let attempts = &mut self.state().0;
         attempts.successes += 1;
         attempts.failures_in_a_row = 0;
+        attempts.reason = None;
         attempts.problem = None;
         self.changed.notify_one();
     }
@@ -99,6 +121,7 @@ impl Observed {
         let attempts = &mut self.state().0;
         *attempts.failures.entry(reason).or_default() += 1;
         attempts.failures_in_a_row += 1;
+        attempts.reason = Some(reason);
         attempts.problem = Some(problem);
         self.changed.notify_one();
     }
@@ -108,6 +131,7 @@ impl Observed {
         loop {
             let observed = self.clone();
             let _ = tokio::task::spawn_blocking(move || observed.look()).await;
+            self.looked.send_replace(());
             let _ = tokio::time::timeout(LOOK_AGAIN, self.changed.notified()).await;
         }
     }
@@ -154,6 +178,16 @@ impl Observed {
     }
 }
 
+impl Answers for Observed {
+    fn metrics(&self) -> Result<String, fmt::Error> {
+        openmetrics::text(self.view(Timestamp::now()))
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        self.view(Timestamp::now()).not_ready()
+    }
+}
+
 /// The last due time but one.
 fn stale_before(schedule: &Schedule, zone: &TimeZone, now: Timestamp) -> Option<Timestamp> {
     let last = schedule.last_due(now, zone)?;
@@ -178,6 +212,9 @@ fn kept(entries: &[Entry]) -> Kept {
             kept.last_success.get_or_insert(record.finished_at);
         }
         kept.newest.get_or_insert_with(|| record.clone());
+        if kept.entries.len() < NODE_BACKUP_ENTRIES {
+            kept.entries.push((entry.name.clone(), record.clone()));
+        }
     }
     kept
 }
@@ -243,6 +280,7 @@ mod tests {
     fn a_server_without_a_proven_backup_is_not_ready_and_says_why() {
         let observed = Observed::new(Fixed {
             enabled: true,
+            schedule_text: "*/5 * * * *".into(),
             schedule: Schedule::parse("*/5 * * * *").unwrap(),
             zone: TimeZone::UTC,
             repository: "/no/such/directory".into(),

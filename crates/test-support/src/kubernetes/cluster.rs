@@ -293,6 +293,14 @@ impl Cluster {
         self.pki.kubeconfig(&identity, self.links["outside"].port())
     }
 
+    /// As [`Cluster::outside_kubeconfig`], for a program that is a service account to the API server.
+    #[must_use]
+    pub fn account_kubeconfig(&self, namespace: &str, account: &str) -> PathBuf {
+        let token = self.kubectl_ok(&["-n", namespace, "create", "token", account]);
+        let port = self.links["outside"].port();
+        self.pki.token_kubeconfig(account, token.trim(), port)
+    }
+
     /// A client with all rights.
     #[must_use]
     pub fn client(&self) -> kube::Client {

@@ -112,11 +112,22 @@ impl ClusterPki {
         self.write(&format!("{file}.key"), &key);
         let [ca, cert, key] = ["ca.crt", &format!("{file}.crt"), &format!("{file}.key")]
             .map(|name| self.path(name).display().to_string());
+        let user = format!("client-certificate: '{cert}', client-key: '{key}'");
+        self.write_kubeconfig(file, port, &ca, &user)
+    }
+
+    /// Writes a kubeconfig for whoever has a token.
+    pub(super) fn token_kubeconfig(&self, file: &str, token: &str, port: u16) -> PathBuf {
+        let ca = self.path("ca.crt").display().to_string();
+        self.write_kubeconfig(file, port, &ca, &format!("token: '{token}'"))
+    }
+
+    fn write_kubeconfig(&self, file: &str, port: u16, ca: &str, user: &str) -> PathBuf {
         let config = format!(
             "apiVersion: v1
 kind: Config
 clusters: [{{name: test, cluster: {{server: 'https://127.0.0.1:{port}', certificate-authority: '{ca}'}}}}]
-users: [{{name: user, user: {{client-certificate: '{cert}', client-key: '{key}'}}}}]
+users: [{{name: user, user: {{{user}}}}}]
 contexts: [{{name: test, context: {{cluster: test, user: user}}}}]
 current-context: test
 "

@@ -1,15 +1,22 @@
 //! `etcd-lifeboat operator`: once per cluster.
 
-use crate::logging::{self, LogFormat};
-use crate::{EXIT_FAILED, EXIT_USAGE, output};
-use anyhow::Context;
-use operator::Options;
-use operator::shape::GATE;
+mod metrics;
 
-/// Keep backup servers on every control-plane node of a Kubernetes cluster
+use crate::logging::{self, LogFormat};
+use crate::{EXIT_FAILED, EXIT_USAGE, listener, output};
+use anyhow::Context;
+use metrics::Told;
+use operator::shape::GATE;
+use operator::telling::Shared;
+use operator::{Controllers, Options};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Keep backups on every control-plane node of a Kubernetes cluster
 ///
-/// Makes Backup/default on day one, and a DaemonSet of backup servers of it. Finds the cluster by the service
-/// account of its pod, or by KUBECONFIG. Several replicas may run: one at a time works.
+/// Makes Backup/default on day one, and a DaemonSet of backup servers of it; any other Backup becomes a CronJob, and an
+/// EtcdBackup is one backup now. Finds the cluster by the service account of its pod, or by KUBECONFIG. Several
+/// replicas may run: one at a time works.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -23,6 +30,20 @@ pub(crate) struct Args {
     /// Feature gates, by name; AutomatedEtcdBackup is on unless it is false here
     #[arg(long, value_name = "NAME=BOOL[,…]", default_value = "")]
     feature_gates: String,
+    /// Controllers that run: * are all, -NAME is one less
+    #[arg(
+        long,
+        value_name = "NAME[,…]",
+        default_value = "*",
+        allow_hyphen_values = true
+    )]
+    controllers: String,
+    /// Address of /metrics, /healthz and /readyz; port 0 lets the kernel choose
+    #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
+    listen: SocketAddr,
+    /// More flags for Jobs that make a backup
+    #[arg(long, value_name = "FLAG", hide = true, allow_hyphen_values = true)]
+    backup_flag: Vec<String>,
     /// More flags for the backup servers
     #[arg(long, value_name = "FLAG", hide = true, allow_hyphen_values = true)]
     server_flag: Vec<String>,
@@ -34,10 +55,15 @@ pub(crate) struct Args {
     log_format: LogFormat,
 }
 
+/// Beside that of backup servers: they may be on the same node.
+const LISTEN: &str = "127.0.0.1:29380";
+
 /// Runs until its lease is lost.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
-    let automated_backup = match gate(&args.feature_gates) {
-        Ok(gate) => gate,
+    let checked = gate(&args.feature_gates)
+        .and_then(|gate| Controllers::parse(&args.controllers).map(|chosen| (gate, chosen)));
+    let (automated_backup, controllers) = match checked {
+        Ok(checked) => checked,
         Err(problem) => {
             output::error(&problem);
             return Ok(EXIT_USAGE);
@@ -53,7 +79,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         image: args.image,
         automated_backup,
         identity,
+        controllers,
         server_flags: args.server_flag,
+        backup_flags: args.backup_flag,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -63,7 +91,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         let client = kube::Client::try_default()
             .await
             .context("finding the cluster: run it in a pod, or set KUBECONFIG")?;
-        operator::run(client, options).await.context("operator")
+        let telling = Arc::new(Shared::default());
+        tokio::spawn(listener::serve(
+            args.listen,
+            Arc::new(Told(telling.clone())),
+        ));
+        operator::run(client, options, telling)
+            .await
+            .context("operator")
     });
     // Whatever the reason: what is left of it must not write, and a new one waits for its turn.
     match ended {

@@ -1,7 +1,6 @@
 //! `/metrics`, `/healthz` and `/readyz`.
 
-use super::metrics;
-use super::observed::Observed;
+use crate::openmetrics;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
@@ -9,17 +8,21 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use jiff::Timestamp;
 use std::convert::Infallible;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-/// Loopback, in the part of OpenShift's registry of host ports that is for it (29000 to 29999), below
-/// what kernels assign and what Kubernetes gives to services.
-pub(super) const DEFAULT: &str = "127.0.0.1:29379";
+/// Who knows what there is to answer.
+pub(crate) trait Answers: Send + Sync + 'static {
+    /// All metrics, as text.
+    fn metrics(&self) -> Result<String, fmt::Error>;
+    /// Why it is not ready; nothing if it is.
+    fn not_ready(&self) -> Option<String>;
+}
 
 /// More connections wait, so that nobody can use up the files that backups need.
 const CONNECTIONS: usize = 16;
@@ -29,12 +32,12 @@ const CONNECTION_LASTS: Duration = Duration::from_secs(60);
 const LISTEN_AGAIN: Duration = Duration::from_secs(60);
 
 /// Serves for ever.
-pub(super) async fn serve(address: SocketAddr, observed: Arc<Observed>) {
+pub(crate) async fn serve(address: SocketAddr, answers: Arc<impl Answers>) {
     let listener = loop {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
             Err(error) => tracing::error!(
-                "no metrics: can't listen on {address}: {error}; name another by --listen. Backups go on"
+                "no metrics: can't listen on {address}: {error}; name another by --listen. All else goes on"
             ),
         }
         tokio::time::sleep(LISTEN_AGAIN).await;
@@ -54,10 +57,10 @@ pub(super) async fn serve(address: SocketAddr, observed: Arc<Observed>) {
                 continue;
             }
         };
-        let observed = observed.clone();
+        let answers = answers.clone();
         tokio::spawn(async move {
             let answer = service_fn(|request| {
-                let response = answer(&request, &observed);
+                let response = answer(&request, &*answers);
                 async { Ok::<_, Infallible>(response) }
             });
             let connection = http1::Builder::new()
@@ -70,18 +73,18 @@ pub(super) async fn serve(address: SocketAddr, observed: Arc<Observed>) {
     }
 }
 
-fn answer(request: &Request<Incoming>, observed: &Observed) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, answers: &impl Answers) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
     }
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n".into()),
-        "/readyz" => match observed.view(Timestamp::now()).not_ready() {
+        "/readyz" => match answers.not_ready() {
             None => text(StatusCode::OK, "ok\n".into()),
             Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
         },
-        "/metrics" => match metrics::text(observed.view(Timestamp::now())) {
-            Ok(metrics) => response(StatusCode::OK, metrics::MEDIA_TYPE, metrics),
+        "/metrics" => match answers.metrics() {
+            Ok(metrics) => response(StatusCode::OK, openmetrics::MEDIA_TYPE, metrics),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         _ => text(

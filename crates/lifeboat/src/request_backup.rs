@@ -1,0 +1,75 @@
+//! `etcd-lifeboat request-backup`: what the CronJob of a `Backup` runs.
+
+use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, output};
+use anyhow::Context;
+use operator::request::{self, Ended, Order, Owner};
+use std::time::Duration;
+
+/// Ask for a backup by an EtcdBackup, and wait for what comes of it
+///
+/// In the pod of a Job the request belongs to that Job, and goes with it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  etcd-lifeboat request-backup
+  etcd-lifeboat request-backup --pvc-name etcd-backups --timeout 1h")]
+pub(crate) struct Args {
+    /// The claim of the volume that it goes to [default: the disk of every control-plane node]
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pvc_name: String,
+    /// The Backup it is for
+    #[arg(long, value_name = "NAME")]
+    backup: Option<String>,
+    /// How long to wait for its turn and for its end
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = crate::duration::parse)]
+    timeout: Duration,
+    #[arg(long, env = "MY_JOB_NAME", hide = true)]
+    job_name: Option<String>,
+    #[arg(long, env = "MY_JOB_UID", hide = true)]
+    job_uid: Option<String>,
+    /// Name of the EtcdBackup [default: one that nobody has]
+    #[arg(long, value_name = "NAME", env = "MY_POD_NAME")]
+    name: Option<String>,
+}
+
+/// Asks, and waits.
+pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
+    let owner = match (args.job_name, args.job_uid) {
+        (Some(name), Some(uid)) => Some(Owner { name, uid }),
+        (None, None) => None,
+        _ => {
+            output::error("--job-name and --job-uid go together: a Job is named by both");
+            return Ok(EXIT_USAGE);
+        }
+    };
+    let order = Order {
+        name: args.name,
+        backup: args.backup,
+        pvc_name: args.pvc_name,
+        owner,
+        timeout: args.timeout,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting")?;
+    let ended = runtime.block_on(async {
+        let client = kube::Client::try_default()
+            .await
+            .context("finding the cluster: run it in a pod, or set KUBECONFIG")?;
+        let tell = |what: &str| eprintln!("{what}");
+        request::run(client, &order, &tell)
+            .await
+            .context("asking for a backup")
+    })?;
+    match ended {
+        Ended::Completed { name, message } => {
+            output::print(&format!("EtcdBackup {name}: {message}\n"));
+            Ok(EXIT_DONE)
+        }
+        Ended::Failed { name, message } => {
+            output::error(&format!("EtcdBackup {name}: {message}"));
+            Ok(EXIT_FAILED)
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What the tests of an operated cluster share.
+#![allow(dead_code, missing_docs)]
+
+#[path = "../node/mod.rs"]
+pub mod node;
+
+use node::{command, names, told, wait_until};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use test_support::etcd_binaries::require_usual;
+use test_support::kubernetes::binaries;
+use test_support::kubernetes::cluster::{Cluster, Options};
+use test_support::kubernetes::image::{Image, Images};
+use test_support::kubernetes::openshift::Flavour;
+
+pub const IMAGE: &str = "lifeboat.test/etcd-lifeboat";
+
+pub fn cluster(nodes: usize, openshift: Option<Flavour>) -> Option<Operated> {
+    let root = Command::new("unshare").args(["--mount", "true"]).status();
+    if !root.is_ok_and(|status| status.success()) {
+        test_support::requirement::skip("no mounts of one's own: run as root");
+        return None;
+    }
+    let image = Image::of_program(Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"))).with_system();
+    let cluster = Cluster::start(&Options {
+        nodes,
+        kubernetes: binaries::require()?,
+        etcd: require_usual()?,
+        openshift,
+        images: Images::default().with(IMAGE, image),
+    });
+    let namespace = if openshift.is_some() {
+        "openshift-etcd"
+    } else {
+        "etcd-lifeboat"
+    };
+    let manifests = told(&node::lifeboat(&[
+        "manifests",
+        "--image",
+        IMAGE,
+        "--namespace",
+        namespace,
+    ]));
+    cluster.apply(&manifests);
+    // With no more rights than it is installed with.
+    let kubeconfig = cluster.account_kubeconfig(namespace, "etcd-lifeboat-operator");
+    Some(Operated {
+        cluster,
+        kubeconfig,
+        namespace,
+    })
+}
+
+/// A cluster in which the operator is installed; it runs outside.
+pub struct Operated {
+    pub cluster: Cluster,
+    pub kubeconfig: PathBuf,
+    pub namespace: &'static str,
+}
+
+impl std::ops::Deref for Operated {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl std::ops::DerefMut for Operated {
+    fn deref_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+}
+
+/// An operator that runs outside of the cluster; dropping it kills it.
+pub struct Operator {
+    pub child: Child,
+    pub log: PathBuf,
+}
+
+impl Operator {
+    pub fn start(cluster: &Operated, identity: &str, more: &[&str]) -> Operator {
+        Operator::start_as(|_| {}, cluster, identity, more)
+    }
+
+    pub fn start_as(
+        change: impl Fn(&mut Command),
+        cluster: &Operated,
+        identity: &str,
+        more: &[&str],
+    ) -> Operator {
+        let log = cluster.dir().join(format!("operator-{identity}.log"));
+        let file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        // Nodes share one machine: their servers must not share a port.
+        let flags = [
+            "operator",
+            "--image",
+            IMAGE,
+            "--identity",
+            identity,
+            "--listen=127.0.0.1:0",
+            "--server-flag=--listen=127.0.0.1:0",
+            "--server-flag=--min-free=1",
+            "--backup-flag=--min-free=1",
+        ];
+        let mut command = command(&[&flags[..], more].concat());
+        change(&mut command);
+        let child = command
+            .env("KUBECONFIG", &cluster.kubeconfig)
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Operator { child, log }
+    }
+
+    pub fn wait_for(&self, told: &str) {
+        wait_until(told, || self.log().contains(told).then_some(()));
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // It is gone with its cluster.
+        if std::thread::panicking() {
+            println!("the operator's log:\n{}", self.log());
+        }
+    }
+}
+
+pub fn get(cluster: &Cluster, object: &[&str]) -> Option<Value> {
+    let output = cluster.kubectl(&[&["get", "-o", "json"], object].concat());
+    output
+        .status
+        .success()
+        .then(|| serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// A condition: whether it holds, its reason and its message.
+pub fn condition(
+    cluster: &Cluster,
+    object: &[&str],
+    type_: &str,
+) -> Option<(bool, String, String)> {
+    let object = get(cluster, object)?;
+    let conditions = object["status"]["conditions"].as_array()?;
+    let condition = conditions
+        .iter()
+        .find(|condition| condition["type"] == type_)?;
+    let text = |field: &str| condition[field].as_str().unwrap_or_default().to_string();
+    Some((
+        condition["status"] == "True",
+        text("reason"),
+        text("message"),
+    ))
+}
+
+/// Whether a `Backup` could not be made into what it says, and the message.
+pub fn degraded(cluster: &Cluster, backup: &str) -> Option<(bool, String)> {
+    let found = condition(
+        cluster,
+        &["backup", backup],
+        "PeriodicBackupControllerDegraded",
+    );
+    found.map(|(holds, _, message)| (holds, message))
+}
+
+/// Whether the backups of a `Backup` are not new enough, the reason and the message.
+pub fn stale(cluster: &Cluster, backup: &str) -> Option<(bool, String, String)> {
+    condition(cluster, &["backup", backup], "Degraded")
+}
+
+pub fn kept(cluster: &Cluster) -> Vec<Vec<String>> {
+    let repository = |root: &Path| root.join("var/lib/etcd-auto-backup");
+    let nodes = cluster.nodes();
+    nodes
+        .iter()
+        .map(|node| names(&repository(&node.root), "backup"))
+        .collect()
+}
+
+/// The DaemonSet.
+pub const SET: [&str; 4] = [
+    "-n",
+    "etcd-lifeboat",
+    "daemonset",
+    "backup-server-daemon-set",
+];

@@ -1,0 +1,50 @@
+//! Conditions: what is said of an object, and whether that is something new.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// What there is to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Saying {
+    pub(crate) type_: &'static str,
+    pub(crate) holds: bool,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// The condition with the type of the saying, as it was.
+pub(crate) fn before<'c>(conditions: &'c [Condition], type_: &str) -> Option<&'c Condition> {
+    conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+impl Saying {
+    /// As a condition; the time is that of the last change of its status.
+    pub(crate) fn after(
+        &self,
+        before: Option<&Condition>,
+        generation: Option<i64>,
+        now: Timestamp,
+    ) -> Condition {
+        let status = if self.holds { "True" } else { "False" };
+        let unchanged = before.filter(|before| before.status == status);
+        Condition {
+            type_: self.type_.into(),
+            status: status.into(),
+            reason: self.reason.into(),
+            message: self.message.clone(),
+            observed_generation: generation,
+            last_transition_time: unchanged
+                .map_or(Time(now), |before| before.last_transition_time.clone()),
+        }
+    }
+
+    /// Whether it was said before, word for word: saying it again would only wake everybody.
+    pub(crate) fn is_old(&self, before: Option<&Condition>, generation: Option<i64>) -> bool {
+        before.is_some_and(|before| {
+            before.status == if self.holds { "True" } else { "False" }
+                && before.reason == self.reason
+                && before.message == self.message
+                && before.observed_generation == generation
+        })
+    }
+}

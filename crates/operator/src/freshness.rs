@@ -1,0 +1,495 @@
+//! Whether backups are new enough, judged by somebody else than the processes that make them: of `Backup/default` on
+//! each control-plane node, of any other by the `EtcdBackup`s it asked for. The condition says which node and why.
+
+use crate::backup::{Outcome, outcome};
+use crate::conditions::{Saying, before};
+use crate::names::SERVER_APP;
+use crate::pods::ROLES;
+use crate::seen::Seen;
+use crate::shape::KindsOf;
+use crate::telling::NodeTold;
+use crate::{Context, gone_is_well, plain};
+use backup_plan::api::{
+    BACKUP_ANNOTATION, Backup, DEFAULT_BACKUP, EtcdBackup, NodeBackup, ValidBackup, validate,
+};
+use backup_plan::cron::Schedule;
+use backup_plan::freshness::{Judgement, NodeView, Verdict, judge, stale_at, sum_up};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerState, Node, Pod};
+use kube::api::{Api, DeleteParams};
+use kube::core::PartialObjectMeta;
+use kube::{Resource, ResourceExt};
+use serde_json::json;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// In logs and metrics.
+pub(crate) const NAME: &str = "freshness";
+/// Who writes this condition; the other one is another controller's.
+const MANAGER: &str = "etcd-lifeboat-operator-freshness";
+const CONDITION: &str = "Degraded";
+const SETTLE: Duration = Duration::from_millis(500);
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+/// What a node that has left has told is kept for so long.
+const LEFT_NODES_KEPT: SignedDuration = SignedDuration::from_hours(24);
+
+/// What can't be read off the cluster again.
+#[derive(Default)]
+struct Memory {
+    /// By node: its newest proven backup, and when it was seen to be that.
+    advanced: HashMap<String, (String, Timestamp)>,
+    /// By node: since when it is one of the control plane; of those from before there is its age.
+    joined: HashMap<String, Timestamp>,
+    /// By `Backup`: the generation of what it says, and when that was seen.
+    generations: HashMap<String, (i64, Option<Timestamp>)>,
+    /// What was last said that could be done.
+    valid: Option<ValidBackup>,
+    /// Whether everything was looked at once.
+    looked: bool,
+}
+
+/// Acts on whatever changes, and on time going by.
+pub(crate) async fn run(context: Arc<Context>, seen: Arc<Seen>) {
+    let mut changes = seen.changes();
+    let mut memory = Memory::default();
+    loop {
+        tokio::time::sleep(SETTLE).await;
+        changes.mark_unchanged();
+        let again = match look(&context, &seen, &mut memory).await {
+            Ok(look_again_at) => look_again_at
+                .and_then(|at| Duration::try_from(at.duration_since(Timestamp::now())).ok())
+                .map_or(LOOK_AGAIN, |wait| wait + SETTLE)
+                .min(LOOK_AGAIN),
+            Err(error) => {
+                tracing::warn!("{NAME}: {}", plain(&error));
+                context.telling.error(NAME);
+                TRY_AGAIN
+            }
+        };
+        if matches!(
+            tokio::time::timeout(again, changes.changed()).await,
+            Ok(Err(_))
+        ) {
+            return;
+        }
+    }
+}
+
+/// Looks at everything, and tells what is new; gives the time to look again.
+async fn look(
+    context: &Context,
+    seen: &Seen,
+    memory: &mut Memory,
+) -> Result<Option<Timestamp>, kube::Error> {
+    let now = Timestamp::now();
+    let mut again = look_at_nodes(context, seen, memory, now).await?;
+    let mut by_backup: HashMap<String, Vec<Arc<EtcdBackup>>> = HashMap::new();
+    for request in seen.requests.state() {
+        if let Some(name) = request.annotations().get(BACKUP_ANNOTATION) {
+            by_backup.entry(name.clone()).or_default().push(request);
+        }
+    }
+    let backups = seen.backups.state();
+    for backup in backups
+        .iter()
+        .filter(|backup| backup.name_any() != DEFAULT_BACKUP)
+    {
+        let name = backup.name_any();
+        // What can't be done is told by another condition.
+        let Ok(valid) = validate(&name, &backup.spec) else {
+            continue;
+        };
+        let since = memory.asked_since(backup, now);
+        let requests = by_backup.remove(&name).unwrap_or_default();
+        let judged = judge_requests(&valid, since, &requests, now);
+        again = again.into_iter().chain(judged.look_again_at).min();
+        tell(context, backup, &judged).await?;
+    }
+    memory.looked = true;
+    context.telling.change(|telling| {
+        telling
+            .backups
+            .retain(|name, _| backups.iter().any(|backup| backup.name_any() == *name));
+    });
+    let left = forget_nodes_that_left(context, seen, now).await?;
+    Ok(again.into_iter().chain(left).min())
+}
+
+async fn look_at_nodes(
+    context: &Context,
+    seen: &Seen,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, kube::Error> {
+    let backups = seen.backups.state();
+    let default = backups
+        .iter()
+        .find(|backup| backup.name_any() == DEFAULT_BACKUP);
+    let since = match (default, context.shape.kinds) {
+        (Some(backup), _) => {
+            if let Ok(valid) = validate(DEFAULT_BACKUP, &backup.spec) {
+                memory.valid = Some(valid);
+            }
+            memory.asked_since(backup, now)
+        }
+        (None, KindsOf::Upstream) => Timestamp::UNIX_EPOCH,
+        // Nobody wants any.
+        (None, KindsOf::Us) => {
+            context.telling.change(|telling| telling.nodes.clear());
+            return Ok(None);
+        }
+    };
+    let valid = memory.valid.clone().unwrap_or_else(ValidBackup::of_servers);
+    let (Ok(schedule), Ok(zone)) = (
+        Schedule::parse(&valid.schedule),
+        TimeZone::get(&valid.time_zone),
+    ) else {
+        return Ok(None);
+    };
+    let mut nodes = control_plane(seen);
+    nodes.sort_by_key(|node| node.name_any());
+    let pods = seen.pods.state();
+    let told: HashMap<_, _> = seen
+        .node_backups
+        .state()
+        .into_iter()
+        .map(|told| (told.name_any(), told))
+        .collect();
+    let names: Vec<_> = nodes.iter().map(|node| node.name_any()).collect();
+    let mut verdicts = Vec::new();
+    let mut tellings = BTreeMap::new();
+    for (node, name) in nodes.iter().zip(&names) {
+        let joined = memory.joined(node, now);
+        let told = told.get(name);
+        let advanced_at = told.and_then(|told| memory.advanced(told, now));
+        let mut view = NodeView {
+            name,
+            covered_since: joined.max(since),
+            told: told.and_then(|told| told.status.as_ref()),
+            advanced_at,
+            pod_problem: problem_on(name, &pods),
+        };
+        let mut verdict = judge(&schedule, &zone, &view, now);
+        if matches!(verdict, Verdict::Stale(_))
+            && let Some(problem) = node_problem(context, name).await?
+        {
+            view.pod_problem = Some(problem);
+            verdict = judge(&schedule, &zone, &view, now);
+        }
+        tellings.insert(
+            name.clone(),
+            NodeTold {
+                applicable: !matches!(verdict, Verdict::NotApplicable(_)),
+                fresh: matches!(verdict, Verdict::Fresh { .. }),
+                advanced_at,
+            },
+        );
+        verdicts.push((name.as_str(), verdict));
+    }
+    memory.joined.retain(|name, _| names.contains(name));
+    context.telling.change(|telling| telling.nodes = tellings);
+    let judged = sum_up(&verdicts);
+    match default {
+        Some(backup) => tell(context, backup, &judged).await?,
+        // There is no condition to say it in: the kind's events and the metrics have it.
+        None if judged.degraded => tracing::warn!(reason = judged.reason, "{}", judged.message),
+        None => {}
+    }
+    Ok(judged.look_again_at)
+}
+
+impl Memory {
+    /// When what a `Backup` says now was first said, as far as that is known.
+    fn asked_since(&mut self, backup: &Backup, now: Timestamp) -> Timestamp {
+        let created = created(&backup.metadata);
+        let generation = backup.metadata.generation.unwrap_or_default();
+        let known = self
+            .generations
+            .entry(backup.name_any())
+            .or_insert((generation, None));
+        if known.0 != generation {
+            *known = (generation, Some(now));
+        }
+        known.1.unwrap_or(created).max(created)
+    }
+
+    /// Since when a node is to have backups. It may have got its role long after it was made.
+    fn joined(&mut self, node: &PartialObjectMeta<Node>, now: Timestamp) -> Timestamp {
+        let since = if self.looked {
+            now
+        } else {
+            created(&node.metadata)
+        };
+        *self.joined.entry(node.name_any()).or_insert(since)
+    }
+
+    /// When a node's newest proven backup was seen to be a new one.
+    fn advanced(&mut self, told: &NodeBackup, now: Timestamp) -> Option<Timestamp> {
+        let status = told.status.as_ref()?;
+        let newest = status.last_verified.as_ref()?;
+        let name = told.name_any();
+        match self.advanced.get(&name) {
+            Some((known, at)) if *known == newest.name => Some(*at),
+            known => {
+                let at = if known.is_some() || self.looked {
+                    now
+                } else {
+                    // From before: the node wrote it when it had it, unless it has only failed since.
+                    let written = last_written(&told.metadata).unwrap_or(now);
+                    let failing = status
+                        .last_attempt
+                        .as_ref()
+                        .is_some_and(|attempt| !attempt.succeeded);
+                    let finished = newest.finished_at.parse().unwrap_or(written);
+                    if failing {
+                        finished.min(written)
+                    } else {
+                        written
+                    }
+                };
+                self.advanced.insert(name, (newest.name.clone(), at));
+                Some(at)
+            }
+        }
+    }
+}
+
+fn created(metadata: &kube::api::ObjectMeta) -> Timestamp {
+    let created = metadata.creation_timestamp.as_ref();
+    created.map_or(Timestamp::UNIX_EPOCH, |time| time.0)
+}
+
+/// When somebody last wrote it, by the API server's clock.
+fn last_written(metadata: &kube::api::ObjectMeta) -> Option<Timestamp> {
+    let managers = metadata.managed_fields.iter().flatten();
+    managers
+        .filter_map(|manager| manager.time.as_ref())
+        .map(|time| time.0)
+        .max()
+}
+
+/// The nodes that are to have backups.
+pub(crate) fn control_plane(seen: &Seen) -> Vec<Arc<PartialObjectMeta<Node>>> {
+    let has_role = |node: &Arc<PartialObjectMeta<Node>>| {
+        ROLES.iter().any(|role| node.labels().contains_key(*role))
+    };
+    seen.nodes.state().into_iter().filter(has_role).collect()
+}
+
+/// What is wrong with the backup server of a node.
+fn problem_on(node: &str, pods: &[Arc<Pod>]) -> Option<String> {
+    let mut own = pods
+        .iter()
+        .filter(|pod| pod.labels().get("app").is_some_and(|app| app == SERVER_APP))
+        .filter(|pod| is_for(pod, node))
+        .peekable();
+    if own.peek().is_none() {
+        return Some("no pod of the backup server is there".into());
+    }
+    // While one is replaced there are two; one that is well is enough.
+    let problems: Option<Vec<_>> = own.map(|pod| pod_problem(pod)).collect();
+    problems.and_then(|mut problems| problems.pop())
+}
+
+/// Whether a pod of a DaemonSet is for a node, also before it is bound to it.
+fn is_for(pod: &Pod, node: &str) -> bool {
+    let Some(spec) = &pod.spec else {
+        return false;
+    };
+    if let Some(bound) = &spec.node_name {
+        return bound == node;
+    }
+    let affinity = json!(spec.affinity);
+    let terms = "/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values/0";
+    affinity.pointer(terms).and_then(|value| value.as_str()) == Some(node)
+}
+
+/// What a pod waits for or died of, for a person; nothing if it runs or has done its work.
+pub(crate) fn pod_problem(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let name = pod.name_any();
+    if status.phase.as_deref() == Some("Succeeded") {
+        return None;
+    }
+    let containers = || status.container_statuses.iter().flatten();
+    let last_words = |state: &Option<ContainerState>| {
+        let end = state.as_ref()?.terminated.as_ref()?;
+        let message = end.message.as_deref().unwrap_or_default().trim();
+        let reason = end.reason.as_deref().unwrap_or("Error");
+        Some(if message.is_empty() {
+            format!("{reason}, exit code {}", end.exit_code)
+        } else {
+            format!("exit code {}: {message}", end.exit_code)
+        })
+    };
+    if status.phase.as_deref() == Some("Failed") {
+        let words = containers().find_map(|container| last_words(&container.state));
+        let why = match (&status.reason, &status.message) {
+            (Some(reason), Some(message)) => Some(format!("{reason}: {message}")),
+            (reason, _) => reason.clone(),
+        };
+        let told: Vec<_> = why.into_iter().chain(words).collect();
+        return Some(format!("pod {name} failed: {}", told.join("; ")));
+    }
+    let waiting = containers().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.as_deref().unwrap_or("waiting");
+        let words = last_words(&container.last_state);
+        let message = words.or_else(|| waiting.message.clone().filter(|text| !text.is_empty()));
+        Some(match message {
+            Some(message) => format!("pod {name}: {reason}: {message}"),
+            None => format!("pod {name}: {reason}"),
+        })
+    });
+    if waiting.is_some() {
+        return waiting;
+    }
+    let unscheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+    let message = unscheduled.message.as_deref().unwrap_or("not scheduled");
+    Some(format!("pod {name} waits for a node: {message}"))
+}
+
+/// What is wrong with a node itself.
+async fn node_problem(context: &Context, name: &str) -> Result<Option<String>, kube::Error> {
+    let nodes: Api<Node> = Api::all(context.client.clone());
+    let node = nodes.get_opt(name).await?;
+    let conditions = node.and_then(|node| node.status?.conditions);
+    let ready = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition.type_ == "Ready");
+    Ok(ready.filter(|ready| ready.status != "True").map(|ready| {
+        format!(
+            "the node is not ready: {}",
+            ready.message.unwrap_or_default()
+        )
+    }))
+}
+
+/// Judges a `Backup` by the requests it has made.
+fn judge_requests(
+    valid: &ValidBackup,
+    since: Timestamp,
+    requests: &[Arc<EtcdBackup>],
+    now: Timestamp,
+) -> Judgement {
+    let ended = requests.iter().filter_map(|request| {
+        let (outcome, condition) = outcome(request)?;
+        let at = condition.last_transition_time.0;
+        matches!(outcome, Outcome::Completed | Outcome::Failed)
+            .then(|| (at, outcome, request.name_any(), condition.message))
+    });
+    let ended: Vec<_> = ended.collect();
+    let newest = ended.iter().max_by_key(|(at, ..)| *at);
+    let completed = ended
+        .iter()
+        .filter(|(_, outcome, ..)| *outcome == Outcome::Completed)
+        .map(|(at, ..)| *at)
+        .max();
+    let until = match (
+        Schedule::parse(&valid.schedule),
+        TimeZone::get(&valid.time_zone),
+    ) {
+        (Ok(schedule), Ok(zone)) => {
+            let since = completed.map_or(since, |at| at.max(since));
+            stale_at(&schedule, &zone, since)
+        }
+        _ => None,
+    };
+    let judged = |degraded, reason, message| Judgement {
+        degraded,
+        reason,
+        message,
+        look_again_at: until.filter(|_| !degraded),
+    };
+    if let Some((_, Outcome::Failed, name, message)) = newest {
+        return judged(
+            true,
+            "LastBackupFailed",
+            format!("EtcdBackup {name}: {message}"),
+        );
+    }
+    if until.is_some_and(|until| until <= now) {
+        let last = completed.map_or("none was made yet".to_string(), |at| {
+            format!("the newest is of {at}")
+        });
+        let message = format!(
+            "two backups were due and none was made: {last}; look at the Jobs and pods of its CronJob"
+        );
+        return judged(true, "BackupsStale", message);
+    }
+    match completed {
+        Some(_) => judged(
+            false,
+            "AsExpected",
+            "its newest backup is new enough".into(),
+        ),
+        None => judged(false, "Awaited", "its first backup is awaited".into()),
+    }
+}
+
+async fn tell(context: &Context, backup: &Backup, judged: &Judgement) -> Result<(), kube::Error> {
+    let saying = Saying {
+        type_: CONDITION,
+        holds: judged.degraded,
+        reason: judged.reason,
+        message: judged.message.clone(),
+    };
+    let name = backup.name_any();
+    context.telling.change(|telling| {
+        telling.backups.entry(name.clone()).or_default().fresh = Some(!judged.degraded);
+    });
+    let generation = backup.metadata.generation;
+    let conditions = backup
+        .status
+        .as_ref()
+        .map(|status| status.conditions.clone());
+    let conditions = conditions.unwrap_or_default();
+    let before = before(&conditions, CONDITION);
+    if saying.is_old(before, generation) {
+        return Ok(());
+    }
+    context
+        .announce(&backup.object_ref(&()), before, &saying)
+        .await;
+    let condition = saying.after(before, generation, Timestamp::now());
+    context
+        .tell_backup(&name, MANAGER, &condition, json!({}))
+        .await
+}
+
+/// Removes what nodes have told that are gone for a day; gives the time when the next one may go.
+async fn forget_nodes_that_left(
+    context: &Context,
+    seen: &Seen,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, kube::Error> {
+    let nodes = seen.nodes.state();
+    let mut next = None;
+    for told in seen.node_backups.state() {
+        let name = told.name_any();
+        if nodes.iter().any(|node| node.name_any() == name) {
+            continue;
+        }
+        let written = last_written(&told.metadata).unwrap_or(now);
+        let Ok(goes_at) = written.checked_add(LEFT_NODES_KEPT) else {
+            continue;
+        };
+        if goes_at > now {
+            next = next.into_iter().chain([goes_at]).min();
+            continue;
+        }
+        tracing::info!("NodeBackup/{name} goes: its node has left a day ago");
+        let all: Api<NodeBackup> = Api::all(context.client.clone());
+        let params = DeleteParams::default();
+        gone_is_well(context.write(all.delete(&name, &params)).await)?;
+    }
+    Ok(next)
+}

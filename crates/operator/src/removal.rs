@@ -1,0 +1,117 @@
+//! An `EtcdBackup` goes when its Job is gone. The garbage collector does that for what is in a namespace; it never
+//! collects what belongs to the whole cluster for an owner that is in one.
+
+use crate::seen::Seen;
+use crate::{Context, plain};
+use backup_plan::api::EtcdBackup;
+use k8s_openapi::api::batch::v1::Job;
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, Preconditions};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// In logs and metrics.
+pub(crate) const NAME: &str = "backup-removal";
+/// What happens together is looked at together.
+const SETTLE: Duration = Duration::from_secs(1);
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+/// A Job that an `EtcdBackup` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Named {
+    name: String,
+    /// That of the owner; the Job that makes the backup is named without it.
+    uid: Option<String>,
+}
+
+/// The Jobs without which an `EtcdBackup` has no reason to be there any more.
+fn named(request: &EtcdBackup) -> Vec<Named> {
+    let owners = request.owner_references().iter();
+    let mut named: Vec<_> = owners
+        .filter(|owner| owner.kind == "Job")
+        .map(|owner| Named {
+            name: owner.name.clone(),
+            uid: Some(owner.uid.clone()),
+        })
+        .collect();
+    let job = request
+        .status
+        .as_ref()
+        .and_then(|status| status.backup_job.as_ref());
+    named.extend(job.map(|job| Named {
+        name: job.name.clone(),
+        uid: None,
+    }));
+    named
+}
+
+/// Acts on whatever changes.
+pub(crate) async fn run(context: Arc<Context>, seen: Arc<Seen>) {
+    let mut changes = seen.changes();
+    loop {
+        tokio::time::sleep(SETTLE).await;
+        changes.mark_unchanged();
+        if let Err(error) = act(&context, &seen).await {
+            tracing::warn!("{NAME}: {}", plain(&error));
+            context.telling.error(NAME);
+            tokio::time::sleep(TRY_AGAIN).await;
+            continue;
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn act(context: &Context, seen: &Seen) -> Result<(), kube::Error> {
+    let jobs = seen.jobs.state();
+    let names: BTreeSet<_> = jobs.iter().map(|job| job.name_any()).collect();
+    let uids: BTreeSet<_> = jobs.iter().filter_map(|job| job.uid()).collect();
+    let known = |named: &Named| match &named.uid {
+        Some(uid) => uids.contains(uid),
+        None => names.contains(&named.name),
+    };
+    for request in seen.requests.state() {
+        if request.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        for missing in named(&request).iter().filter(|named| !known(named)) {
+            // What is not seen may be there all the same: somebody else's, or too new.
+            if is_there(context, missing).await? {
+                continue;
+            }
+            remove(context, &request, missing).await?;
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn is_there(context: &Context, named: &Named) -> Result<bool, kube::Error> {
+    let jobs: Api<Job> = Api::namespaced(context.client.clone(), &context.shape.namespace);
+    let job = jobs.get_opt(&named.name).await?;
+    Ok(job.is_some_and(|job| named.uid.is_none() || job.uid() == named.uid))
+}
+
+async fn remove(
+    context: &Context,
+    request: &EtcdBackup,
+    missing: &Named,
+) -> Result<(), kube::Error> {
+    let name = request.name_any();
+    tracing::info!("EtcdBackup/{name} goes: its Job {} is gone", missing.name);
+    let requests: Api<EtcdBackup> = Api::all(context.client.clone());
+    // Never one that was made anew under the same name.
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: request.uid(),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    match context.write(requests.delete(&name, &params)).await {
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        other => other.map(|_| ()),
+    }
+}

@@ -1,0 +1,169 @@
+//! What the operator sees of the cluster: one watch a kind, kept in memory. Whoever decides looks here, and
+//! asks the API server only where a mistake would remove something.
+
+use crate::names::{CRON_APP, JOB_APP, SERVER_APP};
+use backup_plan::api::{Backup, EtcdBackup, NodeBackup};
+use futures::{Stream, StreamExt, stream};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::Api;
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher::{self, watcher};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How long a write may take until it is seen.
+const SEEN_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Everything that is watched.
+pub(crate) struct Seen {
+    /// Empty where the kind is upstream's.
+    pub(crate) backups: Store<Backup>,
+    /// Empty where the kind is upstream's.
+    pub(crate) requests: Store<EtcdBackup>,
+    /// Those that ask for backups, and those that make them.
+    pub(crate) jobs: Store<Job>,
+    /// Of backup servers and of Jobs that make backups.
+    pub(crate) pods: Store<Pod>,
+    /// All nodes, by what is written on them.
+    pub(crate) nodes: Store<PartialObjectMeta<Node>>,
+    pub(crate) node_backups: Store<NodeBackup>,
+    changes: watch::Sender<u64>,
+}
+
+impl Seen {
+    /// Starts to watch, as long as the tasks are there; waits until everything was seen once.
+    pub(crate) async fn start(
+        client: &Client,
+        namespace: &str,
+        ours: bool,
+        tasks: &mut JoinSet<()>,
+    ) -> Arc<Seen> {
+        let changes = watch::Sender::new(0);
+        let apps = |apps: &[&str]| {
+            watcher::Config::default().labels(&format!("app in ({})", apps.join(",")))
+        };
+        let all = watcher::Config::default;
+        let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let nodes: Api<PartialObjectMeta<Node>> = Api::all(client.clone());
+        let mut keep = Keep {
+            changes: &changes,
+            tasks,
+        };
+        let node_backups: Api<NodeBackup> = Api::all(client.clone());
+        let (backups, requests) = if ours {
+            let backups: Api<Backup> = Api::all(client.clone());
+            let requests: Api<EtcdBackup> = Api::all(client.clone());
+            (
+                keep.stripped(watcher(backups, all())).await,
+                keep.stripped(watcher(requests, all())).await,
+            )
+        } else {
+            (keep.now(stream::pending()), keep.now(stream::pending()))
+        };
+        let jobs = if ours {
+            keep.stripped(watcher(jobs, apps(&[CRON_APP, JOB_APP])))
+                .await
+        } else {
+            keep.now(stream::pending())
+        };
+        Arc::new(Seen {
+            backups,
+            requests,
+            jobs,
+            pods: keep
+                .stripped(watcher(pods, apps(&[SERVER_APP, JOB_APP])))
+                .await,
+            nodes: keep.stripped(watcher(nodes, all())).await,
+            // Who wrote it, and when by the API server's clock, is needed here.
+            node_backups: keep.first_seen(watcher(node_backups, all())).await,
+            changes,
+        })
+    }
+
+    /// Hears of every change.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Waits until what was written is seen, so that nothing is decided by what was before.
+    pub(crate) async fn until_seen<K>(&self, store: &Store<K>, written: &K)
+    where
+        K: Resource + Clone + 'static,
+        K::DynamicType: Eq + Hash + Clone + Default,
+    {
+        let version = |object: &K| object.resource_version()?.parse::<u64>().ok();
+        let reference = ObjectRef::from_obj(written);
+        let seen = async {
+            while store
+                .get(&reference)
+                .is_none_or(|seen| version(&seen) < version(written))
+            {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        // It may be gone already.
+        let _ = tokio::time::timeout(SEEN_WITHIN, seen).await;
+    }
+}
+
+struct Keep<'k> {
+    changes: &'k watch::Sender<u64>,
+    tasks: &'k mut JoinSet<()>,
+}
+
+impl Keep<'_> {
+    fn now<K, S>(&mut self, stream: S) -> Store<K>
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K::DynamicType: Eq + Hash + Clone + Default + Debug + Send + Sync,
+        S: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
+    {
+        let (store, writer) = reflector::store();
+        let changes = self.changes.clone();
+        self.tasks.spawn(async move {
+            let mut events = stream.default_backoff().reflect(writer).boxed();
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
+                    Ok(_) => changes.send_modify(|count| *count += 1),
+                    Err(error) => tracing::debug!("watching: {error}"),
+                }
+            }
+        });
+        store
+    }
+
+    async fn first_seen<K, S>(&mut self, stream: S) -> Store<K>
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K::DynamicType: Eq + Hash + Clone + Default + Debug + Send + Sync,
+        S: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
+    {
+        let store = self.now(stream);
+        // It is dropped only with everything else.
+        let _ = store.wait_until_ready().await;
+        store
+    }
+
+    /// Without what takes half the memory and is of no use here.
+    async fn stripped<K, S>(&mut self, stream: S) -> Store<K>
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K::DynamicType: Eq + Hash + Clone + Default + Debug + Send + Sync,
+        S: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
+    {
+        self.first_seen(stream.modify(|object| object.managed_fields_mut().clear()))
+            .await
+    }
+}
