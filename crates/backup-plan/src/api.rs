@@ -7,6 +7,7 @@
 use crate::cron::Schedule;
 use crate::record::ON_DEMAND;
 use crate::retention::Policy;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -363,12 +364,19 @@ pub fn validate(name: &str, spec: &BackupSpec) -> Result<ValidBackup, InvalidBac
             "spec.etcd.schedule {schedule:?} names a time zone: write it into spec.etcd.timeZone"
         ));
     }
-    if let Err(error) = Schedule::parse(&schedule) {
-        return invalid(format!("spec.etcd.schedule: {error}"));
-    }
-    if TimeZone::get(&time_zone).is_err() {
+    let parsed = match Schedule::parse(&schedule) {
+        Ok(parsed) => parsed,
+        Err(error) => return invalid(format!("spec.etcd.schedule: {error}")),
+    };
+    let Ok(zone) = TimeZone::get(&time_zone) else {
         return invalid(format!(
             "spec.etcd.timeZone {time_zone:?} is no IANA time zone, expected one such as UTC or Europe/Berlin"
+        ));
+    };
+    // Five years have all dates there are, whichever they are.
+    if parsed.next_after(Timestamp::UNIX_EPOCH, &zone).is_none() {
+        return invalid(format!(
+            "spec.etcd.schedule {schedule:?} is never due: there is no such date"
         ));
     }
     if name == ON_DEMAND {
@@ -491,6 +499,8 @@ mod tests {
                 json!({"schedule": "*/5 */0 * * *"}),
                 "spec.etcd.schedule: ",
             ),
+            ("a", json!({"schedule": "0 0 30 2 *"}), "is never due"),
+            ("on-demand", json!({}), "give this Backup another name"),
             (
                 "a",
                 json!({"schedule": "TZ=UTC 0 * * * *"}),

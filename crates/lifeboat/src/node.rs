@@ -139,6 +139,11 @@ impl NodeArgs {
         }
     }
 
+    /// Whether neither a flag nor a file says where etcd is, so that the usual place is tried.
+    pub(crate) fn guesses(&self) -> bool {
+        self.find().is_ok_and(|found| found.found_in.is_empty())
+    }
+
     /// What a run is to do.
     pub(crate) fn order(&self, origin: &str, trigger: &str) -> Result<Order, String> {
         let found = self.find()?;

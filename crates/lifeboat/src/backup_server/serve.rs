@@ -167,7 +167,8 @@ impl Server<'_> {
         let made = tokio::select! {
             made = running => made,
             () = stopped => Err(RunError::Stopped),
-        }?;
+        };
+        let made = made.map_err(|error| self.explained(error))?;
         let record = &made.record;
         tracing::info!(
             backup = %made.path.display(),
@@ -196,6 +197,19 @@ impl Server<'_> {
             Err(error) => tracing::error!("pruning failed: {error}"),
         }
         Ok(())
+    }
+
+    /// Where nothing on the node speaks of etcd and nobody answers at the usual place, there is no member here.
+    fn explained(&self, error: RunError) -> Failed {
+        match error {
+            RunError::Member(problem) if self.args.node.guesses() => Failed {
+                reason: NODE_UNKNOWN,
+                problem: format!(
+                    "no file of this node says where etcd is, and at the usual place: {problem}"
+                ),
+            },
+            other => other.into(),
+        }
     }
 
     /// A cluster id that was not there before means a restore, or a wiped cluster.
