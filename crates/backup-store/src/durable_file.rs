@@ -12,8 +12,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Mode of the directories we make.
-const DIR_MODE: u32 = 0o700;
+/// Mode of the directories we make: for their owner alone.
+pub(crate) const DIR_MODE: u32 = 0o700;
 /// Mode of the files we make: a backup holds the keys of the cluster.
 const FILE_MODE: u32 = 0o600;
 

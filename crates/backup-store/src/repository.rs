@@ -10,7 +10,7 @@ use backup_plan::retention::Candidate;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::FlockOperation;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -149,8 +149,17 @@ impl Repository {
                 _ => {}
             }
         }
-        std::fs::read_dir(root).map_err(RepositoryError::io("list", root))?;
-        Ok(Repository { root: root.into() })
+        let empty = std::fs::read_dir(root)
+            .map_err(RepositoryError::io("list", root))?
+            .next()
+            .is_none();
+        let repository = Repository { root: root.into() };
+        if empty && repository.mode_warning().is_some() {
+            // The kubelet makes the directories of volumes for everybody to read. Where it is somebody else's, or
+            // can't be changed, each record says so.
+            let _ = std::fs::set_permissions(root, Permissions::from_mode(durable_file::DIR_MODE));
+        }
+        Ok(repository)
     }
 
     /// Its directory.
@@ -159,8 +168,8 @@ impl Repository {
         &self.root
     }
 
-    /// What to tell if others than the owner can read backups: they hold the keys of the cluster. The
-    /// mode is left as somebody set it.
+    /// What to tell if others than the owner can read backups: they hold the keys of the cluster. Once
+    /// there is something in it, the mode is left as somebody set it.
     #[must_use]
     pub fn mode_warning(&self) -> Option<String> {
         let mode = std::fs::metadata(&self.root).ok()?.permissions().mode() & 0o777;

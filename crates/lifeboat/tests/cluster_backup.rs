@@ -413,6 +413,7 @@ fn a_directory_that_others_can_read_keeps_its_mode_and_is_told() {
         .args(["0755", text(&open)])
         .status()
         .unwrap();
+    std::fs::write(open.join("somebody-elses"), "").unwrap();
     let output = backup_once(&server, &open, &[]);
     assert!(
         output.status.success() && told(&output).contains("has mode 0755"),
@@ -420,6 +421,16 @@ fn a_directory_that_others_can_read_keeps_its_mode_and_is_told() {
         told(&output)
     );
     assert_eq!(mode(&open), "755");
+    // An empty one, as the kubelet makes it, is for backups alone.
+    let empty = dir.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    Command::new("chmod")
+        .args(["0755", text(&empty)])
+        .status()
+        .unwrap();
+    let output = backup_once(&server, &empty, &[]);
+    assert!(!told(&output).contains("warning"), "{}", told(&output));
+    assert_eq!(mode(&empty), "700");
     let ours = dir.path().join("made/by/us");
     let output = backup_once(&server, &ours, &[]);
     assert!(!told(&output).contains("warning"), "{}", told(&output));

@@ -281,7 +281,10 @@ impl Server {
 
     /// Joins a cluster as a learner, which has no vote.
     pub fn start_learner(of: &Server) -> Server {
-        let mut place = Place::new(&Options::default());
+        let mut place = Place::new(&Options {
+            tls: of.pki.is_some(),
+            ..Options::default()
+        });
         let add = [
             "member",
             "add",
@@ -300,7 +303,7 @@ impl Server {
             format!("--initial-cluster={cluster}"),
             "--initial-cluster-state=existing".into(),
         ];
-        let learner = place.start(&of.binaries, None);
+        let learner = place.start(&of.binaries, of.pki.clone());
         // A learner answers no list of members: that it serves its status is all there is to see.
         let deadline = Instant::now() + Duration::from_secs(20);
         while !learner.etcdctl(&["endpoint", "status"]).status.success() {
@@ -308,6 +311,20 @@ impl Server {
             std::thread::sleep(Duration::from_millis(50));
         }
         learner
+    }
+
+    /// Gives a learner its vote, as soon as it has caught up.
+    pub fn promote(&self, learner: &Server) {
+        let (id, _) = learner.client().member_id_and_revision();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self
+            .etcdctl(&["member", "promote", &format!("{id:x}")])
+            .status
+            .success()
+        {
+            assert!(Instant::now() < deadline, "the learner was not promoted");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Starts a server again that was stopped, of whichever version.

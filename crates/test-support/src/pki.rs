@@ -7,6 +7,7 @@ use rcgen::{
 use std::path::{Path, PathBuf};
 
 /// A certificate authority, and certificates of a server and a client by it, as PEM files.
+#[derive(Debug, Clone)]
 pub struct Pki {
     /// The authority's certificate.
     pub ca: PathBuf,

@@ -59,6 +59,8 @@ pub(super) async fn tell(node: String, observed: Arc<Observed>) {
             }
             failed => {
                 let problem = match failed {
+                    // The library's own text has it three times.
+                    Ok(Err(kube::Error::Api(status))) => status.message.clone(),
                     Ok(Err(error)) => error.to_string(),
                     _ => "the API server does not answer".into(),
                 };
@@ -90,12 +92,22 @@ impl Teller {
         }
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let (api_version, kind) = (NodeBackup::api_version(&()), NodeBackup::kind(&()));
-        let whole = json!({"apiVersion": api_version, "kind": kind, "status": status});
+        let whole = json!({
+            "apiVersion": api_version,
+            "kind": kind,
+            "metadata": {"name": self.node},
+            "status": status,
+        });
         let patch = Patch::Apply(&whole);
         let told = match self.api.patch_status(&self.node, &params, &patch).await {
             // There is none yet.
             Err(kube::Error::Api(refused)) if refused.code == 404 => {
-                let empty = json!({"apiVersion": api_version, "kind": kind, "spec": {}});
+                let empty = json!({
+                    "apiVersion": api_version,
+                    "kind": kind,
+                    "metadata": {"name": self.node},
+                    "spec": {},
+                });
                 self.api
                     .patch(&self.node, &params, &Patch::Apply(&empty))
                     .await?;

@@ -59,6 +59,24 @@ pub struct Operated {
     pub namespace: &'static str,
 }
 
+impl Drop for Operated {
+    fn drop(&mut self) {
+        // They are gone with it.
+        if std::thread::panicking() {
+            let pods = get(self, &["-n", self.namespace, "pods"]).unwrap_or_default();
+            for pod in pods["items"].as_array().into_iter().flatten() {
+                let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+                let container = pod["spec"]["containers"][0]["name"]
+                    .as_str()
+                    .unwrap_or_default();
+                if let Some(log) = self.logs(self.namespace, name, container) {
+                    println!("the log of {name}:\n{log}");
+                }
+            }
+        }
+    }
+}
+
 impl std::ops::Deref for Operated {
     type Target = Cluster;
 
@@ -120,6 +138,14 @@ impl Operator {
 
     pub fn wait_for(&self, told: &str) {
         wait_until(told, || self.log().contains(told).then_some(()));
+    }
+
+    /// Asks the operator itself: the status and the body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        self.wait_for("metrics on http://");
+        let log = self.log();
+        let address = log.rsplit("metrics on http://").next().unwrap();
+        node::http_get(address.split('/').next().unwrap(), path)
     }
 
     pub fn log(&self) -> String {

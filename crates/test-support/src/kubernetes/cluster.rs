@@ -353,6 +353,12 @@ impl Cluster {
         self.members.iter().map(place).collect()
     }
 
+    /// The member of etcd that is on a node.
+    #[must_use]
+    pub fn member(&self, node: &str) -> &Server {
+        &self.members[node]
+    }
+
     /// Adds an image to those that its nodes have.
     pub fn add_image(&self, name: &str, image: super::image::Image) {
         let mut images = self.images.lock().unwrap();
