@@ -1,6 +1,10 @@
 //! Logs, on standard error.
 
 use clap::ValueEnum;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -13,12 +17,19 @@ pub(crate) enum LogFormat {
 
 /// Starts logging.
 pub(crate) fn start(format: LogFormat) {
-    let lines = tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(false);
-    match format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    // The Kubernetes client tells each failure at each of its levels; here it is told once.
+    let ours = Targets::new()
+        .with_default(LevelFilter::INFO)
+        .with_target("kube", LevelFilter::OFF)
+        .with_target("kube_client", LevelFilter::OFF)
+        .with_target("kube_runtime", LevelFilter::OFF);
+    registry().with(lines.with_filter(ours)).init();
 }

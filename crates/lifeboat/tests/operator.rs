@@ -9,7 +9,7 @@
 mod operated;
 
 use operated::node::{self, told, wait_until};
-use operated::{Operated, Operator, SET, cluster, degraded, get, kept};
+use operated::{Operated, Operator, SET, cluster, condition, degraded, get, kept};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -319,6 +319,12 @@ fn of_two_operators_one_works_and_the_other_takes_over() {
     wait_until("the other to take over", || {
         second.log().contains("holds the lease").then_some(())
     });
+    // What is asked for meanwhile is made once.
+    cluster.apply("{apiVersion: operator.openshift.io/v1alpha1, kind: EtcdBackup, metadata: {name: once}, spec: {}}");
+    wait_until("a Job", || {
+        let jobs = get(&cluster, &["-n", cluster.namespace, "jobs"])?;
+        (!jobs["items"].as_array()?.is_empty()).then_some(())
+    });
     first.signal("-CONT");
     let ended = wait_until("the first one's end", || first.child.try_wait().unwrap());
     assert_eq!(ended.code(), Some(1));
@@ -327,6 +333,12 @@ fn of_two_operators_one_works_and_the_other_takes_over() {
         "{}",
         first.log()
     );
+    wait_until("what was asked for", || {
+        let (holds, ..) = condition(&cluster, &["etcdbackup", "once"], "BackupCompleted")?;
+        holds.then_some(())
+    });
+    let jobs = get(&cluster, &["-n", cluster.namespace, "jobs"]).unwrap();
+    assert_eq!(jobs["items"].as_array().unwrap().len(), 1);
     // One that can't reach the API server ends, too, before anybody else may start.
     let mut second = second;
     cluster.fault(Fault::Cut, "outside").unwrap();

@@ -1,6 +1,7 @@
 //! `Backup/default` from day one: made once, and left alone from then on. Whoever deletes it has opted out, and that is
 //! remembered; deleting the kind is not opting out, since nobody means a backup by that.
 
+use crate::watch_again::WatchAgain;
 use crate::{Context, FIELD_MANAGER, install, plain};
 use backup_plan::api::{
     Backup, BackupSpec, DEFAULT_BACKUP, DEFAULT_BACKUP_NUMBER, DEFAULT_SCHEDULE, DEFAULT_TIME_ZONE,
@@ -93,11 +94,11 @@ pub(crate) async fn run(context: Arc<Context>) {
     let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
     let backups: Api<Backup> = Api::all(context.client.clone());
     let backups = watcher(backups, named(DEFAULT_BACKUP))
-        .default_backoff()
+        .backoff(WatchAgain::default())
         .map(|event| event.map(is_news));
     let definitions: Api<CustomResourceDefinition> = Api::all(context.client.clone());
     let definitions = watcher(definitions, named(Backup::crd_name()))
-        .default_backoff()
+        .backoff(WatchAgain::default())
         .map(|event| event.map(is_news));
     let mut events = futures::stream::select(backups.boxed(), definitions.boxed());
     while let Some(event) = events.next().await {

@@ -36,9 +36,15 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// What a node that has left has told is kept for so long.
 const LEFT_NODES_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
+/// After its own start, or the API server's, it does not yet know what nodes will tell as soon as they can: they try
+/// again at the latest after half a minute.
+const NODES_CATCH_UP: SignedDuration = SignedDuration::from_secs(45);
+
 /// What can't be read off the cluster again.
 #[derive(Default)]
 struct Memory {
+    /// When it was first looked.
+    started: Option<Timestamp>,
     /// By node: its newest proven backup, and when it was seen to be that.
     advanced: HashMap<String, (String, Timestamp)>,
     /// By node: since when it is one of the control plane; of those from before there is its age.
@@ -85,6 +91,7 @@ async fn look(
     memory: &mut Memory,
 ) -> Result<Option<Timestamp>, kube::Error> {
     let now = Timestamp::now();
+    memory.started.get_or_insert(now);
     let mut again = look_at_nodes(context, seen, memory, now).await?;
     let mut by_backup: HashMap<String, Vec<Arc<EtcdBackup>>> = HashMap::new();
     for request in seen.requests.state() {
@@ -191,7 +198,15 @@ async fn look_at_nodes(
     }
     memory.joined.retain(|name, _| names.contains(name));
     context.telling.change(|telling| telling.nodes = tellings);
-    let judged = sum_up(&verdicts);
+    let mut judged = sum_up(&verdicts);
+    let known_from = memory
+        .started
+        .and_then(|at| at.checked_add(NODES_CATCH_UP).ok());
+    if let Some(known_from) = known_from.filter(|from| judged.degraded && *from > now) {
+        // What was told before stays, and nothing is told that may be over in a moment.
+        judged.look_again_at = Some(known_from);
+        return Ok(judged.look_again_at);
+    }
     match default {
         Some(backup) => tell(context, backup, &judged).await?,
         // There is no condition to say it in: the kind's events and the metrics have it.

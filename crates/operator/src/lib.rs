@@ -29,6 +29,7 @@ pub mod request;
 mod seen;
 pub mod shape;
 pub mod telling;
+mod watch_again;
 
 use backup_plan::api::Backup;
 use conditions::Saying;

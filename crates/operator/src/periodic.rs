@@ -8,6 +8,7 @@ use crate::names::{
 };
 use crate::pods::{self, Target, with};
 use crate::shape::Shape;
+use crate::watch_again::{Complaint, WatchAgain};
 use crate::{Context, FIELD_MANAGER, Options, plain};
 use backup_plan::api::{Backup, DEFAULT_BACKUP, ValidBackup, validate};
 use backup_plan::cron::Schedule;
@@ -19,7 +20,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::controller::{Action, Controller};
+use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
@@ -31,6 +32,8 @@ use std::time::Duration;
 pub(crate) const NAME: &str = "periodic-backup";
 const CONDITION: &str = "PeriodicBackupControllerDegraded";
 const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// Somebody who writes again and again is answered so often.
+const PACE: Duration = Duration::from_millis(300);
 /// What a run of a CronJob leaves behind, as upstream.
 const SUCCESSFUL_KEPT: i32 = 5;
 const FAILED_KEPT: i32 = 10;
@@ -50,7 +53,10 @@ pub(crate) async fn run(context: Arc<Context>) {
         watcher::Config::default(),
     );
     let store = controller.store();
+    let complaint = Complaint::default();
     controller
+        // All its watches have this one together.
+        .trigger_backoff(WatchAgain::default())
         .owns(sets, app(SERVER_APP))
         .owns(cron_jobs, app(CRON_APP))
         .watches(claims, watcher::Config::default(), move |claim| {
@@ -63,10 +69,14 @@ pub(crate) async fn run(context: Arc<Context>) {
                 .collect::<Vec<_>>()
         })
         .run(reconcile, retry, context)
-        .for_each(|result| async move {
-            if let Err(error) = result {
-                tracing::debug!("{NAME}: {error}");
+        .for_each(|result| {
+            match result {
+                Ok(_) => complaint.is_over(),
+                Err(controller::Error::QueueError(error)) => complaint.hear(&error),
+                // A reconciliation that failed has told of itself.
+                Err(_) => {}
             }
+            std::future::ready(())
         })
         .await;
 }
@@ -75,7 +85,7 @@ pub(crate) async fn run(context: Arc<Context>) {
 pub(crate) async fn run_defaults(context: Arc<Context>) {
     let sets: Api<DaemonSet> = Api::namespaced(context.client.clone(), &context.shape.namespace);
     let named = watcher::Config::default().fields(&format!("metadata.name={DAEMON_SET}"));
-    let mut events = watcher(sets, named).default_backoff().boxed();
+    let mut events = watcher(sets, named).backoff(WatchAgain::default()).boxed();
     while let Some(event) = events.next().await {
         let news = matches!(
             event,
@@ -120,6 +130,8 @@ async fn reconcile(backup: Arc<Backup>, context: Arc<Context>) -> Result<Action,
     context
         .telling
         .change(|telling| telling.backups.entry(name).or_default().reconciled = reconciled);
+    // What happens meanwhile is one thing to look at; other Backups do not wait.
+    tokio::time::sleep(PACE).await;
     // What is wrong waits for its next change; what is right tells its next due time when that has come.
     Ok(match told.again {
         Some(delay) => Action::requeue(delay),

@@ -1,6 +1,7 @@
 //! A request for a backup: made, and followed to its end. One that is skipped for another is made again.
 
 use crate::backup::{Outcome, outcome};
+use crate::watch_again::WatchAgain;
 use backup_plan::api::{BACKUP_ANNOTATION, EtcdBackup, EtcdBackupSpec};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -134,7 +135,9 @@ async fn end(
     tell: &dyn Fn(&str),
 ) -> Option<(Outcome, String)> {
     let named = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut events = watcher(requests.clone(), named).default_backoff().boxed();
+    let mut events = watcher(requests.clone(), named)
+        .backoff(WatchAgain::default())
+        .boxed();
     let mut listed = false;
     let mut said = String::new();
     while let Some(event) = events.next().await {

@@ -2,6 +2,7 @@
 //! asks the API server only where a mistake would remove something.
 
 use crate::names::{CRON_APP, JOB_APP, SERVER_APP};
+use crate::watch_again::{Complaint, WatchAgain};
 use backup_plan::api::{Backup, EtcdBackup, NodeBackup};
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::batch::v1::Job;
@@ -131,13 +132,20 @@ impl Keep<'_> {
     {
         let (store, writer) = reflector::store();
         let changes = self.changes.clone();
+        let complaint = Complaint::default();
         self.tasks.spawn(async move {
-            let mut events = stream.default_backoff().reflect(writer).boxed();
+            let mut events = stream
+                .backoff(WatchAgain::default())
+                .reflect(writer)
+                .boxed();
             while let Some(event) = events.next().await {
                 match event {
                     Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
-                    Ok(_) => changes.send_modify(|count| *count += 1),
-                    Err(error) => tracing::debug!("watching: {error}"),
+                    Ok(_) => {
+                        complaint.is_over();
+                        changes.send_modify(|count| *count += 1);
+                    }
+                    Err(error) => complaint.hear(&error),
                 }
             }
         });

@@ -1,5 +1,6 @@
 //! What kind of cluster it is, and what follows from that.
 
+use crate::watch_again::WatchAgain;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
@@ -105,7 +106,7 @@ pub(crate) async fn changed(client: &Client, was: &Shape) {
     let resource = ApiResource::from_gvk(&kind);
     let gates: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
     let mut events = watcher(gates, watcher::Config::default())
-        .default_backoff()
+        .backoff(WatchAgain::default())
         .boxed();
     while let Some(event) = events.next().await {
         if event.is_ok() && look(client).await.is_ok_and(|now| now != *was) {

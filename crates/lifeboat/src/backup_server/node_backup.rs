@@ -17,7 +17,7 @@ use std::time::Duration;
 const FIELD_MANAGER: &str = "etcd-lifeboat-backup-server";
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// What the API server takes of an event's note.
 const NOTE_CHARS: usize = 1000;
 

@@ -359,6 +359,17 @@ impl Cluster {
         &self.members[node]
     }
 
+    /// What a service account has asked of the API server so far, as audit events.
+    #[must_use]
+    pub fn asked_by(&self, namespace: &str, account: &str) -> Vec<serde_json::Value> {
+        let user = format!("system:serviceaccount:{namespace}:{account}");
+        let log = std::fs::read_to_string(audit_log(self.dir.path())).unwrap_or_default();
+        log.lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|event| event["user"]["username"] == *user)
+            .collect()
+    }
+
     /// Adds an image to those that its nodes have.
     pub fn add_image(&self, name: &str, image: super::image::Image) {
         let mut images = self.images.lock().unwrap();
@@ -554,6 +565,25 @@ pub async fn client_of(kubeconfig: &Path) -> kube::Client {
     kube::Client::try_from(config).unwrap()
 }
 
+fn audit_log(dir: &Path) -> PathBuf {
+    dir.join("audit.log")
+}
+
+/// What pods ask for is written down, and nothing else.
+fn audit_policy(dir: &Path) -> String {
+    let path = dir.join("audit-policy.yaml");
+    let policy = "apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: None, userGroups: ['system:serviceaccounts:kube-system']}
+- {level: Metadata, userGroups: ['system:serviceaccounts']}
+- {level: None}
+";
+    std::fs::write(&path, policy).unwrap();
+    path.display().to_string()
+}
+
 /// The programs of the control plane; the API server is started, the others follow when it is ready.
 fn start_parts(
     options: &Options,
@@ -600,6 +630,11 @@ fn start_parts(
         ("allow-privileged", "true".into()),
         ("enable-admission-plugins", plugins.into()),
         ("profiling", "false".into()),
+        ("audit-policy-file", audit_policy(dir.path())),
+        (
+            "audit-log-path",
+            audit_log(dir.path()).display().to_string(),
+        ),
     ];
     let client = |identity: &Identity, link: &str| {
         pki.kubeconfig(identity, links[link].port())

@@ -1,0 +1,58 @@
+//! How soon a watch that failed is tried again, and what is told of it.
+
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(500);
+/// There is one operator a cluster, and a few watches: it need not be slower for the API server's sake.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Twice as late each time, up to five seconds.
+#[derive(Debug, Default)]
+pub(crate) struct WatchAgain(u32);
+
+impl Iterator for WatchAgain {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let delay = FIRST.saturating_mul(1 << self.0.min(8));
+        self.0 = self.0.saturating_add(1);
+        Some(delay.min(LONGEST))
+    }
+}
+
+impl Backoff for WatchAgain {
+    fn reset(&mut self) {
+        self.0 = 0;
+    }
+}
+
+/// What a watch complains of: told when it is something new, and not at each try.
+#[derive(Debug, Default)]
+pub(crate) struct Complaint(Mutex<String>);
+
+impl Complaint {
+    pub(crate) fn hear(&self, error: &watcher::Error) {
+        let told = match error {
+            watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
+                crate::plain(error)
+            }
+            watcher::Error::WatchError(status) => status.message.clone(),
+            other => other.to_string(),
+        };
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != told {
+            tracing::warn!("watching: {told}");
+            *last = told;
+        }
+    }
+
+    pub(crate) fn is_over(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
