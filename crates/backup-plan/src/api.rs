@@ -47,7 +47,8 @@ pub const NODE_BACKUP_ENTRIES: usize = 20;
     printcolumn = r#"{"name":"Schedule","type":"string","jsonPath":".spec.etcd.schedule"}"#,
     printcolumn = r#"{"name":"Zone","type":"string","jsonPath":".spec.etcd.timeZone"}"#,
     printcolumn = r#"{"name":"Retention","type":"string","jsonPath":".spec.etcd.retentionPolicy.retentionType"}"#,
-    printcolumn = r#"{"name":"Degraded","type":"string","jsonPath":".status.conditions[?(@.type=='PeriodicBackupControllerDegraded')].status"}"#,
+    printcolumn = r#"{"name":"Degraded","type":"string","jsonPath":".status.conditions[?(@.type=='Degraded')].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Degraded')].reason"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]

@@ -9,7 +9,7 @@
 mod operated;
 
 use operated::node::{self, told, wait_until};
-use operated::{Operated, Operator, SET, cluster, condition, degraded, get, kept};
+use operated::{Operated, Operator, SET, cluster, condition, degraded, get, kept, stale};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -164,6 +164,117 @@ fn from_day_one_each_node_keeps_proven_backups_until_somebody_says_otherwise() {
 }
 
 #[test]
+fn each_of_five_nodes_takes_its_turn() {
+    let Some(cluster) = cluster(5, None) else {
+        return;
+    };
+    let _operator = Operator::start(&cluster, "a", &[]);
+    wait_until("the default", || {
+        get(&cluster, &["backup", "default"]).map(|_| ())
+    });
+    assert!(patch(&cluster, r#"{"schedule":"@every 5s"}"#).contains("patched"));
+    wait_until("three backups on each of five nodes", || {
+        kept(&cluster)
+            .iter()
+            .all(|backups| backups.len() == 3)
+            .then_some(())
+    });
+    wait_until("that to be told", || {
+        let (holds, _, message) = stale(&cluster, "default")?;
+        (!holds && message == "5 nodes have a new enough proven backup").then_some(())
+    });
+}
+
+#[test]
+fn with_retention_by_size_the_newest_that_fit_are_kept() {
+    let Some(cluster) = cluster(1, None) else {
+        return;
+    };
+    // Two of these fit into a GiB, and three do not.
+    node::fill(cluster.member("node-1"), 400);
+    let _operator = Operator::start(&cluster, "a", &[]);
+    wait_until("the default", || {
+        get(&cluster, &["backup", "default"]).map(|_| ())
+    });
+    let size = r#"{"schedule":"@every 1s","retentionPolicy":{"retentionType":"RetentionSize","retentionNumber":null,"retentionSize":{"maxSizeOfBackupsGb":1}}}"#;
+    assert!(patch(&cluster, size).contains("patched"));
+    let mut seen = std::collections::BTreeSet::new();
+    wait_until("four backups that were made", || {
+        let kept = kept(&cluster).concat();
+        // One that is new is there a moment before the oldest goes.
+        assert!(kept.len() <= 3, "{kept:?}");
+        seen.extend(kept);
+        (seen.len() >= 4).then_some(())
+    });
+    wait_until("the newest two", || {
+        let kept = kept(&cluster).concat();
+        let newest: Vec<_> = seen.iter().rev().take(1).collect();
+        (kept.len() == 2 && kept.iter().max() >= newest.first().copied()).then_some(())
+    });
+}
+
+#[test]
+fn the_kinds_explain_themselves() {
+    let Some(cluster) = cluster(1, None) else {
+        return;
+    };
+    let operator = Operator::start(&cluster, "a", &[]);
+    operator.wait_for("made Backup/default");
+    for (field, words) in [
+        (
+            "backup.spec.etcd.schedule",
+            "Every five minutes if it is empty",
+        ),
+        ("backup.spec.etcd.timeZone", "UTC if it is empty"),
+        (
+            "backup.spec.etcd.pvcName",
+            "The node's own disk if it is empty",
+        ),
+        (
+            "backup.spec.etcd.retentionPolicy.retentionType",
+            "ENUM: \"\" RetentionNumber RetentionSize",
+        ),
+        (
+            "etcdbackup.spec.pvcName",
+            "The disk of every control-plane node if it is",
+        ),
+        (
+            "nodebackup.status.lastVerified.revision",
+            "The revision of etcd",
+        ),
+        (
+            "nodebackup.status.problem",
+            "What is wrong, for a person to read",
+        ),
+    ] {
+        let told = told(&cluster.kubectl(&["explain", field]));
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(told.contains(words), "{field}: {told}");
+    }
+    let columns = |kinds: &str| {
+        let table = cluster.kubectl_ok(&["get", kinds]);
+        table
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    wait_until("a node that tells", || {
+        get(&cluster, &["nodebackup", "node-1"]).map(|_| ())
+    });
+    assert_eq!(
+        columns("backups"),
+        "NAME SCHEDULE ZONE RETENTION DEGRADED REASON AGE"
+    );
+    assert_eq!(
+        columns("nodebackups"),
+        "NAME VERIFIED REVISION KEPT MEMBER PROBLEM"
+    );
+}
+
+#[test]
 fn with_the_gate_off_nothing_is_made() {
     let Some(cluster) = cluster(1, None) else {
         return;
@@ -205,6 +316,50 @@ fn the_examples_of_the_operators_help_work_as_they_are_printed() {
         wait_until(line, || {
             operator.log().contains("holds the lease").then_some(())
         });
+    }
+}
+
+#[test]
+fn the_examples_of_manifests_and_requests_work_as_they_are_printed() {
+    let Some(cluster) = cluster(1, None) else {
+        return;
+    };
+    let operator = Operator::start(&cluster, "a", &["--controllers=*,-default-backup"]);
+    operator.wait_for("holds the lease");
+    cluster.apply(
+        "apiVersion: v1
+kind: PersistentVolume
+metadata: {name: etcd-backups}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  storageClassName: ''
+  hostPath: {path: /var/lib/etcd-backups}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: etcd-backups, namespace: etcd-lifeboat}
+spec:
+  accessModes: [ReadWriteOnce]
+  storageClassName: ''
+  resources: {requests: {storage: 1Gi}}
+",
+    );
+    let bin = Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"))
+        .parent()
+        .unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    for subcommand in ["manifests", "request-backup"] {
+        let help = told(&node::lifeboat(&[subcommand, "--help"]));
+        for line in node::examples(&help) {
+            let output = Command::new("sh")
+                .args(["-c", &line])
+                .env("PATH", &path)
+                .env("KUBECONFIG", cluster.outside_kubeconfig())
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{line}: {}", told(&output));
+        }
     }
 }
 
