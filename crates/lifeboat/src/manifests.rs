@@ -9,25 +9,29 @@ use operator::manifests::{Install, all};
 #[command(after_help = "\
 Examples:
   etcd-lifeboat manifests --image registry.example/etcd-lifeboat:0.1.0
-  etcd-lifeboat manifests --image registry.example/etcd-lifeboat:0.1.0 --namespace openshift-etcd")]
+  etcd-lifeboat manifests --image registry.example/etcd-lifeboat:0.1.0 --openshift --monitoring")]
 pub(crate) struct Args {
     /// Image of the operator, and of all that it makes
     #[arg(long, value_name = "IMAGE")]
     image: String,
-    /// Where it is installed; on OpenShift that is openshift-etcd
-    #[arg(long, value_name = "NAME", default_value = "etcd-lifeboat")]
-    namespace: String,
+    /// For OpenShift: in openshift-etcd, with security context constraints
+    #[arg(long)]
+    openshift: bool,
+    /// With a ServiceMonitor and alerts, where the Prometheus operator has its kinds
+    #[arg(long)]
+    monitoring: bool,
 }
 
 /// Prints them.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let install = Install {
         image: args.image,
-        namespace: args.namespace,
+        namespace: Install::usual_namespace(args.openshift).into(),
+        openshift: args.openshift,
+        monitoring: args.monitoring,
     };
     for object in all(&install) {
         output::print("---\n");
-        // JSON is YAML, too; this one is for people to read.
         output::print(&serde_saphyr::to_string(&object)?);
     }
     Ok(EXIT_DONE)

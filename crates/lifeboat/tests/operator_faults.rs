@@ -123,6 +123,7 @@ fn goes_on_without_api_server(away: Duration) {
     };
     let mut operator = Operator::start(&cluster, "a", &[]);
     every_3_s(&cluster);
+    cluster.may_be_refused = true;
     cluster.fault(Fault::Stop, "kube-apiserver").unwrap();
     let stopped = Instant::now();
     let mut before = kept(&cluster);
@@ -276,6 +277,7 @@ fn watches_that_expire_and_others_who_write_all_the_time_change_nothing() {
     assert!(patches < 40, "{patches} patches in six seconds");
 
     // A watch that is told that it knows too little begins anew.
+    cluster.may_be_refused = true;
     cluster.expire_watches().unwrap();
     let three = two.replace(":2}", ":3}");
     let _ = cluster.kubectl_ok(&["patch", "backup", "default", "--type=merge", "-p", &three]);

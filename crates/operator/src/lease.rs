@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
 use kube::Client;
 use kube::api::{Api, PostParams};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -49,15 +49,15 @@ impl Lease {
         loop {
             let before = Instant::now();
             match try_take(&leases, identity, &mut seen).await {
-                Ok(true) => {
+                Ok(Some(_)) => {
                     return Lease {
                         leases,
                         identity: identity.into(),
                         renewed: Mutex::new(before),
                     };
                 }
-                Ok(false) => {}
-                Err(error) => tracing::warn!("asking for the lease: {error}"),
+                Ok(None) => {}
+                Err(error) => tracing::warn!("asking for the lease: {}", crate::plain(&error)),
             }
             tokio::time::sleep(RENEWED_EVERY / 3).await;
         }
@@ -73,10 +73,22 @@ impl Lease {
     /// Renews it, until that fails for too long; says why.
     pub(crate) async fn keep(&self) -> String {
         let mut seen = None;
+        // What was written last is what is there, as long as nobody else has written: one request is enough then.
+        let mut own: Option<LeaseObject> = None;
         loop {
             tokio::time::sleep(RENEWED_EVERY).await;
             let before = Instant::now();
-            let renewal = try_take(&self.leases, &self.identity, &mut seen);
+            let renewal = async {
+                if let Some(last) = own.take() {
+                    let version = last.metadata.resource_version;
+                    if let Some(written) = write(&self.leases, &self.identity, version).await? {
+                        own = Some(written);
+                        return Ok(true);
+                    }
+                }
+                own = try_take(&self.leases, &self.identity, &mut seen).await?;
+                Ok::<_, kube::Error>(own.is_some())
+            };
             let problem = match tokio::time::timeout(RENEWED_EVERY, renewal).await {
                 Ok(Ok(true)) => {
                     if let Ok(mut renewed) = self.renewed.lock() {
@@ -85,7 +97,7 @@ impl Lease {
                     continue;
                 }
                 Ok(Ok(false)) => return "another replica has taken it".into(),
-                Ok(Err(error)) => error.to_string(),
+                Ok(Err(error)) => crate::plain(&error),
                 Err(_) => "the API server does not answer".into(),
             };
             if !self.is_held() {
@@ -96,24 +108,14 @@ impl Lease {
     }
 }
 
-/// Takes or renews the lease if it is free or ours.
+/// Takes or renews the lease if it is free or ours; gives it as it is then.
 async fn try_take(
     leases: &Api<LeaseObject>,
     identity: &str,
     seen: &mut Option<(String, Instant)>,
-) -> Result<bool, kube::Error> {
-    let now = Timestamp::now()
-        .strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
-        .to_string();
-    let spec = json!({
-        "holderIdentity": identity,
-        "leaseDurationSeconds": LASTS.as_secs(),
-        "renewTime": now,
-        "acquireTime": now,
-    });
+) -> Result<Option<LeaseObject>, kube::Error> {
     let Some(found) = leases.get_opt(NAME).await? else {
-        let lease = object(&json!({"metadata": {"name": NAME}, "spec": spec}))?;
-        return taken(leases.create(&PostParams::default(), &lease).await);
+        return write(leases, identity, None).await;
     };
     let version = found.metadata.resource_version.clone().unwrap_or_default();
     let since = match seen {
@@ -129,24 +131,39 @@ async fn try_take(
         .as_ref()
         .and_then(|spec| spec.holder_identity.as_deref());
     if turn(holder, identity, since.elapsed()) == Turn::Wait {
-        return Ok(false);
+        return Ok(None);
     }
-    // With the version that was read: of two that try only one succeeds.
-    let lease = object(&json!({
-        "metadata": {"name": NAME, "resourceVersion": found.metadata.resource_version},
-        "spec": spec,
-    }))?;
-    taken(leases.replace(NAME, &PostParams::default(), &lease).await)
+    write(leases, identity, found.metadata.resource_version).await
 }
 
-fn object(value: &Value) -> Result<LeaseObject, kube::Error> {
-    serde_json::from_value(value.clone()).map_err(kube::Error::SerdeError)
-}
-
-fn taken(written: Result<LeaseObject, kube::Error>) -> Result<bool, kube::Error> {
+/// Writes that it is ours now: over the version that was read, so that of two that try only one succeeds, or, without
+/// one, for the first time. Gives nothing if somebody else was quicker.
+async fn write(
+    leases: &Api<LeaseObject>,
+    identity: &str,
+    version: Option<String>,
+) -> Result<Option<LeaseObject>, kube::Error> {
+    let now = Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
+        .to_string();
+    let lease = json!({
+        "metadata": {"name": NAME, "resourceVersion": version},
+        "spec": {
+            "holderIdentity": identity,
+            "leaseDurationSeconds": LASTS.as_secs(),
+            "renewTime": now,
+            "acquireTime": now,
+        },
+    });
+    let lease = serde_json::from_value(lease).map_err(kube::Error::SerdeError)?;
+    let params = PostParams::default();
+    let written = match version {
+        Some(_) => leases.replace(NAME, &params, &lease).await,
+        None => leases.create(&params, &lease).await,
+    };
     match written {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Ok(written) => Ok(Some(written)),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -2,6 +2,7 @@
 //! what each of them may, and its Deployment.
 
 use crate::names::{AGENT_ACCOUNT, OPERATOR_ACCOUNT, REQUEST_ACCOUNT};
+use crate::pods;
 use serde_json::{Value, json};
 
 /// What is asked for.
@@ -9,24 +10,43 @@ use serde_json::{Value, json};
 pub struct Install {
     /// The image of the operator and of the pods it makes.
     pub image: String,
-    /// `etcd-lifeboat`, and on OpenShift `openshift-etcd`.
+    /// Where it is installed.
     pub namespace: String,
+    /// With what only OpenShift has: constraints of its own for the pods, in a namespace that is already there.
+    pub openshift: bool,
+    /// With the Prometheus operator's kinds.
+    pub monitoring: bool,
 }
+
+impl Install {
+    /// Where the operator looks for its objects: upstream's own namespace on OpenShift.
+    #[must_use]
+    pub fn usual_namespace(openshift: bool) -> &'static str {
+        if openshift {
+            "openshift-etcd"
+        } else {
+            "etcd-lifeboat"
+        }
+    }
+}
+
+/// Of the operator's own pods, by their label `app`.
+const APP: &str = "etcd-lifeboat-operator";
+const METRICS_PORT: u16 = 8080;
 
 /// All objects, in the order in which they are to be made.
 #[must_use]
 pub fn all(install: &Install) -> Vec<Value> {
-    let namespace = &install.namespace;
-    let mut all = vec![json!({
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {"name": namespace},
-    })];
+    let home = &install.namespace;
+    let mut all = Vec::new();
+    if !install.openshift {
+        all.push(namespace(home));
+    }
     for account in [OPERATOR_ACCOUNT, AGENT_ACCOUNT, REQUEST_ACCOUNT] {
         all.push(json!({
             "apiVersion": "v1",
             "kind": "ServiceAccount",
-            "metadata": {"name": account, "namespace": namespace},
+            "metadata": {"name": account, "namespace": home},
         }));
     }
     for (account, rules) in [
@@ -34,20 +54,290 @@ pub fn all(install: &Install) -> Vec<Value> {
         (AGENT_ACCOUNT, agent_rules()),
         (REQUEST_ACCOUNT, request_rules()),
     ] {
-        all.extend(granted(namespace, None, account, &rules));
+        all.extend(granted(home, None, account, &rules));
     }
     all.extend(granted(
-        namespace,
-        Some(namespace),
+        home,
+        Some(home),
         OPERATOR_ACCOUNT,
         &operator_rules_in_namespace(),
     ));
     // Events of what belongs to the whole cluster are in this namespace.
     for account in [OPERATOR_ACCOUNT, AGENT_ACCOUNT] {
         let rules = json!([rule("events.k8s.io", &["events"], &["create", "patch"])]);
-        all.extend(granted(namespace, Some("default"), account, &rules));
+        all.extend(granted(home, Some("default"), account, &rules));
+    }
+    if install.openshift {
+        all.extend(constraints(home));
+    }
+    all.extend(own_node_only(home));
+    all.extend(deployment(install));
+    if install.monitoring {
+        all.extend(monitoring(home));
     }
     all
+}
+
+/// Pods that take backups see the node's disk, which only this level lets them; what they would need not to is told
+/// at each of them, so that nothing is added unseen.
+fn namespace(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": name,
+            "labels": {
+                "pod-security.kubernetes.io/enforce": "privileged",
+                "pod-security.kubernetes.io/warn": "restricted",
+                "pod-security.kubernetes.io/audit": "restricted",
+            },
+        },
+    })
+}
+
+/// What OpenShift lets the pods be: no more than they ask for.
+fn constraints(home: &str) -> Vec<Value> {
+    let name = "etcd-lifeboat";
+    let scc = json!({
+        "apiVersion": "security.openshift.io/v1",
+        "kind": "SecurityContextConstraints",
+        "metadata": {"name": name},
+        "allowHostDirVolumePlugin": true,
+        "allowHostNetwork": true,
+        "allowHostPorts": true,
+        "allowHostIPC": false,
+        "allowHostPID": false,
+        "allowPrivilegedContainer": false,
+        "allowPrivilegeEscalation": false,
+        "allowedCapabilities": ["DAC_READ_SEARCH"],
+        "requiredDropCapabilities": null,
+        "readOnlyRootFilesystem": true,
+        "runAsUser": {"type": "RunAsAny"},
+        "fsGroup": {"type": "RunAsAny"},
+        "supplementalGroups": {"type": "RunAsAny"},
+        // What the node has belongs to the node, by SELinux, too.
+        "seLinuxContext": {"type": "MustRunAs", "seLinuxOptions": {"type": "spc_t"}},
+        "seccompProfiles": ["runtime/default"],
+        "volumes": ["hostPath", "persistentVolumeClaim", "projected"],
+        "users": [format!("system:serviceaccount:{home}:{AGENT_ACCOUNT}")],
+    });
+    // Requests are on the host's network as well, and need nothing else of it.
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": format!("{REQUEST_ACCOUNT}-hostnetwork"), "namespace": home},
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole",
+            "name": "system:openshift:scc:hostnetwork-v2",
+        },
+        "subjects": [{"kind": "ServiceAccount", "name": REQUEST_ACCOUNT, "namespace": home}],
+    });
+    vec![scc, binding]
+}
+
+/// A backup server's token names the node it was given to: it may tell of that one, and of no other.
+fn own_node_only(home: &str) -> [Value; 2] {
+    let name = "etcd-lifeboat-own-node-only";
+    let api_version = "admissionregistration.k8s.io/v1";
+    let node = "request.userInfo.extra['authentication.kubernetes.io/node-name']";
+    let policy = json!({
+        "apiVersion": api_version,
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": ["lifeboat.etcd.io"],
+                "apiVersions": ["*"],
+                "operations": ["CREATE", "UPDATE"],
+                "resources": ["nodebackups", "nodebackups/status"],
+            }]},
+            "matchConditions": [{
+                "name": "backup-servers",
+                "expression": format!("request.userInfo.username == 'system:serviceaccount:{home}:{AGENT_ACCOUNT}'"),
+            }],
+            "validations": [{
+                "expression": format!("has(request.userInfo.extra) && 'authentication.kubernetes.io/node-name' in request.userInfo.extra && {node}[0] == object.metadata.name"),
+                "message": "a backup server tells of its own node only",
+            }],
+        },
+    });
+    let binding = json!({
+        "apiVersion": api_version,
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    });
+    [policy, binding]
+}
+
+/// The operator itself: two, of which one works, so that one is there soon when a node goes.
+fn deployment(install: &Install) -> Vec<Value> {
+    let home = &install.namespace;
+    let labels = json!({"app": APP});
+    let port = json!({"name": "metrics", "containerPort": METRICS_PORT});
+    let spread = json!([{
+        "labelSelector": {"matchLabels": labels},
+        "topologyKey": "kubernetes.io/hostname",
+    }]);
+    let preferred = json!([{"weight": 100, "podAffinityTerm": spread.pointer("/0")}]);
+    let deployment = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": APP, "namespace": home, "labels": labels},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "serviceAccountName": OPERATOR_ACCOUNT,
+                    "priorityClassName": "system-cluster-critical",
+                    "securityContext": {
+                        "runAsNonRoot": true,
+                        "runAsUser": 65534,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    // Where there is one node, both are on it.
+                    "affinity": {
+                        "nodeAffinity": pods::on_control_plane().pointer("/nodeAffinity"),
+                        "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred},
+                    },
+                    "tolerations": [
+                        {"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"},
+                        {"key": "node-role.kubernetes.io/master", "operator": "Exists"},
+                        {"key": "node-role.kubernetes.io/etcd", "operator": "Exists"},
+                    ],
+                    "containers": [{
+                        "name": "operator",
+                        "image": install.image,
+                        "args": [
+                            "operator",
+                            format!("--image={}", install.image),
+                            format!("--listen=0.0.0.0:{METRICS_PORT}"),
+                        ],
+                        "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+                        "ports": [port],
+                        "livenessProbe": {"httpGet": {"path": "/healthz", "port": "metrics"}},
+                        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "metrics"}},
+                        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+                        "terminationMessagePolicy": "FallbackToLogsOnError",
+                        "securityContext": {
+                            "readOnlyRootFilesystem": true,
+                            "allowPrivilegeEscalation": false,
+                            "capabilities": {"drop": ["ALL"]},
+                        },
+                    }],
+                },
+            },
+        },
+    });
+    let budget = json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": APP, "namespace": home},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": labels}},
+    });
+    // All other pods are on the host's network, which no policy reaches.
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": APP, "namespace": home},
+        "spec": {
+            "podSelector": {"matchLabels": labels},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"ports": [{"protocol": "TCP", "port": METRICS_PORT}]}],
+        },
+    });
+    vec![deployment, budget, policy]
+}
+
+/// For the Prometheus operator: what it is to scrape, and the alerts on that.
+fn monitoring(home: &str) -> Vec<Value> {
+    let labels = json!({"app": APP});
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": APP, "namespace": home, "labels": labels},
+        "spec": {
+            "clusterIP": "None",
+            "selector": labels,
+            "ports": [{"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics"}],
+        },
+    });
+    let monitor = json!({
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "metadata": {"name": APP, "namespace": home},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "endpoints": [{"port": "metrics", "interval": "30s"}],
+        },
+    });
+    let rules = json!({
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": APP, "namespace": home},
+        "spec": alerts(),
+    });
+    vec![service, monitor, rules]
+}
+
+/// The alerts on the operator's own metrics. The same are in the file for a Prometheus without its operator.
+#[must_use]
+pub fn alerts() -> Value {
+    let alert = |name: &str, expr: &str, wait: &str, severity: &str, summary: &str, what: &str| {
+        json!({
+            "alert": name,
+            "expr": expr,
+            "for": wait,
+            "labels": {"severity": severity},
+            "annotations": {"summary": summary, "description": what},
+        })
+    };
+    json!({"groups": [{"name": "etcd-lifeboat-operator", "rules": [
+        alert(
+            "EtcdLifeboatNodeStale",
+            "etcd_lifeboat_operator_node_fresh == 0",
+            "5m",
+            "critical",
+            "{{ $labels.node }} has no recent proven backup of etcd",
+            "The condition Degraded of Backup/default says why: kubectl describe backup default.",
+        ),
+        alert(
+            "EtcdLifeboatBackupDegraded",
+            "etcd_lifeboat_operator_backup_fresh == 0 or etcd_lifeboat_operator_backup_reconciled == 0",
+            "5m",
+            "warning",
+            "Backup {{ $labels.backup }} does not make the backups it should",
+            "Its conditions say why: kubectl describe backup {{ $labels.backup }}.",
+        ),
+        alert(
+            "EtcdLifeboatNothingCovered",
+            "sum(etcd_lifeboat_operator_node_applicable) == 0",
+            "15m",
+            "critical",
+            "No node of the control plane has something to back up",
+            "Either no node has a role label control-plane, master or etcd, or none of them has a member of etcd with a vote.",
+        ),
+        alert(
+            "EtcdLifeboatOptedOut",
+            "etcd_lifeboat_operator_opted_out == 1",
+            "15m",
+            "info",
+            "Somebody has deleted Backup/default: there are no automated backups of etcd",
+            "Make it again to have them: kubectl apply of a Backup called default.",
+        ),
+        alert(
+            "EtcdLifeboatOperatorGone",
+            "absent(etcd_lifeboat_operator_leader == 1)",
+            "15m",
+            "warning",
+            "No operator of etcd-lifeboat works",
+            "Backups on the nodes go on; nobody judges them, and changes of a Backup are not followed.",
+        ),
+    ]}]})
 }
 
 fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {

@@ -96,7 +96,12 @@ pub(crate) fn taking_backups(
         "priorityClassName": "system-node-critical",
         "serviceAccountName": AGENT_ACCOUNT,
         "automountServiceAccountToken": false,
-        "securityContext": {"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}},
+        // With SELinux the node's files belong to the node, and only this type reads them.
+        "securityContext": {
+            "runAsUser": 0,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            "seLinuxOptions": {"type": "spc_t"},
+        },
         "affinity": on_control_plane(),
         "containers": [{
             "name": container,

@@ -1,5 +1,6 @@
 //! What kind of cluster it is, and what follows from that.
 
+use crate::manifests::Install;
 use crate::watch_again::WatchAgain;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
@@ -159,14 +160,9 @@ fn judge(signs: &Signs) -> Shape {
     } else {
         Platform::Kubernetes
     };
-    let namespace = if *openshift {
-        "openshift-etcd"
-    } else {
-        "etcd-lifeboat"
-    };
     Shape {
         platform,
-        namespace: namespace.into(),
+        namespace: Install::usual_namespace(*openshift).into(),
         kinds: if *upstream_gate {
             KindsOf::Upstream
         } else {

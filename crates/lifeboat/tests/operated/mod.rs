@@ -35,20 +35,27 @@ pub fn cluster(nodes: usize, openshift: Option<Flavour>) -> Option<Operated> {
     } else {
         "etcd-lifeboat"
     };
-    let manifests = told(&node::lifeboat(&[
-        "manifests",
-        "--image",
-        IMAGE,
-        "--namespace",
-        namespace,
-    ]));
-    cluster.apply(&manifests);
+    let flag: &[&str] = if openshift.is_some() {
+        &["--openshift"]
+    } else {
+        &[]
+    };
+    let manifests = told(&node::lifeboat(
+        &[&["manifests", "--image", IMAGE][..], flag].concat(),
+    ));
+    // Tests start and end the operator themselves.
+    let without: Vec<_> = manifests
+        .split("---\n")
+        .filter(|object| !object.contains("kind: Deployment\n"))
+        .collect();
+    cluster.apply(&without.join("---\n"));
     // With no more rights than it is installed with.
     let kubeconfig = cluster.account_kubeconfig(namespace, "etcd-lifeboat-operator");
     Some(Operated {
         cluster,
         kubeconfig,
         namespace,
+        may_be_refused: false,
     })
 }
 
@@ -57,12 +64,18 @@ pub struct Operated {
     pub cluster: Cluster,
     pub kubeconfig: PathBuf,
     pub namespace: &'static str,
+    /// An API server that has just started refuses what it does not know yet.
+    pub may_be_refused: bool,
 }
 
 impl Drop for Operated {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.check_what_was_asked();
+            return;
+        }
         // They are gone with it.
-        if std::thread::panicking() {
+        {
             let pods = get(self, &["-n", self.namespace, "pods"]).unwrap_or_default();
             for pod in pods["items"].as_array().into_iter().flatten() {
                 let name = pod["metadata"]["name"].as_str().unwrap_or_default();
@@ -74,6 +87,42 @@ impl Drop for Operated {
                 }
             }
         }
+    }
+}
+
+impl Operated {
+    /// Nothing may have been refused for want of a right; what was used is written down for whoever looks at all tests.
+    fn check_what_was_asked(&self) {
+        let mut used = std::collections::BTreeSet::new();
+        for account in [
+            "etcd-lifeboat-operator",
+            "etcd-lifeboat-agent",
+            "etcd-lifeboat-request",
+        ] {
+            for event in self.asked_by(self.namespace, account) {
+                let asked = &event["objectRef"];
+                let text = |field: &str| asked[field].as_str().unwrap_or_default();
+                let resource = match text("subresource") {
+                    "" => text("resource").to_string(),
+                    part => format!("{}/{part}", text("resource")),
+                };
+                let (verb, group) = (event["verb"].as_str().unwrap_or_default(), text("apiGroup"));
+                let line = format!("{account} {verb} {group}/{resource}");
+                let forbidden = event["annotations"]["authorization.k8s.io/decision"] == "forbid";
+                assert!(
+                    !forbidden || self.may_be_refused,
+                    "was refused: {line}: {event}"
+                );
+                if !forbidden {
+                    used.insert(line);
+                }
+            }
+        }
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("asked");
+        std::fs::create_dir_all(&dir).unwrap();
+        let name = self.cluster.dir().file_name().unwrap();
+        let lines: Vec<_> = used.into_iter().collect();
+        std::fs::write(dir.join(name), lines.join("\n") + "\n").unwrap();
     }
 }
 

@@ -53,6 +53,14 @@ fn definitions(flavour: Flavour) -> Vec<Definition> {
             singular: "etcd",
             properties: any(),
         },
+        Definition {
+            group: "security.openshift.io",
+            version: "v1",
+            kind: "SecurityContextConstraints",
+            plural: "securitycontextconstraints",
+            singular: "securitycontextconstraints",
+            properties: constraints(),
+        },
     ];
     if flavour.upstream_backups {
         all.push(Definition {
@@ -181,6 +189,45 @@ impl Definition {
             },
         })
     }
+}
+
+/// The fields of `SecurityContextConstraints`, as openshift/api has them (`security/v1/types.go`).
+fn constraints() -> Value {
+    let mut properties = serde_json::Map::new();
+    for flag in [
+        "allowHostDirVolumePlugin",
+        "allowHostIPC",
+        "allowHostNetwork",
+        "allowHostPID",
+        "allowHostPorts",
+        "allowPrivilegeEscalation",
+        "allowPrivilegedContainer",
+        "defaultAllowPrivilegeEscalation",
+        "readOnlyRootFilesystem",
+    ] {
+        properties.insert(flag.into(), json!({"type": "boolean", "nullable": true}));
+    }
+    for list in [
+        "allowedCapabilities",
+        "defaultAddCapabilities",
+        "groups",
+        "requiredDropCapabilities",
+        "seccompProfiles",
+        "users",
+        "volumes",
+    ] {
+        let items = json!({"type": "array", "nullable": true, "items": {"type": "string"}});
+        properties.insert(list.into(), items);
+    }
+    for strategy in [
+        "fsGroup",
+        "runAsUser",
+        "seLinuxContext",
+        "supplementalGroups",
+    ] {
+        properties.insert(strategy.into(), open());
+    }
+    properties.into()
 }
 
 /// The one object of each kind, with what operators look at.

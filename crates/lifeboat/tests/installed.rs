@@ -1,0 +1,306 @@
+//! Installed as its documentation says: by its manifests, on a real API server.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod operated;
+
+use backup_plan::api::NodeBackup;
+use kube::api::{Api, Patch, PatchParams};
+use operated::node::{lifeboat, told, wait_until};
+use operated::{IMAGE, Operated, cluster, get, kept, stale};
+use serde_json::Value;
+use std::process::Command;
+use test_support::kubernetes::openshift::Flavour;
+
+/// The manifests as they are, but for what nodes that share one machine can't have: a port of their own.
+fn manifests(more: &[&str]) -> String {
+    let text = told(&lifeboat(
+        &[&["manifests", "--image", IMAGE][..], more].concat(),
+    ));
+    let port = "--listen=0.0.0.0:8080";
+    assert!(text.contains(port), "{text}");
+    let flags = [
+        "--listen=127.0.0.1:0",
+        "--server-flag=--listen=127.0.0.1:0",
+        "--server-flag=--min-free=1",
+    ];
+    let (before, after) = text.split_once(port).unwrap();
+    let indent = before.rsplit('\n').next().unwrap();
+    format!("{before}{}{after}", flags.join(&format!("\n{indent}")))
+}
+
+/// Tells of a node with somebody's token; says what is refused.
+fn tell_as(cluster: &Operated, token: &str, node: &str) -> Result<(), String> {
+    let config = std::fs::read_to_string(cluster.outside_kubeconfig()).unwrap();
+    let user = config.find("users: [").unwrap();
+    let end = user + config[user..].find('\n').unwrap();
+    let config = format!(
+        "{}users: [{{name: user, user: {{token: '{token}'}}}}]{}",
+        &config[..user],
+        &config[end..]
+    );
+    let path = cluster.dir().join("as-account.kubeconfig");
+    std::fs::write(&path, config).unwrap();
+    let object = serde_json::json!({
+        "apiVersion": "lifeboat.etcd.io/v1alpha1",
+        "kind": "NodeBackup",
+        "metadata": {"name": node},
+        "status": {"problem": "a lie"},
+    });
+    let told = cluster.block_on(async {
+        let client = test_support::kubernetes::cluster::client_of(&path).await;
+        let all: Api<NodeBackup> = Api::all(client);
+        let params = PatchParams::apply("somebody").force();
+        all.patch_status(node, &params, &Patch::Apply(object)).await
+    });
+    told.map(|_| ()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn installed_by_its_manifests_it_works_and_takes_over_and_goes_again() {
+    let Some(mut cluster) = cluster(3, None) else {
+        return;
+    };
+    let all = manifests(&[]);
+    cluster.apply(&all);
+    let deployment = [
+        "-n",
+        "etcd-lifeboat",
+        "deployment",
+        "etcd-lifeboat-operator",
+    ];
+    wait_until("two operators", || {
+        (get(&cluster, &deployment)?["status"]["readyReplicas"] == 2).then_some(())
+    });
+    wait_until("a first backup", || {
+        kept(&cluster)
+            .iter()
+            .any(|backups| !backups.is_empty())
+            .then_some(())
+    });
+    let holder = || {
+        let lease = get(
+            &cluster,
+            &["-n", "etcd-lifeboat", "lease", "etcd-lifeboat-operator"],
+        )?;
+        Some(lease["spec"]["holderIdentity"].as_str()?.to_string())
+    };
+    let first = wait_until("a leader", holder);
+    let _ = cluster.kubectl_ok(&[
+        "-n",
+        "etcd-lifeboat",
+        "delete",
+        "pod",
+        &first,
+        "--wait=false",
+    ]);
+    wait_until("another one", || {
+        holder().filter(|now| *now != first).map(|_| ())
+    });
+    let patch = r#"{"spec":{"etcd":{"schedule":"@every 3s"}}}"#;
+    let _ = cluster.kubectl_ok(&["patch", "backup", "default", "--type=merge", "-p", patch]);
+    wait_until("that all is well", || {
+        let (holds, _, message) = stale(&cluster, "default")?;
+        (!holds && message.starts_with("3 nodes have")).then_some(())
+    });
+
+    // A backup server tells of its own node only, also if somebody has its token.
+    let pods = get(
+        &cluster,
+        &["-n", "etcd-lifeboat", "pods", "-l", "app=etcd-auto-backup"],
+    )
+    .unwrap();
+    let pod = pods["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|pod| {
+            pod["spec"]["nodeName"] == "node-1" && pod["metadata"]["deletionTimestamp"].is_null()
+        })
+        .unwrap();
+    let token = cluster.kubectl_ok(&[
+        "-n",
+        "etcd-lifeboat",
+        "create",
+        "token",
+        "etcd-lifeboat-agent",
+        "--bound-object-kind=Pod",
+        &format!(
+            "--bound-object-name={}",
+            pod["metadata"]["name"].as_str().unwrap()
+        ),
+    ]);
+    tell_as(&cluster, token.trim(), "node-1").unwrap();
+    let refused = tell_as(&cluster, token.trim(), "node-2").unwrap_err();
+    assert!(
+        refused.contains("a backup server tells of its own node only"),
+        "{refused}"
+    );
+
+    // Taken away, it leaves the backups and what says how they are to be made.
+    let path = cluster.dir().join("all.yaml");
+    std::fs::write(&path, &all).unwrap();
+    let before = kept(&cluster);
+    // Its rights may go before it does.
+    cluster.may_be_refused = true;
+    let _ = cluster.kubectl_ok(&["delete", "-f", path.to_str().unwrap()]);
+    wait_until("its pods to go", || {
+        get(&cluster, &["namespace", "etcd-lifeboat"])
+            .is_none()
+            .then_some(())
+    });
+    assert!(get(&cluster, &["backup", "default"]).is_some());
+    assert!(
+        kept(&cluster)
+            .iter()
+            .zip(&before)
+            .all(|(now, before)| now.len() >= before.len())
+    );
+}
+
+#[test]
+fn what_its_pods_need_beyond_a_restricted_pod_is_this_and_no_more() {
+    let Some(cluster) = cluster(1, None) else {
+        return;
+    };
+    let _operator = operated::Operator::start(&cluster, "a", &[]);
+    let namespace = ["-n", "etcd-lifeboat"];
+    wait_until("the servers", || get(&cluster, &operated::SET).map(|_| ()));
+    cluster.apply("{apiVersion: config.openshift.io/v1alpha1, kind: Backup, metadata: {name: own}, spec: {etcd: {schedule: '@yearly'}}}");
+    cluster.apply("{apiVersion: operator.openshift.io/v1alpha1, kind: EtcdBackup, metadata: {name: once}, spec: {}}");
+    wait_until("its CronJob", || {
+        get(&cluster, &["-n", "etcd-lifeboat", "cronjob", "own"]).map(|_| ())
+    });
+    wait_until("its Job", || {
+        get(&cluster, &["-n", "etcd-lifeboat", "job", "once-node-1"]).map(|_| ())
+    });
+    let warned = |mut object: Value| {
+        object["metadata"] = serde_json::json!({"name": "again", "namespace": "etcd-lifeboat"});
+        if object["kind"] == "Job" {
+            object["spec"].as_object_mut().unwrap().remove("selector");
+            object["spec"]["template"]["metadata"]["labels"] = Value::Null;
+        }
+        let path = cluster.dir().join("again.json");
+        std::fs::write(&path, object.to_string()).unwrap();
+        let output = cluster.kubectl(
+            &[
+                &namespace[..],
+                &["create", "--dry-run=server", "-f", path.to_str().unwrap()],
+            ]
+            .concat(),
+        );
+        assert!(output.status.success(), "{}", told(&output));
+        String::from_utf8(output.stderr).unwrap().trim().to_string()
+    };
+    // What reads etcd's certificates and the node's files, and writes to its disk.
+    let master = |path: &str, name: &str| {
+        format!(
+            "Warning: {path}.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[1].matchExpressions[0].key: \
+             node-role.kubernetes.io/master is use \"node-role.kubernetes.io/control-plane\" instead\n{name}"
+        )
+    };
+    let container = |name: &str| {
+        format!(
+            "Warning: would violate PodSecurity \"restricted:latest\": host namespaces (hostNetwork=true), \
+             seLinuxOptions (pod set forbidden securityContext.seLinuxOptions: type \"spc_t\"), \
+             unrestricted capabilities (container \"{name}\" must not include \"DAC_READ_SEARCH\" in securityContext.capabilities.add), \
+             restricted volume types (volumes \"node-etc-kubernetes\", \"backups\" use restricted volume type \"hostPath\"), \
+             runAsNonRoot != true (pod or container \"{name}\" must set securityContext.runAsNonRoot=true), \
+             runAsUser=0 (pod must not set runAsUser=0)"
+        )
+    };
+    // OpenShift's nodes have the older role label only, so it is asked for, too.
+    assert_eq!(
+        warned(get(&cluster, &operated::SET).unwrap()),
+        master("spec.template.spec", &container("etcd-backup-server"))
+    );
+    let job = get(&cluster, &["-n", "etcd-lifeboat", "job", "once-node-1"]).unwrap();
+    assert_eq!(warned(job), container("cluster-backup"));
+    // What only asks, on the host's network, since a broken one of the pods must not stop it.
+    let cron_job = get(&cluster, &["-n", "etcd-lifeboat", "cronjob", "own"]).unwrap();
+    assert_eq!(
+        warned(cron_job),
+        master(
+            "spec.jobTemplate.spec.template.spec",
+            "Warning: would violate PodSecurity \"restricted:latest\": host namespaces (hostNetwork=true)"
+        )
+    );
+    // The operator itself needs nothing.
+    let deployment = manifests(&[])
+        .split("---\n")
+        .find(|object| object.contains("kind: Deployment\n"))
+        .unwrap()
+        .to_string();
+    let path = cluster.dir().join("deployment.yaml");
+    std::fs::write(&path, deployment).unwrap();
+    let output = cluster.kubectl(&["create", "--dry-run=server", "-f", path.to_str().unwrap()]);
+    let warned = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && !warned.contains("PodSecurity"),
+        "{warned}"
+    );
+}
+
+#[test]
+fn on_openshift_it_brings_constraints_of_its_own() {
+    let Some(cluster) = cluster(
+        1,
+        Some(Flavour {
+            upstream_backups: false,
+        }),
+    ) else {
+        return;
+    };
+    cluster.apply(&manifests(&["--openshift"]));
+    let constraints = get(&cluster, &["securitycontextconstraints", "etcd-lifeboat"]).unwrap();
+    assert_eq!(constraints["allowPrivilegedContainer"], false);
+    assert_eq!(
+        constraints["allowedCapabilities"],
+        serde_json::json!(["DAC_READ_SEARCH"])
+    );
+    assert_eq!(
+        constraints["users"],
+        serde_json::json!(["system:serviceaccount:openshift-etcd:etcd-lifeboat-agent"])
+    );
+    wait_until("a first backup", || {
+        kept(&cluster)
+            .iter()
+            .any(|backups| !backups.is_empty())
+            .then_some(())
+    });
+}
+
+#[test]
+fn its_alerts_are_rules_that_prometheus_takes() {
+    if Command::new("promtool").arg("--version").output().is_err() {
+        test_support::requirement::skip("no promtool: Debian's package prometheus has it");
+        return;
+    }
+    let text = told(&lifeboat(&["manifests", "--image", IMAGE, "--monitoring"]));
+    let rules = text
+        .split("---\n")
+        .find(|object| object.contains("kind: PrometheusRule\n"))
+        .unwrap();
+    let (_, spec) = rules.split_once("\nspec:\n").unwrap();
+    let spec: String = spec
+        .lines()
+        .map(|line| format!("{}\n", line.strip_prefix("  ").unwrap_or(line)))
+        .collect();
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("rules.yaml");
+    std::fs::write(&path, spec).unwrap();
+    let output = Command::new("promtool")
+        .args(["check", "rules"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success() && told(&output).contains("5 rules found"),
+        "{}",
+        told(&output)
+    );
+}
