@@ -1,6 +1,6 @@
 //! `cargo xtask test`.
 
-use crate::command::{cargo, run as run_command};
+use crate::command::{cargo, root, run as run_command};
 use crate::{etcd, kubernetes};
 use anyhow::{Context, Result, bail};
 use std::time::Instant;
@@ -43,12 +43,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             missing.push(format!("Kubernetes {version} can't be had: {error:#}"));
         }
     }
+    // What tests write down of what the API server was asked; of this run only.
+    let _ = std::fs::remove_dir_all(root().join("target/tmp/asked"));
     let skips = tempfile::NamedTempFile::new().context("create the list of skipped tests")?;
     run_command(
         cargo()
             .args(["test", "--workspace", "--quiet"])
             .env(SKIPS_FILE, skips.path()),
     )?;
+    let mut rights = cargo();
+    rights.args([
+        "test", "-p", "lifeboat", "--quiet", "--test", "rights", "--",
+    ]);
+    run_command(rights.arg("--ignored").env(SKIPS_FILE, skips.path()))?;
     if args.all {
         let older = ["--ignored", "--exact", "the_older_kubernetes_runs_as_well"];
         let mut tests = cargo();

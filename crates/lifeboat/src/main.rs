@@ -3,6 +3,7 @@
 //! One file a subcommand; what they do is in the other crates.
 
 mod backup_server;
+mod cluster;
 mod cluster_backup;
 mod completions;
 mod connection;
@@ -20,6 +21,7 @@ mod progress_bar;
 mod prune_backups;
 mod request_backup;
 mod retention;
+mod status;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -54,13 +56,51 @@ enum Command {
     Operator(operator::Args),
     PruneBackups(prune_backups::Args),
     RequestBackup(request_backup::Args),
+    Status(status::Args),
     Verify(verify::Args),
     Completions(completions::Args),
     ManPages(man_pages::Args),
 }
 
+/// Backups of a cluster's etcd that are proven to be restorable.
+#[derive(Parser)]
+#[command(
+    name = "kubectl-lifeboat",
+    bin_name = "kubectl lifeboat",
+    version,
+    about,
+    after_help = "Exit codes: 0 done, 1 failed or not as it should be, 2 wrong usage."
+)]
+struct Plugin {
+    #[command(subcommand)]
+    command: PluginCommand,
+}
+
+#[derive(Subcommand)]
+enum PluginCommand {
+    Status(status::Args),
+    /// Show the newest backups of all nodes
+    List(status::Args),
+    /// Make a backup now, and wait for it
+    Backup(request_backup::Args),
+}
+
+/// Whether it was started by the name that kubectl looks for.
+fn is_plugin() -> bool {
+    let name = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&name).file_name();
+    name.is_some_and(|name| name == "kubectl-lifeboat")
+}
+
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    if is_plugin() {
+        return ended(match Plugin::parse().command {
+            PluginCommand::Status(args) => status::run(args),
+            PluginCommand::List(args) => status::list(args),
+            PluginCommand::Backup(args) => request_backup::run(args),
+        });
+    }
+    ended(match Cli::parse().command {
         Command::BackupServer(args) => backup_server::run(args),
         Command::ClusterBackup(args) => cluster_backup::run(args),
         Command::List(args) => list::run(args),
@@ -68,10 +108,14 @@ fn main() -> ExitCode {
         Command::Operator(args) => operator::run(args),
         Command::PruneBackups(args) => prune_backups::run(args),
         Command::RequestBackup(args) => request_backup::run(args),
+        Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Completions(args) => completions::run(args),
         Command::ManPages(args) => man_pages::run(args),
-    };
+    })
+}
+
+fn ended(result: anyhow::Result<u8>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

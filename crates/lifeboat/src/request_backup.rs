@@ -1,5 +1,6 @@
 //! `etcd-lifeboat request-backup`: what the CronJob of a `Backup` runs.
 
+use crate::cluster::ClusterArgs;
 use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, output};
 use anyhow::Context;
 use operator::request::{self, Ended, Order, Owner};
@@ -17,12 +18,17 @@ pub(crate) struct Args {
     /// The claim of the volume that it goes to [default: the disk of every control-plane node]
     #[arg(long, value_name = "NAME", default_value = "")]
     pvc_name: String,
+    /// The one node it is made on [default: all of the control plane]
+    #[arg(long, value_name = "NAME", conflicts_with = "pvc_name")]
+    node: Option<String>,
     /// The Backup it is for
     #[arg(long, value_name = "NAME")]
     backup: Option<String>,
     /// How long to wait for its turn and for its end
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = crate::duration::parse)]
     timeout: Duration,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     #[arg(long, env = "MY_JOB_NAME", hide = true)]
     job_name: Option<String>,
     #[arg(long, env = "MY_JOB_UID", hide = true)]
@@ -45,6 +51,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let order = Order {
         name: args.name,
         backup: args.backup,
+        node: args.node,
         pvc_name: args.pvc_name,
         owner,
         timeout: args.timeout,
@@ -54,9 +61,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         .build()
         .context("starting")?;
     let ended = runtime.block_on(async {
-        let client = kube::Client::try_default()
-            .await
-            .context("finding the cluster: run it in a pod, or set KUBECONFIG")?;
+        let client = args.cluster.client().await?;
         let tell = |what: &str| eprintln!("{what}");
         request::run(client, &order, &tell)
             .await

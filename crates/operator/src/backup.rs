@@ -89,6 +89,8 @@ struct Request {
     name: String,
     uid: String,
     claim: Option<String>,
+    /// On this node only.
+    node: Option<String>,
     /// Nothing has been said of it yet.
     outcome: Option<Outcome>,
     /// What was last said of it.
@@ -162,7 +164,7 @@ fn decide(requests: &[Request], jobs: &[Made], nodes: &[String]) -> Vec<Do> {
                 format!("its Job {job} was deleted"),
             )
         } else {
-            go_on(request, &own, nodes)
+            go_on(request, &own, &of_request(request, nodes))
         });
     }
     waiting.sort_by(|one, other| one.name.cmp(&other.name));
@@ -177,8 +179,8 @@ fn decide(requests: &[Request], jobs: &[Made], nodes: &[String]) -> Vec<Do> {
     let Some((first, others)) = waiting.split_first() else {
         return all;
     };
-    all.push(match (&first.claim, nodes.first()) {
-        (None, None) => tell(first, Outcome::Failed, NO_NODE.into()),
+    all.push(match (&first.claim, of_request(first, nodes).first()) {
+        (None, None) => tell(first, Outcome::Failed, no_node(first)),
         (None, Some(node)) => Do::Make {
             request: first.name.clone(),
             node: Some(node.clone()),
@@ -200,8 +202,18 @@ fn decide(requests: &[Request], jobs: &[Made], nodes: &[String]) -> Vec<Do> {
     all
 }
 
-const NO_NODE: &str =
-    "there is no node with a role label control-plane, master or etcd that has a voting member";
+/// The nodes that a request is for.
+fn of_request(request: &Request, nodes: &[String]) -> Vec<String> {
+    let is_for = |node: &&String| request.node.as_ref().is_none_or(|only| only == *node);
+    nodes.iter().filter(is_for).cloned().collect()
+}
+
+fn no_node(request: &Request) -> String {
+    match &request.node {
+        Some(node) => format!("{node} is no node of the control plane that has a voting member"),
+        None => "there is no node with a role label control-plane, master or etcd that has a voting member".into(),
+    }
+}
 
 /// Decides of a request that has a Job.
 fn go_on(request: &Request, jobs: &[&Made], nodes: &[String]) -> Do {
@@ -348,6 +360,7 @@ fn view(request: &EtcdBackup) -> Request {
         name: request.name_any(),
         uid: request.uid().unwrap_or_default(),
         claim: Some(request.spec.pvc_name.clone()).filter(|name| !name.is_empty()),
+        node: request.annotations().get(NODE_ANNOTATION).cloned(),
         outcome: said.as_ref().map(|(outcome, _)| *outcome),
         said: said
             .map(|(_, condition)| condition.message)

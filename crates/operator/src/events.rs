@@ -1,6 +1,6 @@
 //! What the operator did, where people look: Events beside the objects.
 
-use crate::FIELD_MANAGER;
+use crate::{FIELD_MANAGER, plain};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -44,7 +44,7 @@ impl Events {
             secondary: None,
         };
         if let Err(error) = self.0.publish(&event, object).await {
-            tracing::warn!("an event was not written: {error}");
+            tracing::warn!("an event was not written: {}", plain(&error));
         }
     }
 }

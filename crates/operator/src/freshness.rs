@@ -252,18 +252,7 @@ impl Memory {
                 let at = if known.is_some() || self.looked {
                     now
                 } else {
-                    // From before: the node wrote it when it had it, unless it has only failed since.
-                    let written = last_written(&told.metadata).unwrap_or(now);
-                    let failing = status
-                        .last_attempt
-                        .as_ref()
-                        .is_some_and(|attempt| !attempt.succeeded);
-                    let finished = newest.finished_at.parse().unwrap_or(written);
-                    if failing {
-                        finished.min(written)
-                    } else {
-                        written
-                    }
+                    known_advance(told, now)?
                 };
                 self.advanced.insert(name, (newest.name.clone(), at));
                 Some(at)
@@ -272,7 +261,25 @@ impl Memory {
     }
 }
 
-fn created(metadata: &kube::api::ObjectMeta) -> Timestamp {
+/// When a node's newest proven backup became that, as far as it can be known without having watched: the node wrote it when
+/// it had it, unless it has only failed since.
+pub(crate) fn known_advance(told: &NodeBackup, now: Timestamp) -> Option<Timestamp> {
+    let status = told.status.as_ref()?;
+    let newest = status.last_verified.as_ref()?;
+    let written = last_written(&told.metadata).unwrap_or(now);
+    let failing = status
+        .last_attempt
+        .as_ref()
+        .is_some_and(|attempt| !attempt.succeeded);
+    let finished = newest.finished_at.parse().unwrap_or(written);
+    Some(if failing {
+        finished.min(written)
+    } else {
+        written
+    })
+}
+
+pub(crate) fn created(metadata: &kube::api::ObjectMeta) -> Timestamp {
     let created = metadata.creation_timestamp.as_ref();
     created.map_or(Timestamp::UNIX_EPOCH, |time| time.0)
 }
@@ -295,7 +302,7 @@ pub(crate) fn control_plane(seen: &Seen) -> Vec<Arc<PartialObjectMeta<Node>>> {
 }
 
 /// What is wrong with the backup server of a node.
-fn problem_on(node: &str, pods: &[Arc<Pod>]) -> Option<String> {
+pub(crate) fn problem_on(node: &str, pods: &[Arc<Pod>]) -> Option<String> {
     let mut own = pods
         .iter()
         .filter(|pod| pod.labels().get("app").is_some_and(|app| app == SERVER_APP))

@@ -10,6 +10,7 @@
 //! - [`request`]: asks for a backup by an `EtcdBackup`.
 //! - [`freshness`]: whether the nodes' backups are new enough.
 //! - [`manifests`]: what is installed for it to run.
+//! - [`overview`]: what a person wants to know of it all.
 //! - [`shape`]: what kind of cluster it is.
 //! - [`lease`]: one operator at a time.
 
@@ -22,6 +23,7 @@ mod install;
 pub mod lease;
 pub mod manifests;
 pub mod names;
+pub mod overview;
 pub mod periodic;
 mod pods;
 pub mod removal;

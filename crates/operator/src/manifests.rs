@@ -284,7 +284,7 @@ fn monitoring(home: &str) -> Vec<Value> {
     vec![service, monitor, rules]
 }
 
-/// The alerts on the operator's own metrics. The same are in the file for a Prometheus without its operator.
+/// The alerts on the operator's own metrics.
 #[must_use]
 pub fn alerts() -> Value {
     let alert = |name: &str, expr: &str, wait: &str, severity: &str, summary: &str, what: &str| {
@@ -465,7 +465,7 @@ fn request_rules() -> Value {
     json!([rule(
         "operator.openshift.io",
         &["etcdbackups"],
-        &["create", "get", "list", "watch", "delete"]
+        &["create", "list", "watch", "delete"]
     )])
 }
 

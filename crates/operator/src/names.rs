@@ -17,7 +17,7 @@ pub const JOB_APP: &str = "cluster-backup-job";
 pub const JOB_CONTAINER: &str = "cluster-backup";
 /// On a CronJob the name of its `Backup`, on a Job that of its `EtcdBackup`; shortened if need be.
 pub const NAME_LABEL: &str = "backup-name";
-/// On a Job: the node that it is for.
+/// On a Job: the node that it is for. On an `EtcdBackup`: the one node that it is for, if it is not for all.
 pub const NODE_ANNOTATION: &str = "lifeboat.etcd.io/node";
 /// Whom the operator is to the API server.
 pub const OPERATOR_ACCOUNT: &str = "etcd-lifeboat-operator";

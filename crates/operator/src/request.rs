@@ -1,6 +1,7 @@
 //! A request for a backup: made, and followed to its end. One that is skipped for another is made again.
 
 use crate::backup::{Outcome, outcome};
+use crate::names::NODE_ANNOTATION;
 use crate::watch_again::WatchAgain;
 use backup_plan::api::{BACKUP_ANNOTATION, EtcdBackup, EtcdBackupSpec};
 use futures::StreamExt;
@@ -31,6 +32,8 @@ pub struct Order {
     pub name: Option<String>,
     /// The `Backup` it is for.
     pub backup: Option<String>,
+    /// The one node that it is for, if it is not for all.
+    pub node: Option<String>,
     /// The claim; empty for the nodes' own disks.
     pub pvc_name: String,
     /// The Job that asks, if one does.
@@ -112,10 +115,13 @@ fn request(order: &Order, number: u32) -> EtcdBackup {
     if metadata.name.is_none() {
         metadata.generate_name = Some("on-demand-".into());
     }
-    metadata.annotations = order
-        .backup
-        .clone()
-        .map(|backup| BTreeMap::from([(BACKUP_ANNOTATION.to_string(), backup)]));
+    let backup = order.backup.iter().map(|name| (BACKUP_ANNOTATION, name));
+    let node = order.node.iter().map(|name| (NODE_ANNOTATION, name));
+    let annotations: BTreeMap<_, _> = backup
+        .chain(node)
+        .map(|(key, name)| (key.to_string(), name.clone()))
+        .collect();
+    metadata.annotations = Some(annotations).filter(|all| !all.is_empty());
     metadata.owner_references = order.owner.as_ref().map(|owner| {
         vec![OwnerReference {
             api_version: "batch/v1".into(),

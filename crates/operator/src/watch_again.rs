@@ -39,6 +39,8 @@ impl Complaint {
             watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
                 crate::plain(error)
             }
+            // What it knew is too old: it lists all anew, as it should.
+            watcher::Error::WatchError(status) if status.code == 410 => return,
             watcher::Error::WatchError(status) => status.message.clone(),
             other => other.to_string(),
         };

@@ -1,0 +1,141 @@
+//! `etcd-lifeboat status`, also as `kubectl lifeboat status` and `kubectl lifeboat list`.
+
+use crate::cluster::ClusterArgs;
+use crate::output::{self, Format};
+use crate::{EXIT_DONE, EXIT_FAILED};
+use anyhow::Context;
+use jiff::Timestamp;
+use operator::overview::{self, NodeOverview, Overview};
+use std::time::Duration;
+
+/// Whoever asks in the middle of the night must not wait for minutes.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// Show a cluster's backups by node, and what is wrong
+///
+/// Ends with 1 if a node's newest proven backup is too old, or a Backup is not as it should be.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  etcd-lifeboat status
+  etcd-lifeboat status --output json")]
+pub(crate) struct Args {
+    /// How to print it
+    #[arg(long, value_enum, default_value = "table")]
+    output: Format,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// Shows it.
+pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
+    let (overview, now) = look(&args.cluster)?;
+    let text = match args.output {
+        Format::Json => serde_json::to_string_pretty(&overview)? + "\n",
+        Format::Table => table(&overview, now),
+    };
+    output::print(&text);
+    for problem in &overview.problems {
+        output::error(problem);
+    }
+    Ok(if overview.ok { EXIT_DONE } else { EXIT_FAILED })
+}
+
+/// Shows the backups of all nodes.
+pub(crate) fn list(args: Args) -> anyhow::Result<u8> {
+    let (overview, _) = look(&args.cluster)?;
+    let text = match args.output {
+        Format::Json => serde_json::to_string_pretty(&overview.nodes)? + "\n",
+        Format::Table => {
+            let rows = overview.nodes.iter().flat_map(|node| {
+                node.backups.iter().map(|backup| {
+                    [
+                        node.node.clone(),
+                        backup.name.clone(),
+                        backup.origin.clone(),
+                        backup.revision.to_string(),
+                        size(backup.size_bytes),
+                        backup.verified.join(","),
+                    ]
+                })
+            });
+            output::table(
+                ["NODE", "NAME", "ORIGIN", "REVISION", "SIZE", "VERIFIED"],
+                rows,
+            )
+        }
+    };
+    output::print(&text);
+    Ok(EXIT_DONE)
+}
+
+fn look(cluster: &ClusterArgs) -> anyhow::Result<(Overview, Timestamp)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting")?;
+    let now = Timestamp::now();
+    let overview = runtime.block_on(async {
+        let client = cluster.client().await?;
+        let looking = overview::look(&client, now);
+        let looked = tokio::time::timeout(ANSWER_WITHIN, looking).await;
+        looked
+            .context("the API server does not answer; on a node, `etcd-lifeboat list` shows its backups without it")?
+            .context("asking the cluster")
+    })?;
+    Ok((overview, now))
+}
+
+fn table(overview: &Overview, now: Timestamp) -> String {
+    let none = || "-".to_string();
+    let rows = overview.nodes.iter().map(|node| {
+        let newest = node.last_verified.as_ref();
+        [
+            node.node.clone(),
+            node.state.to_string(),
+            newest.map_or_else(none, |newest| age(&newest.finished_at, now)),
+            newest.map_or_else(none, |newest| newest.revision.to_string()),
+            newest.map_or_else(none, |newest| size(newest.size_bytes)),
+            node.kept.to_string(),
+            next(node, now).unwrap_or_else(none),
+            node.problem.clone().unwrap_or_else(none),
+        ]
+    });
+    output::table(
+        [
+            "NODE", "STATE", "VERIFIED", "REVISION", "SIZE", "KEPT", "NEXT", "PROBLEM",
+        ],
+        rows,
+    )
+}
+
+fn size(bytes: i64) -> String {
+    output::bytes(u64::try_from(bytes).unwrap_or_default())
+}
+
+/// How long ago, in the largest unit that fits.
+fn age(time: &str, now: Timestamp) -> String {
+    match time.parse::<Timestamp>() {
+        Ok(time) => format!("{} ago", short(now.duration_since(time).as_secs())),
+        Err(_) => time.into(),
+    }
+}
+
+fn next(node: &NodeOverview, now: Timestamp) -> Option<String> {
+    let due: Timestamp = node.next_due.as_ref()?.parse().ok()?;
+    let seconds = due.duration_since(now).as_secs();
+    Some(if seconds > 0 {
+        format!("in {}", short(seconds))
+    } else {
+        "now".into()
+    })
+}
+
+fn short(seconds: i64) -> String {
+    match seconds {
+        ..120 => format!("{} s", seconds.max(0)),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}

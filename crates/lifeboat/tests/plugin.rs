@@ -1,0 +1,179 @@
+//! `kubectl lifeboat`, by a real kubectl on a real API server, with pods that really run and real etcd members.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod operated;
+
+use operated::node::{examples, list, told, wait_until};
+use operated::{Operated, Operator, cluster, get, stale};
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+use test_support::kubernetes::binaries;
+use test_support::kubernetes::cluster::Fault;
+
+/// kubectl finds a plugin by its name in `PATH`.
+fn kubectl_lifeboat(cluster: &Operated, args: &[&str]) -> Output {
+    let dir = cluster.dir().join("bin");
+    let plugin = dir.join("kubectl-lifeboat");
+    if !plugin.exists() {
+        std::fs::create_dir_all(&dir).unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_etcd-lifeboat"), &plugin).unwrap();
+    }
+    let kubectl = binaries::require().unwrap().program("kubectl");
+    Command::new(kubectl)
+        .arg("lifeboat")
+        .args(args)
+        .env(
+            "PATH",
+            format!("{}:{}", dir.display(), std::env::var("PATH").unwrap()),
+        )
+        .env("KUBECONFIG", cluster.outside_kubeconfig())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_person_sees_what_there_is_asks_for_more_and_is_told_what_is_wrong() {
+    let Some(mut cluster) = cluster(3, None) else {
+        return;
+    };
+    // Before there is anything that is told, too.
+    let output = kubectl_lifeboat(&cluster, &["status"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        told(&output).contains("there is no Backup called default"),
+        "{}",
+        told(&output)
+    );
+
+    let _operator = Operator::start(&cluster, "a", &[]);
+    wait_until("the default", || {
+        get(&cluster, &["backup", "default"]).map(|_| ())
+    });
+    let patch = r#"{"spec":{"etcd":{"schedule":"@every 3s"}}}"#;
+    let _ = cluster.kubectl_ok(&["patch", "backup", "default", "--type=merge", "-p", patch]);
+    wait_until("that all is well", || {
+        let (holds, reason, _) = stale(&cluster, "default")?;
+        (!holds && reason == "AsExpected").then_some(())
+    });
+    let status = |cluster: &Operated| -> (Option<i32>, Value) {
+        let output = kubectl_lifeboat(cluster, &["status", "--output", "json"]);
+        (
+            output.status.code(),
+            serde_json::from_slice(&output.stdout).unwrap(),
+        )
+    };
+    let (code, overview) = status(&cluster);
+    assert_eq!(code, Some(0), "{overview}");
+    assert_eq!(overview["ok"], true);
+    for (row, place) in overview["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(cluster.nodes())
+    {
+        assert_eq!(row["node"], place.name);
+        assert_eq!(row["state"], "fresh");
+        let newest = &row["last_verified"];
+        let kept = list(&place.root.join("var/lib/etcd-auto-backup"));
+        assert!(
+            kept.iter().any(|backup| backup["name"] == newest["name"])
+                || newest["revision"].is_i64()
+        );
+    }
+    let table = told(&kubectl_lifeboat(&cluster, &["status"]));
+    let words = |line: Option<&str>| {
+        line.unwrap_or_default()
+            .split_whitespace()
+            .map(String::from)
+            .collect::<Vec<_>>()
+    };
+    let mut lines = table.lines();
+    assert_eq!(
+        words(lines.next()),
+        [
+            "NODE", "STATE", "VERIFIED", "REVISION", "SIZE", "KEPT", "NEXT", "PROBLEM"
+        ]
+    );
+    assert!(
+        words(lines.next()).starts_with(&["node-1".into(), "fresh".into()]),
+        "{table}"
+    );
+
+    // One more on one node, and one on each.
+    let on_demand = |node: usize| {
+        let kept = list(&cluster.nodes()[node].root.join("var/lib/etcd-auto-backup"));
+        kept.iter()
+            .filter(|backup| backup["origin"] == "on-demand")
+            .count()
+    };
+    let output = kubectl_lifeboat(
+        &cluster,
+        &["backup", "--timeout", "30s", "--node", "node-2"],
+    );
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(told(&output).contains("on node-2"), "{}", told(&output));
+    assert_eq!((on_demand(0), on_demand(1)), (0, 1));
+    let output = kubectl_lifeboat(&cluster, &["backup", "--timeout", "30s"]);
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(
+        told(&output).contains("1 of 3 nodes done"),
+        "it shows how far it is: {}",
+        told(&output)
+    );
+    assert_eq!((on_demand(0), on_demand(1)), (1, 2));
+    wait_until("the list to have them", || {
+        let table = told(&kubectl_lifeboat(&cluster, &["list"]));
+        let made = table
+            .lines()
+            .filter(|line| line.contains("on-demand"))
+            .count();
+        (made == 4).then_some(())
+    });
+    let output = kubectl_lifeboat(
+        &cluster,
+        &["backup", "--timeout", "30s", "--node", "node-7"],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        told(&output).contains("node-7 is no node of the control plane"),
+        "{}",
+        told(&output)
+    );
+
+    // A member that is down, by one look.
+    cluster.fault(Fault::Stop, "etcd/node-1").unwrap();
+    wait_until("the stale node", || {
+        let (code, overview) = status(&cluster);
+        let row = &overview["nodes"][0];
+        let problem = row["problem"].as_str()?;
+        (code == Some(1) && row["state"] == "stale" && problem.contains("(member)")).then_some(())
+    });
+    cluster.fault(Fault::Start, "etcd/node-1").unwrap();
+
+    // As its help says.
+    let bin = Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"))
+        .parent()
+        .unwrap();
+    let help = told(&operated::node::lifeboat(&["status", "--help"]));
+    wait_until("that all is well again", || {
+        (status(&cluster).0 == Some(0)).then_some(())
+    });
+    for line in examples(&help) {
+        let output = Command::new("sh")
+            .args(["-c", &line])
+            .env(
+                "PATH",
+                format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()),
+            )
+            .env("KUBECONFIG", cluster.outside_kubeconfig())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{line}: {}", told(&output));
+    }
+}
