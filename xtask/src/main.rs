@@ -7,6 +7,7 @@ mod demo;
 mod dist;
 mod etcd;
 mod fuzz;
+mod generate;
 mod image;
 mod kubernetes;
 mod soak;
@@ -34,6 +35,8 @@ enum Command {
     Kubernetes(kubernetes::Args),
     /// Run the fuzz targets, which needs a nightly compiler
     Fuzz(fuzz::Args),
+    /// Write the files that come from the program's own types
+    Generate,
     /// Watch three nodes keep backups of a real cluster, for a minute
     Demo,
     /// Let servers run for long under disturbances, or kill one over and over
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(args) => test::run(&args),
         Command::Etcd => etcd::run(),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Generate => generate::run(),
         Command::Demo => demo::run(),
         Command::Soak(args) => soak::run(&args),
         Command::Kubernetes(args) => kubernetes::run(&args),

@@ -304,3 +304,63 @@ fn its_alerts_are_rules_that_prometheus_takes() {
         told(&output)
     );
 }
+
+#[test]
+fn the_chart_is_of_this_version() {
+    let template = told(&lifeboat(&["manifests", "--helm-template"]));
+    let chart =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/helm/etcd-lifeboat");
+    let written = std::fs::read_to_string(chart.join("templates/all.yaml")).unwrap();
+    assert!(
+        written == template,
+        "it is not of this version: `cargo xtask generate` writes it anew"
+    );
+}
+
+#[test]
+#[ignore = "wants helm, which no package brings here"]
+fn helm_renders_what_the_manifests_are() {
+    let chart =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/helm/etcd-lifeboat");
+    for (set, flags) in [
+        (vec![], vec![]),
+        (vec!["openshift=true"], vec!["--openshift"]),
+        (vec!["monitoring=true"], vec!["--monitoring"]),
+        (
+            vec!["openshift=true", "monitoring=true"],
+            vec!["--openshift", "--monitoring"],
+        ),
+    ] {
+        let mut helm = Command::new("helm");
+        helm.args(["template", "etcd-lifeboat"]).arg(&chart);
+        for set in ["image=registry.example/etcd-lifeboat:1"]
+            .iter()
+            .chain(&set)
+        {
+            helm.args(["--set", set]);
+        }
+        let rendered = helm.output().unwrap();
+        assert!(rendered.status.success(), "{}", told(&rendered));
+        let manifests = lifeboat(
+            &[
+                &["manifests", "--image", "registry.example/etcd-lifeboat:1"][..],
+                &flags,
+            ]
+            .concat(),
+        );
+        assert_eq!(
+            objects(&told(&rendered)),
+            objects(&told(&manifests)),
+            "{set:?}"
+        );
+    }
+}
+
+/// The objects of a stream of YAML, whatever their order is.
+fn objects(yaml: &str) -> std::collections::BTreeSet<String> {
+    yaml.split("---\n")
+        .map(|object| serde_saphyr::from_str::<Value>(object).unwrap_or_default())
+        .filter(|object| !object.is_null())
+        .map(|object| object.to_string())
+        .collect()
+}

@@ -662,3 +662,146 @@ fn conditions(
     all.push(newest.after(same, generation, now));
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(name: &str) -> Request {
+        Request {
+            name: name.into(),
+            uid: format!("uid-{name}"),
+            claim: None,
+            node: None,
+            outcome: None,
+            said: String::new(),
+            job: None,
+        }
+    }
+
+    fn with_claim(name: &str) -> Request {
+        Request {
+            claim: Some("claim".into()),
+            ..request(name)
+        }
+    }
+
+    fn job(of: &str, node: Option<&str>, end: Option<End>) -> Made {
+        Made {
+            name: format!("{of}-{}", node.unwrap_or("claim")),
+            owner_uid: format!("uid-{of}"),
+            node: node.map(String::from),
+            end,
+            pod: None,
+        }
+    }
+
+    fn nodes(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_string()).collect()
+    }
+
+    /// In short: who, and what.
+    fn decided(requests: &[Request], jobs: &[Made], on: &[&str]) -> Vec<String> {
+        decide(requests, jobs, &nodes(on))
+            .into_iter()
+            .map(|decision| match decision {
+                Do::Make { request, node } => {
+                    format!("{request} make {}", node.unwrap_or_default())
+                }
+                Do::Tell {
+                    request, outcome, ..
+                } => format!("{request} {outcome:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn of_several_the_first_by_name_is_made_and_the_others_are_skipped() {
+        let all = [with_claim("c"), with_claim("a"), with_claim("b")];
+        assert_eq!(
+            decided(&all, &[], &["n1"]),
+            ["a make ", "b Skipped", "c Skipped"]
+        );
+    }
+
+    #[test]
+    fn while_one_is_made_the_others_wait() {
+        let running = job("b", Some("n1"), None);
+        assert_eq!(
+            decided(&[request("a"), request("b")], &[running], &["n1"]),
+            ["b Pending", "a Pending"]
+        );
+    }
+
+    #[test]
+    fn one_node_comes_after_another_and_each_failure_is_told() {
+        let on = ["n1", "n2", "n3"];
+        let end = |node, end| job("a", Some(node), Some(end));
+        let mut jobs = Vec::new();
+        for node in on {
+            assert_eq!(
+                decided(&[request("a")], &jobs, &on),
+                [format!("a make {node}")]
+            );
+            jobs.push(end(node, End::Complete));
+        }
+        assert_eq!(decided(&[request("a")], &jobs, &on), ["a Completed"]);
+        jobs.pop();
+        jobs.push(end("n3", End::Failed("the disk is full".into())));
+        let told = decide(&[request("a")], &jobs, &nodes(&on));
+        let Some(Do::Tell {
+            outcome, message, ..
+        }) = told.first()
+        else {
+            panic!("it is told");
+        };
+        assert_eq!(*outcome, Outcome::Failed);
+        assert!(message.starts_with("2 of 3 nodes have"), "{message}");
+        assert!(message.contains("on n3: the disk is full"), "{message}");
+    }
+
+    #[test]
+    fn a_request_for_one_node_is_made_there_or_refused() {
+        let only = |node: &str| Request {
+            node: Some(node.into()),
+            ..request("a")
+        };
+        assert_eq!(decided(&[only("n2")], &[], &["n1", "n2"]), ["a make n2"]);
+        assert_eq!(decided(&[only("n7")], &[], &["n1", "n2"]), ["a Failed"]);
+        let done = job("a", Some("n2"), Some(End::Complete));
+        assert_eq!(
+            decided(&[only("n2")], &[done], &["n1", "n2"]),
+            ["a Completed"]
+        );
+    }
+
+    #[test]
+    fn what_has_an_end_keeps_it_and_a_job_that_was_deleted_is_one() {
+        let over = Request {
+            outcome: Some(Outcome::Completed),
+            ..request("a")
+        };
+        assert_eq!(decided(&[over], &[], &["n1"]), Vec::<String>::new());
+        let lost = Request {
+            outcome: Some(Outcome::Pending),
+            job: Some("a-n1".into()),
+            ..request("a")
+        };
+        assert_eq!(decided(&[lost], &[], &["n1"]), ["a Failed"]);
+        assert_eq!(decided(&[request("a")], &[], &[]), ["a Failed"]);
+    }
+
+    #[test]
+    fn one_condition_holds_at_a_time() {
+        let pending = conditions(&[], Outcome::Pending, "waits", Some(1));
+        let done = conditions(&pending, Outcome::Completed, "made", Some(1));
+        let held: Vec<_> = done
+            .iter()
+            .map(|condition| (condition.type_.as_str(), condition.status.as_str()))
+            .collect();
+        assert_eq!(
+            held,
+            [("BackupPending", "False"), ("BackupCompleted", "True")]
+        );
+    }
+}

@@ -515,3 +515,49 @@ async fn forget_nodes_that_left(
     }
     Ok(next)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn problem(status: Value) -> Option<String> {
+        let pod = json!({"metadata": {"name": "p"}, "status": status});
+        pod_problem(&serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_pod_is_told_in_its_own_words() {
+        let container = |state: Value, last: Value| json!([{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state, "lastState": last}]);
+        let died =
+            json!({"terminated": {"exitCode": 2, "reason": "Error", "message": "error: no\n"}});
+        for (status, told) in [
+            (json!({"phase": "Running"}), None),
+            (json!({"phase": "Succeeded"}), None),
+            (
+                json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}),
+                Some("pod p failed: Evicted: The node was low on resource: memory."),
+            ),
+            (
+                json!({"phase": "Failed", "containerStatuses": container(died.clone(), json!({}))}),
+                Some("pod p failed: exit code 2: error: no"),
+            ),
+            (
+                json!({"phase": "Running", "containerStatuses": container(
+                    json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}), died)}),
+                Some("pod p: CrashLoopBackOff: exit code 2: error: no"),
+            ),
+            (
+                json!({"phase": "Pending", "containerStatuses": container(
+                    json!({"waiting": {"reason": "ErrImagePull", "message": "not found"}}), json!({}))}),
+                Some("pod p: ErrImagePull: not found"),
+            ),
+            (
+                json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}]}),
+                Some("pod p waits for a node: 0/3 nodes are available"),
+            ),
+        ] {
+            assert_eq!(problem(status).as_deref(), told);
+        }
+    }
+}
