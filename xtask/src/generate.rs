@@ -1,25 +1,163 @@
 //! `cargo xtask generate`: files that come from the program's own types.
 
-use crate::command::{cargo, root};
-use anyhow::{Context, Result, ensure};
+use crate::command::root;
+use anyhow::{Context, Result};
+use backup_plan::api;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    JSONSchemaProps, JSONSchemaPropsOrArray,
+};
+use operator::manifests::{Install, all};
+use serde_json::Value;
 
-/// The template of the Helm chart; a test compares it.
+/// The template of the Helm chart.
 const HELM_TEMPLATE: &str = "deploy/helm/etcd-lifeboat/templates/all.yaml";
+/// What each field of the custom resources means.
+const REFERENCE: &str = "docs/reference.md";
 
 /// Writes them.
 pub(crate) fn run() -> Result<()> {
-    let output = cargo()
-        .args(["run", "--quiet", "-p", "lifeboat", "--"])
-        .args(["manifests", "--helm-template"])
-        .output()
-        .context("run etcd-lifeboat")?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    std::fs::write(root().join(HELM_TEMPLATE), output.stdout)
-        .with_context(|| format!("write {HELM_TEMPLATE}"))?;
-    println!("{HELM_TEMPLATE}");
+    for (path, text) in files()? {
+        std::fs::write(root().join(path), text).with_context(|| format!("write {path}"))?;
+        println!("{path}");
+    }
     Ok(())
+}
+
+fn files() -> Result<[(&'static str, String); 2]> {
+    Ok([(HELM_TEMPLATE, helm_template()?), (REFERENCE, reference())])
+}
+
+/// The custom resources, field by field.
+fn reference() -> String {
+    let mut text = String::from(
+        "# The custom resources, field by field\n\nWritten by `cargo xtask generate` from the types; `kubectl explain` says the same.\n",
+    );
+    for definition in api::definitions() {
+        let names = &definition.spec.names;
+        for version in &definition.spec.versions {
+            let schema = version
+                .schema
+                .as_ref()
+                .and_then(|schema| schema.open_api_v3_schema.as_ref());
+            let Some(schema) = schema else {
+                continue;
+            };
+            text += &format!(
+                "\n## {} (`{}/{}`)\n\n",
+                names.kind, definition.spec.group, version.name
+            );
+            let spec = schema.properties.iter().flatten();
+            let spec: Vec<_> = spec
+                .filter(|(name, _)| name.as_str() != "metadata")
+                .collect();
+            let about = schema.description.as_deref().unwrap_or_default();
+            text += &format!("{about}\n\n| field | type | meaning |\n|---|---|---|\n");
+            for (name, property) in spec {
+                describe(name, property, &mut text);
+            }
+        }
+    }
+    text
+}
+
+fn describe(path: &str, schema: &JSONSchemaProps, text: &mut String) {
+    let items = match &schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => Some(items),
+        _ => None,
+    };
+    let inner = items.map_or(schema, |items| items);
+    let path = if items.is_some() {
+        format!("{path}[]")
+    } else {
+        path.to_string()
+    };
+    let mut kind = inner.type_.clone().unwrap_or_default();
+    if let Some(minimum) = inner.minimum {
+        kind += &format!(", at least {minimum}");
+    }
+    if let Some(values) = &inner.enum_ {
+        let values: Vec<_> = values
+            .iter()
+            .map(|value| format!("`{}`", value.0))
+            .collect();
+        kind += &format!(": {}", values.join(", "));
+    }
+    let about = schema.description.as_deref().unwrap_or_default();
+    let about = about.split_whitespace().collect::<Vec<_>>().join(" ");
+    *text += &format!("| `{path}` | {kind} | {about} |\n");
+    // The conditions are Kubernetes' own.
+    if path.ends_with("conditions[]") {
+        return;
+    }
+    for (name, property) in inner.properties.iter().flatten() {
+        describe(&format!("{path}.{name}"), property, text);
+    }
+}
+
+/// The same objects, as a template: what differs by what is asked for is in a condition.
+fn helm_template() -> Result<String> {
+    const IMAGE: &str = "IMAGE-OF-THE-CHART";
+    const NAMESPACE: &str = "namespace-of-the-chart";
+    let objects = |openshift, monitoring| {
+        all(&Install {
+            image: IMAGE.into(),
+            namespace: NAMESPACE.into(),
+            openshift,
+            monitoring,
+        })
+    };
+    let (plain, openshift, monitored) = (
+        objects(false, false),
+        objects(true, false),
+        objects(false, true),
+    );
+    let mut text = String::from("# Written by `cargo xtask generate`.\n");
+    let mut add = |objects: &[Value], condition: Option<&str>| {
+        for object in objects {
+            // What is a template of Prometheus' is none of Helm's.
+            let yaml = serde_saphyr::to_string(object)?
+                .replace("{{ $labels.node }}", "{{ `{{ $labels.node }}` }}")
+                .replace("{{ $labels.backup }}", "{{ `{{ $labels.backup }}` }}")
+                .replace(IMAGE, "{{ .Values.image }}")
+                .replace(
+                    NAMESPACE,
+                    "{{ if .Values.openshift }}openshift-etcd{{ else }}etcd-lifeboat{{ end }}",
+                );
+            text += &match condition {
+                Some(condition) => {
+                    format!("{{{{- if {condition} }}}}\n---\n{yaml}{{{{- end }}}}\n")
+                }
+                None => format!("---\n{yaml}"),
+            };
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let only_in = |one: &[Value], other: &[Value]| -> Vec<Value> {
+        let mut one = one.to_vec();
+        one.retain(|object| !other.contains(object));
+        one
+    };
+    let mut both = plain.clone();
+    both.retain(|object| openshift.contains(object));
+    add(&only_in(&plain, &openshift), Some("not .Values.openshift"))?;
+    add(&both, None)?;
+    add(&only_in(&openshift, &plain), Some(".Values.openshift"))?;
+    add(&only_in(&monitored, &plain), Some(".Values.monitoring"))?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_generated_is_of_this_version() {
+        for (path, text) in files().unwrap() {
+            let written = std::fs::read_to_string(root().join(path)).unwrap_or_default();
+            assert!(
+                written == text,
+                "{path} is not of this version: `cargo xtask generate` writes it anew"
+            );
+        }
+    }
 }

@@ -221,6 +221,9 @@ fn the_kinds_explain_themselves() {
     let operator = Operator::start(&cluster, "a", &[]);
     operator.wait_for("made Backup/default");
     for (field, words) in [
+        ("backup", "Backups of etcd on a schedule"),
+        ("etcdbackup", "One backup of etcd, now"),
+        ("nodebackup", "The backups of one control-plane node"),
         (
             "backup.spec.etcd.schedule",
             "Every five minutes if it is empty",

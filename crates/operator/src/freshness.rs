@@ -16,10 +16,10 @@ use backup_plan::cron::Schedule;
 use backup_plan::freshness::{Judgement, NodeView, Verdict, judge, stale_at, sum_up};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerState, Node, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, Node, ObjectReference, Pod};
 use kube::api::{Api, DeleteParams};
 use kube::core::PartialObjectMeta;
-use kube::{Resource, ResourceExt};
+use kube::{CustomResourceExt, Resource, ResourceExt};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -55,6 +55,8 @@ struct Memory {
     valid: Option<ValidBackup>,
     /// Whether everything was looked at once.
     looked: bool,
+    /// What was last said where there is no condition for it.
+    said: Option<(bool, String)>,
 }
 
 /// Acts on whatever changes, and on time going by.
@@ -142,7 +144,7 @@ async fn look_at_nodes(
             }
             memory.asked_since(backup, now)
         }
-        (None, KindsOf::Upstream) => Timestamp::UNIX_EPOCH,
+        (None, KindsOf::Upstream) => memory.started.unwrap_or(now),
         // Nobody wants any.
         (None, KindsOf::Us) => {
             context.telling.change(|telling| telling.nodes.clear());
@@ -209,9 +211,7 @@ async fn look_at_nodes(
     }
     match default {
         Some(backup) => tell(context, backup, &judged).await?,
-        // There is no condition to say it in: the kind's events and the metrics have it.
-        None if judged.degraded => tracing::warn!(reason = judged.reason, "{}", judged.message),
-        None => {}
+        None => tell_without_backup(context, memory, &judged).await,
     }
     Ok(judged.look_again_at)
 }
@@ -485,6 +485,29 @@ async fn tell(context: &Context, backup: &Backup, judged: &Judgement) -> Result<
     context
         .tell_backup(&name, MANAGER, &condition, json!({}))
         .await
+}
+
+/// Where no `Backup` is ours there is no condition to say it in: it is said by an event, where all nodes' backups are.
+async fn tell_without_backup(context: &Context, memory: &mut Memory, judged: &Judgement) {
+    let before = memory
+        .said
+        .replace((judged.degraded, judged.message.clone()));
+    let was = before.as_ref().is_some_and(|(degraded, _)| *degraded);
+    let kind = ObjectReference {
+        api_version: Some("apiextensions.k8s.io/v1".into()),
+        kind: Some("CustomResourceDefinition".into()),
+        name: Some(NodeBackup::crd_name().into()),
+        ..ObjectReference::default()
+    };
+    if judged.degraded && before.is_none_or(|(_, message)| message != judged.message) {
+        tracing::warn!(reason = judged.reason, "{}", judged.message);
+        let events = &context.events;
+        events.warning(&kind, judged.reason, &judged.message).await;
+    } else if was && !judged.degraded {
+        tracing::info!(reason = judged.reason, "{}", judged.message);
+        let events = &context.events;
+        events.normal(&kind, judged.reason, &judged.message).await;
+    }
 }
 
 /// Removes what nodes have told that are gone for a day; gives the time when the next one may go.
