@@ -217,7 +217,7 @@ pub struct NodeBackupStatus {
     /// The newest backup that was proven.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_verified: Option<NodeBackupEntry>,
-    /// The last run, whatever came of it.
+    /// The last run that has come to its end, whichever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_attempt: Option<Attempt>,
     /// What is wrong, for a person to read; missing if nothing is.

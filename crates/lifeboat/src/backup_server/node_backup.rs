@@ -194,7 +194,7 @@ fn member(view: &View) -> NodeMember {
 fn attempt(view: &View) -> Option<Attempt> {
     let attempts = &view.attempts;
     Some(Attempt {
-        started_at: attempts.last?.to_string(),
+        started_at: attempts.last_ended?.to_string(),
         succeeded: attempts.problem.is_none(),
         reason: attempts.reason.unwrap_or_default().into(),
         message: attempts.problem.clone().unwrap_or_default(),

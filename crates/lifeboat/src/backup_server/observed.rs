@@ -35,7 +35,10 @@ pub(super) struct Fixed {
 /// Since the server started.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Attempts {
+    /// When the last run began, also if it goes on.
     pub(super) last: Option<Timestamp>,
+    /// When the last one began that has come to its end.
+    pub(super) last_ended: Option<Timestamp>,
     pub(super) successes: u64,
     /// Failures by their reason.
     pub(super) failures: BTreeMap<&'static str, u64>,
@@ -110,6 +113,7 @@ impl Observed {
 
     pub(super) fn success(&self) {
         let attempts = &mut self.state().0;
+        attempts.last_ended = attempts.last;
         attempts.successes += 1;
         attempts.failures_in_a_row = 0;
         attempts.reason = None;
@@ -119,6 +123,7 @@ impl Observed {
 
     pub(super) fn failure(&self, reason: &'static str, problem: String) {
         let attempts = &mut self.state().0;
+        attempts.last_ended = attempts.last;
         *attempts.failures.entry(reason).or_default() += 1;
         attempts.failures_in_a_row += 1;
         attempts.reason = Some(reason);
