@@ -64,12 +64,11 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
     let backups = or_none(Api::<Backup>::all(client.clone()).list(&all).await)?;
     let servers = all.clone().labels(&format!("app={SERVER_APP}"));
     let pods: Api<Pod> = Api::all(client.clone());
-    let pods: Vec<_> = pods
-        .list(&servers)
-        .await?
-        .into_iter()
-        .map(Arc::new)
-        .collect();
+    // Who may not see pods sees all the rest.
+    let pods: Option<Vec<_>> = match pods.list(&servers).await {
+        Err(kube::Error::Api(status)) if status.code == 403 => None,
+        pods => Some(pods?.into_iter().map(Arc::new).collect()),
+    };
     let default = backups
         .iter()
         .find(|backup| backup.name_any() == DEFAULT_BACKUP);
@@ -95,7 +94,10 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
             covered_since: created(&node.metadata).max(since),
             told: status,
             advanced_at: told.and_then(|told| known_advance(told, now)),
-            pod_problem: problem_on(&name, &pods).filter(|_| default.is_some()),
+            pod_problem: pods
+                .as_ref()
+                .filter(|_| default.is_some())
+                .and_then(|pods| problem_on(&name, pods)),
         };
         let verdict = match &schedule {
             Some(schedule) if has_role => judge(schedule, &zone, &view, now),
