@@ -101,6 +101,10 @@ pub enum RetentionType {
     RetentionNumber,
     /// Their size.
     RetentionSize,
+    /// Something that came later: one `Backup` that is not understood must not hide all others.
+    #[serde(other)]
+    #[schemars(skip)]
+    Other,
 }
 
 /// How many backups are kept.
@@ -237,15 +241,16 @@ pub struct NodeBackupStatus {
 /// What a node has of etcd.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NodeMember {
-    /// Not known yet.
-    #[default]
-    Unknown,
     /// A member with a vote: what backups are taken of.
     Voter,
     /// A member without a vote yet: no backup is taken of it.
     Learner,
     /// None.
     None,
+    /// Not known yet, or something that came later.
+    #[default]
+    #[serde(other)]
+    Unknown,
 }
 
 /// A backup that a node keeps.
@@ -450,6 +455,9 @@ fn policy(
             )?;
             Ok(Policy::SizeBytes(gib.saturating_mul(1 << 30)))
         }
+        RetentionType::Other => Err(InvalidBackup(
+            "spec.etcd.retentionPolicy.retentionType is none that this version knows, expected RetentionNumber or RetentionSize".into(),
+        )),
         _ if retention.retention_size.is_some() => Err(misplaced("retentionSize", "RetentionSize")),
         _ => number(retention.retention_number.as_ref()).map(Policy::Number),
     }
@@ -531,6 +539,21 @@ mod tests {
             let error = judged(name, etcd).unwrap_err();
             assert!(error.contains(told), "{error}");
         }
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_read_as_far_as_it_is_known() {
+        let told = judged(
+            "a",
+            json!({"retentionPolicy": {"retentionType": "RetentionAge", "retentionAge": {}}, "more": 1}),
+        );
+        assert!(told.unwrap_err().contains("none that this version knows"));
+        let newer = json!({"member": "Observer", "more": {"x": 1}, "lastVerified": {"name": "n", "more": 1}});
+        let status: NodeBackupStatus = serde_json::from_value(newer).unwrap();
+        assert_eq!(status.member, NodeMember::Unknown);
+        assert_eq!(status.last_verified.unwrap().name, "n");
+        let older: NodeBackupStatus = serde_json::from_value(json!({})).unwrap();
+        assert_eq!(older, NodeBackupStatus::default());
     }
 
     #[test]
