@@ -12,6 +12,7 @@ mod operated;
 use operated::node::{list, wait_until};
 use operated::{IMAGE, Operated, Operator, cluster, get, kept, stale};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -210,6 +211,21 @@ fn a_node_whose_backups_stop_is_named_with_the_reason_until_they_go_on() {
     ] {
         assert!(metrics.contains(metric), "{metric}: {metrics}");
     }
+    // Each is explained, and each that is explained is there.
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
+    let docs = std::fs::read_to_string(docs).unwrap();
+    let names = |text: &str| -> BTreeSet<String> {
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("etcd_lifeboat_operator_"))
+            .map(String::from)
+            .collect()
+    };
+    let known: String = metrics
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect::<Vec<_>>()
+        .join("\n");
+    assert_eq!(names(&known), names(&docs));
 }
 
 #[test]
