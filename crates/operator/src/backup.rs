@@ -5,15 +5,16 @@
 use crate::conditions::Saying;
 use crate::names::{JOB_APP, JOB_CONTAINER, LABEL_CHARS, NAME_LABEL, NODE_ANNOTATION, shortened};
 use crate::pods::{self, Target, with};
-use crate::seen::Seen;
+use crate::seen::{self, Seen};
 use crate::shape::Shape;
-use crate::{Context, FIELD_MANAGER, Options, freshness, periodic, plain};
+use crate::{Context, FIELD_MANAGER, Options, freshness, periodic};
 use backup_plan::api::{
     BACKUP_ANNOTATION, Backup, BackupJob, DEFAULT_NUMBER, EtcdBackup, EtcdBackupStatus, NodeMember,
     validate,
 };
 use backup_plan::record::ON_DEMAND;
 use backup_plan::retention::Policy;
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -23,13 +24,9 @@ use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// In logs and metrics.
 pub(crate) const NAME: &str = "backup";
-/// Requests that are made together are judged together.
-const SETTLE: Duration = Duration::from_millis(500);
-const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// A backup may take so long.
 const JOB_LASTS_S: i64 = 900;
 /// A pod that never started is ended by its Job, a little later than one that runs ends: so its words are not lost.
@@ -285,20 +282,8 @@ fn go_on(request: &Request, jobs: &[&Made], nodes: &[String]) -> Do {
 
 /// Acts on whatever changes.
 pub(crate) async fn run(context: Arc<Context>, seen: Arc<Seen>) {
-    let mut changes = seen.changes();
-    loop {
-        tokio::time::sleep(SETTLE).await;
-        changes.mark_unchanged();
-        if let Err(error) = act(&context, &seen).await {
-            tracing::warn!("{NAME}: {}", plain(&error));
-            context.telling.error(NAME);
-            tokio::time::sleep(TRY_AGAIN).await;
-            continue;
-        }
-        if changes.changed().await.is_err() {
-            return;
-        }
-    }
+    let act = || act(&context, &seen).boxed();
+    seen::follow(&context, &seen, NAME, act).await;
 }
 
 async fn act(context: &Context, seen: &Seen) -> Result<(), kube::Error> {

@@ -1,21 +1,18 @@
 //! An `EtcdBackup` goes when its Job is gone. The garbage collector does that for what is in a namespace; it never
 //! collects what belongs to the whole cluster for an owner that is in one.
 
-use crate::seen::Seen;
-use crate::{Context, plain};
+use crate::Context;
+use crate::seen::{self, Seen};
 use backup_plan::api::EtcdBackup;
+use futures::FutureExt;
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Preconditions};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// In logs and metrics.
 pub(crate) const NAME: &str = "backup-removal";
-/// What happens together is looked at together.
-const SETTLE: Duration = Duration::from_secs(1);
-const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// A Job that an `EtcdBackup` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,20 +45,8 @@ fn named(request: &EtcdBackup) -> Vec<Named> {
 
 /// Acts on whatever changes.
 pub(crate) async fn run(context: Arc<Context>, seen: Arc<Seen>) {
-    let mut changes = seen.changes();
-    loop {
-        tokio::time::sleep(SETTLE).await;
-        changes.mark_unchanged();
-        if let Err(error) = act(&context, &seen).await {
-            tracing::warn!("{NAME}: {}", plain(&error));
-            context.telling.error(NAME);
-            tokio::time::sleep(TRY_AGAIN).await;
-            continue;
-        }
-        if changes.changed().await.is_err() {
-            return;
-        }
-    }
+    let act = || act(&context, &seen).boxed();
+    seen::follow(&context, &seen, NAME, act).await;
 }
 
 async fn act(context: &Context, seen: &Seen) -> Result<(), kube::Error> {

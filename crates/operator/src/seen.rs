@@ -3,7 +3,9 @@
 
 use crate::names::{CRON_APP, JOB_APP, SERVER_APP};
 use crate::watch_again::{Complaint, WatchAgain};
+use crate::{Context, plain};
 use backup_plan::api::{Backup, EtcdBackup, NodeBackup};
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -21,6 +23,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// What happens together is looked at together.
+const SETTLE: Duration = Duration::from_millis(500);
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// How long a write may take until it is seen.
 const SEEN_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -115,6 +120,27 @@ impl Seen {
         };
         // It may be gone already.
         let _ = tokio::time::timeout(SEEN_WITHIN, seen).await;
+    }
+}
+
+/// Acts on each change, or on several that come together, as long as the watches are there.
+pub(crate) async fn follow<'a>(
+    context: &'a Context,
+    seen: &'a Seen,
+    name: &'static str,
+    act: impl Fn() -> BoxFuture<'a, Result<(), kube::Error>>,
+) {
+    let mut changes = seen.changes();
+    loop {
+        tokio::time::sleep(SETTLE).await;
+        changes.mark_unchanged();
+        if let Err(error) = act().await {
+            tracing::warn!("{name}: {}", plain(&error));
+            context.telling.error(name);
+            tokio::time::sleep(TRY_AGAIN).await;
+        } else if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 
