@@ -59,7 +59,7 @@ impl Lease {
                 Ok(None) => {}
                 Err(error) => tracing::warn!("asking for the lease: {}", crate::plain(&error)),
             }
-            tokio::time::sleep(RENEWED_EVERY / 3).await;
+            tokio::time::sleep(RENEWED_EVERY).await;
         }
     }
 

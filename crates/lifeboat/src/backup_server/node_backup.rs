@@ -194,7 +194,7 @@ fn member(view: &View) -> NodeMember {
 fn attempt(view: &View) -> Option<Attempt> {
     let attempts = &view.attempts;
     Some(Attempt {
-        started_at: attempts.last_ended?.to_string(),
+        started_at: to_the_second(attempts.last_ended?),
         succeeded: attempts.problem.is_none(),
         reason: attempts.reason.unwrap_or_default().into(),
         message: attempts.problem.clone().unwrap_or_default(),
@@ -218,13 +218,18 @@ fn entry((name, record): &(String, Record)) -> NodeBackupEntry {
     NodeBackupEntry {
         name: name.clone(),
         origin: record.origin.clone(),
-        finished_at: record.finished_at.to_string(),
+        finished_at: to_the_second(record.finished_at),
         revision: record.snapshot.revision,
         keys: signed(record.snapshot.total_keys),
         size_bytes: signed(record.snapshot.size_bytes),
         cluster_id: record.member.cluster_id.clone(),
         verified: record.verified.clone(),
     }
+}
+
+/// As Kubernetes writes times.
+fn to_the_second(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn signed(number: u64) -> i64 {
