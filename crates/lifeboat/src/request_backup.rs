@@ -2,7 +2,7 @@
 
 use crate::cluster::ClusterArgs;
 use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, output};
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use operator::request::{self, Ended, Order, Owner};
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         let tell = |what: &str| eprintln!("{what}");
         request::run(client, &order, &tell)
             .await
-            .context("asking for a backup")
+            .map_err(|error| anyhow!("asking for a backup: {}", operator::plain(&error)))
     })?;
     match ended {
         Ended::Completed { name, message } => {

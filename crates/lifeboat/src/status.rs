@@ -3,7 +3,7 @@
 use crate::cluster::ClusterArgs;
 use crate::output::{self, Format};
 use crate::{EXIT_DONE, EXIT_FAILED};
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use operator::overview::{self, NodeOverview, Overview};
 use std::time::Duration;
@@ -81,7 +81,7 @@ fn look(cluster: &ClusterArgs) -> anyhow::Result<(Overview, Timestamp)> {
         let looked = tokio::time::timeout(ANSWER_WITHIN, looking).await;
         looked
             .context("the API server does not answer; on a node, `etcd-lifeboat list` shows its backups without it")?
-            .context("asking the cluster")
+            .map_err(|error| anyhow!("asking the cluster: {}", operator::plain(&error)))
     })?;
     Ok((overview, now))
 }

@@ -461,7 +461,7 @@ fn each_part_can_be_stopped_frozen_cut_off_and_mended() {
             .success()
     );
     fault(&mut cluster, Fault::Thaw, "kube-apiserver");
-    assert_eq!(cluster.ready_nodes(), 3);
+    ready(&cluster, 3);
     // What is outside of the cluster loses its way, and only that.
     let outside = cluster.outside_kubeconfig();
     let from_outside = |cluster: &Cluster| {
@@ -474,7 +474,8 @@ fn each_part_can_be_stopped_frozen_cut_off_and_mended() {
     };
     assert!(from_outside(&cluster));
     fault(&mut cluster, Fault::Cut, "outside");
-    assert!(!from_outside(&cluster) && cluster.ready_nodes() == 3);
+    assert!(!from_outside(&cluster));
+    ready(&cluster, 3);
     fault(&mut cluster, Fault::Heal, "outside");
     assert!(from_outside(&cluster));
     let error = cluster.fault(Fault::Stop, "nonsense").unwrap_err();

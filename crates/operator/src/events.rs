@@ -1,6 +1,6 @@
-//! What the operator did, where people look: Events beside the objects.
+//! What was done and found, where people look: Events beside the objects.
 
-use crate::{FIELD_MANAGER, plain};
+use crate::plain;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -9,24 +9,32 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 const NOTE_BYTES: usize = 1000;
 
 /// Tells what happens.
-pub(crate) struct Events(Recorder);
+pub struct Events {
+    recorder: Recorder,
+    action: &'static str,
+}
 
 impl Events {
-    pub(crate) fn new(client: &Client, identity: &str) -> Self {
+    /// Tells as somebody, of what they do.
+    #[must_use]
+    pub fn new(client: &Client, who: &str, instance: &str, action: &'static str) -> Self {
         let reporter = Reporter {
-            controller: FIELD_MANAGER.into(),
-            instance: Some(identity.into()),
+            controller: who.into(),
+            instance: Some(instance.into()),
         };
-        Events(Recorder::new(client.clone(), reporter))
+        Events {
+            recorder: Recorder::new(client.clone(), reporter),
+            action,
+        }
     }
 
     /// As it should be.
-    pub(crate) async fn normal(&self, object: &ObjectReference, reason: &str, note: &str) {
+    pub async fn normal(&self, object: &ObjectReference, reason: &str, note: &str) {
         self.publish(EventType::Normal, object, reason, note).await;
     }
 
     /// Worth a look.
-    pub(crate) async fn warning(&self, object: &ObjectReference, reason: &str, note: &str) {
+    pub async fn warning(&self, object: &ObjectReference, reason: &str, note: &str) {
         self.publish(EventType::Warning, object, reason, note).await;
     }
 
@@ -40,10 +48,10 @@ impl Events {
             type_,
             reason: reason.into(),
             note: note.get(..end).map(String::from),
-            action: "Reconcile".into(),
+            action: self.action.into(),
             secondary: None,
         };
-        if let Err(error) = self.0.publish(&event, object).await {
+        if let Err(error) = self.recorder.publish(&event, object).await {
             tracing::warn!("an event was not written: {}", plain(&error));
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::backup::{Outcome, outcome};
 use crate::conditions::{Saying, before};
-use crate::names::SERVER_APP;
+use crate::names::{SERVER_APP, SERVER_MANAGER};
 use crate::pods::ROLES;
 use crate::seen::Seen;
 use crate::shape::KindsOf;
@@ -36,8 +36,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// What a node that has left has told is kept for so long.
 const LEFT_NODES_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
-/// After its own start, or the API server's, it does not yet know what nodes will tell as soon as they can: they try
-/// again at the latest after half a minute.
+/// After its start it does not yet know what nodes will tell as soon as they can: where the API server was away, too,
+/// they try again at the latest after half a minute.
 const NODES_CATCH_UP: SignedDuration = SignedDuration::from_secs(45);
 
 /// What can't be read off the cluster again.
@@ -118,10 +118,10 @@ async fn look(
         tell(context, backup, &judged).await?;
     }
     memory.looked = true;
+    let is_there = |name: &String| backups.iter().any(|backup| backup.name_any() == *name);
+    memory.generations.retain(|name, _| is_there(name));
     context.telling.change(|telling| {
-        telling
-            .backups
-            .retain(|name, _| backups.iter().any(|backup| backup.name_any() == *name));
+        telling.backups.retain(|name, _| is_there(name));
     });
     let left = forget_nodes_that_left(context, seen, now).await?;
     Ok(again.into_iter().chain(left).min())
@@ -199,6 +199,7 @@ async fn look_at_nodes(
         verdicts.push((name.as_str(), verdict));
     }
     memory.joined.retain(|name, _| names.contains(name));
+    memory.advanced.retain(|name, _| told.contains_key(name));
     context.telling.change(|telling| telling.nodes = tellings);
     let mut judged = sum_up(&verdicts);
     let known_from = memory
@@ -266,7 +267,7 @@ impl Memory {
 pub(crate) fn known_advance(told: &NodeBackup, now: Timestamp) -> Option<Timestamp> {
     let status = told.status.as_ref()?;
     let newest = status.last_verified.as_ref()?;
-    let written = last_written(&told.metadata).unwrap_or(now);
+    let written = written_by_node(told).unwrap_or(now);
     let failing = status
         .last_attempt
         .as_ref()
@@ -284,10 +285,11 @@ pub(crate) fn created(metadata: &kube::api::ObjectMeta) -> Timestamp {
     created.map_or(Timestamp::UNIX_EPOCH, |time| time.0)
 }
 
-/// When somebody last wrote it, by the API server's clock.
-fn last_written(metadata: &kube::api::ObjectMeta) -> Option<Timestamp> {
-    let managers = metadata.managed_fields.iter().flatten();
+/// When the node itself last wrote it, by the API server's clock. Somebody else's label makes nothing new.
+fn written_by_node(told: &NodeBackup) -> Option<Timestamp> {
+    let managers = told.metadata.managed_fields.iter().flatten();
     managers
+        .filter(|manager| manager.manager.as_deref() == Some(SERVER_MANAGER))
         .filter_map(|manager| manager.time.as_ref())
         .map(|time| time.0)
         .max()
@@ -523,7 +525,7 @@ async fn forget_nodes_that_left(
         if nodes.iter().any(|node| node.name_any() == name) {
             continue;
         }
-        let written = last_written(&told.metadata).unwrap_or(now);
+        let written = written_by_node(&told).unwrap_or_else(|| created(&told.metadata));
         let Ok(goes_at) = written.checked_add(LEFT_NODES_KEPT) else {
             continue;
         };

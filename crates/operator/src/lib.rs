@@ -17,7 +17,7 @@
 pub mod backup;
 mod conditions;
 pub mod default_backup;
-mod events;
+pub mod events;
 pub mod freshness;
 mod install;
 pub mod lease;
@@ -227,7 +227,8 @@ impl Context {
 }
 
 /// What the API server said, for a person: the library's own text has it three times.
-fn plain(error: &kube::Error) -> String {
+#[must_use]
+pub fn plain(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
@@ -290,7 +291,7 @@ pub async fn run(
     let lease = Arc::new(Lease::acquire(&client, &shape.namespace, &options.identity).await);
     tracing::info!("holds the lease");
     telling.change(|telling| telling.leader = true);
-    let events = Events::new(&client, &options.identity);
+    let events = Events::new(&client, FIELD_MANAGER, &options.identity, "Reconcile");
     let context = Arc::new(Context {
         client,
         options,

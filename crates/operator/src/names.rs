@@ -17,6 +17,8 @@ pub const JOB_APP: &str = "cluster-backup-job";
 pub const JOB_CONTAINER: &str = "cluster-backup";
 /// On a CronJob the name of its `Backup`, on a Job that of its `EtcdBackup`; shortened if need be.
 pub const NAME_LABEL: &str = "backup-name";
+/// Who writes `NodeBackup`s, as the API server records it.
+pub const SERVER_MANAGER: &str = "etcd-lifeboat-backup-server";
 /// On a Job: the node that it is for. On an `EtcdBackup`: the one node that it is for, if it is not for all.
 pub const NODE_ANNOTATION: &str = "lifeboat.etcd.io/node";
 /// Whom the operator is to the API server.

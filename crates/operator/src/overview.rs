@@ -154,7 +154,7 @@ fn row(view: &NodeView<'_>, verdict: Verdict) -> NodeOverview {
     let status = view.told.cloned().unwrap_or_default();
     let own = status.problem.clone();
     let (state, problem) = match verdict {
-        Verdict::Fresh { .. } => ("fresh", own),
+        Verdict::Fresh { .. } => ("fresh", view.pod_problem.clone().or(own)),
         Verdict::Awaited { .. } => ("awaited", view.pod_problem.clone().or(own)),
         Verdict::Stale(why) => ("stale", Some(why)),
         Verdict::NotApplicable(why) => ("not-applicable", Some(why)),

@@ -157,7 +157,7 @@ async fn make(
         {
             return Ok(Told::degraded(
                 "ClaimMissing",
-                claim_missing(context, claim),
+                claim_missing(context, "spec.etcd.pvcName", claim),
             ));
         }
         let cron_job = cron_job(
@@ -192,9 +192,9 @@ pub(crate) async fn claim_exists(context: &Context, name: &str) -> Result<bool, 
 }
 
 /// What to do about one that is not.
-pub(crate) fn claim_missing(context: &Context, name: &str) -> String {
+pub(crate) fn claim_missing(context: &Context, field: &str, name: &str) -> String {
     format!(
-        "spec…pvcName: there is no PersistentVolumeClaim {name:?} in namespace {}; make it there, or leave pvcName out for the disks of the nodes",
+        "{field}: there is no PersistentVolumeClaim {name:?} in namespace {}; make it there, or leave pvcName out for the disks of the nodes",
         context.shape.namespace
     )
 }

@@ -2,7 +2,8 @@
 
 use crate::backup::{Outcome, outcome};
 use crate::names::NODE_ANNOTATION;
-use crate::watch_again::WatchAgain;
+use crate::plain;
+use crate::watch_again::{WatchAgain, words};
 use backup_plan::api::{BACKUP_ANNOTATION, EtcdBackup, EtcdBackupSpec};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -89,7 +90,10 @@ pub async fn run(client: Client, order: &Order, tell: &dyn Fn(&str)) -> Result<E
                     "EtcdBackup {name}: {message}; again in {} s",
                     again.as_secs()
                 ));
-                let _ = requests.delete(&name, &DeleteParams::default()).await;
+                // Who may not delete it leaves it: it is over.
+                if let Err(error) = requests.delete(&name, &DeleteParams::default()).await {
+                    tell(&format!("EtcdBackup {name} stays: {}", plain(&error)));
+                }
                 tokio::time::sleep(again).await;
                 again = (again * 2).min(LONGEST_AGAIN);
             }
@@ -159,7 +163,14 @@ async fn end(
             Ok(watcher::Event::Apply(request)) => request,
             Ok(watcher::Event::Delete(_)) => return None,
             Ok(watcher::Event::InitDone) if !listed => return None,
-            Ok(watcher::Event::InitDone) | Err(_) => continue,
+            Ok(watcher::Event::InitDone) => continue,
+            Err(error) => {
+                if let Some(problem) = words(&error).filter(|problem| *problem != said) {
+                    tell(&format!("EtcdBackup {name} can't be followed: {problem}"));
+                    said = problem;
+                }
+                continue;
+            }
         };
         match outcome(&request) {
             Some((Outcome::Pending, condition)) if condition.message != said => {

@@ -1,5 +1,5 @@
-//! What the operator sees of the cluster: one watch a kind, kept in memory. Whoever decides looks here, and
-//! asks the API server only where a mistake would remove something.
+//! What the operator sees of the cluster: one watch a kind, kept in memory. Whoever decides looks here first, and
+//! asks the API server for what is not watched, or where a mistake would remove something.
 
 use crate::names::{CRON_APP, JOB_APP, SERVER_APP};
 use crate::watch_again::{Complaint, WatchAgain};
@@ -144,18 +144,44 @@ pub(crate) async fn follow<'a>(
     }
 }
 
+/// A kind that can be watched.
+trait Watched:
+    Resource<DynamicType: Eq + Hash + Clone + Default + Debug + Send + Sync>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType: Eq + Hash + Clone + Default + Debug + Send + Sync>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// What a watch brings.
+trait Events<K>: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static {}
+
+impl<K, S> Events<K> for S where
+    S: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static
+{
+}
+
 struct Keep<'k> {
     changes: &'k watch::Sender<u64>,
     tasks: &'k mut JoinSet<()>,
 }
 
 impl Keep<'_> {
-    fn now<K, S>(&mut self, stream: S) -> Store<K>
-    where
-        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-        K::DynamicType: Eq + Hash + Clone + Default + Debug + Send + Sync,
-        S: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
-    {
+    fn now<K: Watched>(&mut self, stream: impl Events<K>) -> Store<K> {
         let (store, writer) = reflector::store();
         let changes = self.changes.clone();
         let complaint = Complaint::default();
@@ -178,12 +204,7 @@ impl Keep<'_> {
         store
     }
 
-    async fn first_seen<K, S>(&mut self, stream: S) -> Store<K>
-    where
-        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-        K::DynamicType: Eq + Hash + Clone + Default + Debug + Send + Sync,
-        S: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
-    {
+    async fn first_seen<K: Watched>(&mut self, stream: impl Events<K>) -> Store<K> {
         let store = self.now(stream);
         // It is dropped only with everything else.
         let _ = store.wait_until_ready().await;
@@ -191,12 +212,7 @@ impl Keep<'_> {
     }
 
     /// Without what takes half the memory and is of no use here.
-    async fn stripped<K, S>(&mut self, stream: S) -> Store<K>
-    where
-        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-        K::DynamicType: Eq + Hash + Clone + Default + Debug + Send + Sync,
-        S: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
-    {
+    async fn stripped<K: Watched>(&mut self, stream: impl Events<K>) -> Store<K> {
         self.first_seen(stream.modify(|object| object.managed_fields_mut().clear()))
             .await
     }

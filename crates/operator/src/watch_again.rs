@@ -29,20 +29,27 @@ impl Backoff for WatchAgain {
     }
 }
 
+/// What a watch complains of, for a person; nothing of what belongs to its work.
+pub(crate) fn words(error: &watcher::Error) -> Option<String> {
+    Some(match error {
+        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
+            crate::plain(error)
+        }
+        // What it knew is too old: it lists all anew, as it should.
+        watcher::Error::WatchError(status) if status.code == 410 => return None,
+        watcher::Error::WatchError(status) => status.message.clone(),
+        other => other.to_string(),
+    })
+}
+
 /// What a watch complains of: told when it is something new, and not at each try.
 #[derive(Debug, Default)]
 pub(crate) struct Complaint(Mutex<String>);
 
 impl Complaint {
     pub(crate) fn hear(&self, error: &watcher::Error) {
-        let told = match error {
-            watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
-                crate::plain(error)
-            }
-            // What it knew is too old: it lists all anew, as it should.
-            watcher::Error::WatchError(status) if status.code == 410 => return,
-            watcher::Error::WatchError(status) => status.message.clone(),
-            other => other.to_string(),
+        let Some(told) = words(error) else {
+            return;
         };
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if *last != told {

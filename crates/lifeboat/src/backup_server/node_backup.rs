@@ -7,19 +7,17 @@ use backup_plan::api::{Attempt, NodeBackup, NodeBackupEntry, NodeBackupStatus, N
 use backup_plan::record::Record;
 use jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Config, Resource};
+use operator::events::Events;
+use operator::names::SERVER_MANAGER;
+use operator::plain;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Who writes, as the API server records it.
-const FIELD_MANAGER: &str = "etcd-lifeboat-backup-server";
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// What the API server takes of an event's note.
-const NOTE_CHARS: usize = 1000;
 
 /// Tells for ever, if this is a pod of a cluster.
 pub(super) async fn tell(node: String, observed: Arc<Observed>) {
@@ -36,13 +34,7 @@ pub(super) async fn tell(node: String, observed: Arc<Observed>) {
     };
     let mut teller = Teller {
         api: Api::all(client.clone()),
-        recorder: Recorder::new(
-            client,
-            Reporter {
-                controller: FIELD_MANAGER.into(),
-                instance: Some(node.clone()),
-            },
-        ),
+        events: Events::new(&client, SERVER_MANAGER, &node, "Backup"),
         node,
         told: None,
     };
@@ -59,9 +51,7 @@ pub(super) async fn tell(node: String, observed: Arc<Observed>) {
             }
             failed => {
                 let problem = match failed {
-                    // The library's own text has it three times.
-                    Ok(Err(kube::Error::Api(status))) => status.message.clone(),
-                    Ok(Err(error)) => error.to_string(),
+                    Ok(Err(error)) => plain(&error),
                     _ => "the API server does not answer".into(),
                 };
                 tracing::warn!(
@@ -78,7 +68,7 @@ pub(super) async fn tell(node: String, observed: Arc<Observed>) {
 
 struct Teller {
     api: Api<NodeBackup>,
-    recorder: Recorder,
+    events: Events,
     node: String,
     /// What the API server has heard.
     told: Option<NodeBackupStatus>,
@@ -90,7 +80,7 @@ impl Teller {
         if self.told.as_ref() == Some(&status) {
             return Ok(());
         }
-        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let params = PatchParams::apply(SERVER_MANAGER).force();
         let (api_version, kind) = (NodeBackup::api_version(&()), NodeBackup::kind(&()));
         let whole = json!({
             "apiVersion": api_version,
@@ -115,20 +105,28 @@ impl Teller {
             }
             told => told?,
         };
-        if let Some(event) = event(self.told.as_ref(), &status) {
-            let object = told.object_ref(&());
-            // What can't be written stands in the NodeBackup, too.
-            if let Err(error) = self.recorder.publish(&event, &object).await {
-                tracing::warn!("an event was not written: {error}");
+        let object = told.object_ref(&());
+        match news(self.told.as_ref(), &status) {
+            Some(News::Failed(note)) => self.events.warning(&object, "BackupFailed", &note).await,
+            Some(News::Recovered(note)) => {
+                self.events.normal(&object, "BackupRecovered", &note).await;
             }
+            None => {}
         }
         self.told = Some(status);
         Ok(())
     }
 }
 
-/// What is an event of what has changed.
-fn event(before: Option<&NodeBackupStatus>, now: &NodeBackupStatus) -> Option<Event> {
+/// What is worth an event.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    Failed(String),
+    Recovered(String),
+}
+
+/// What is news of what has changed.
+fn news(before: Option<&NodeBackupStatus>, now: &NodeBackupStatus) -> Option<News> {
     let failed = |status: &NodeBackupStatus| {
         let attempt = status
             .last_attempt
@@ -136,28 +134,14 @@ fn event(before: Option<&NodeBackupStatus>, now: &NodeBackupStatus) -> Option<Ev
             .filter(|attempt| !attempt.succeeded);
         attempt.map(|attempt| (attempt.reason.clone(), attempt.message.clone()))
     };
-    let event = |type_, reason: &str, note: String| Event {
-        type_,
-        reason: reason.into(),
-        note: Some(note.chars().take(NOTE_CHARS).collect()),
-        action: "Backup".into(),
-        secondary: None,
-    };
     match (before.and_then(failed), failed(now)) {
         // Again for the same reason is nothing new.
         (Some((before, _)), Some((reason, _))) if before == reason => None,
-        (_, Some((reason, message))) => Some(event(
-            EventType::Warning,
-            "BackupFailed",
-            format!("{reason}: {message}"),
-        )),
+        (_, Some((reason, message))) => Some(News::Failed(format!("{reason}: {message}"))),
         (Some(_), None) => {
             let newest = now.last_verified.as_ref()?;
-            Some(event(
-                EventType::Normal,
-                "BackupRecovered",
-                format!("{} was made and proven", newest.name),
-            ))
+            let note = format!("{} was made and proven", newest.name);
+            Some(News::Recovered(note))
         }
         (None, None) => None,
     }
@@ -242,7 +226,10 @@ mod tests {
 
     fn after(reason: Option<&str>) -> NodeBackupStatus {
         NodeBackupStatus {
-            last_verified: Some(NodeBackupEntry::default()),
+            last_verified: Some(NodeBackupEntry {
+                name: "newest".into(),
+                ..NodeBackupEntry::default()
+            }),
             last_attempt: Some(Attempt {
                 succeeded: reason.is_none(),
                 reason: reason.unwrap_or_default().into(),
@@ -259,18 +246,12 @@ mod tests {
             after(Some("member")),
             after(Some("disk-short")),
         );
-        let reason =
-            |before: Option<&NodeBackupStatus>, now| event(before, now).map(|event| event.reason);
-        assert_eq!(reason(None, &well), None);
-        assert_eq!(reason(None, &member).as_deref(), Some("BackupFailed"));
-        assert_eq!(reason(Some(&member), &member), None);
-        assert_eq!(
-            reason(Some(&member), &disk).as_deref(),
-            Some("BackupFailed")
-        );
-        assert_eq!(
-            reason(Some(&disk), &well).as_deref(),
-            Some("BackupRecovered")
-        );
+        let failed = |message: &str| Some(News::Failed(message.into()));
+        assert_eq!(news(None, &well), None);
+        assert_eq!(news(None, &member), failed("member: "));
+        assert_eq!(news(Some(&member), &member), None);
+        assert_eq!(news(Some(&member), &disk), failed("disk-short: "));
+        let over = Some(News::Recovered("newest was made and proven".into()));
+        assert_eq!(news(Some(&disk), &well), over);
     }
 }

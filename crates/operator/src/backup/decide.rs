@@ -1,0 +1,368 @@
+//! What is done for requests: one at a time, of several that wait the first by name, node by node.
+
+use super::Outcome;
+
+/// With what its pod waits for behind it, this is all that is known of a pod that is gone.
+const IS_RUNNING: &str = " is running";
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) name: String,
+    pub(super) uid: String,
+    pub(super) claim: Option<String>,
+    /// On this node only.
+    pub(super) node: Option<String>,
+    /// Nothing has been said of it yet.
+    pub(super) outcome: Option<Outcome>,
+    /// What was last said of it.
+    pub(super) said: String,
+    /// The Job it was told to have.
+    pub(super) job: Option<String>,
+}
+
+/// A Job that makes a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Made {
+    pub(super) name: String,
+    /// The request's.
+    pub(super) owner_uid: String,
+    pub(super) node: Option<String>,
+    pub(super) end: Option<End>,
+    /// What its pod waits for or died of.
+    pub(super) pod: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    Complete,
+    Failed(String),
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Do {
+    /// Make the Job of a request, on a node or with its claim.
+    Make {
+        request: String,
+        node: Option<String>,
+    },
+    /// Tell what has become of it.
+    Tell {
+        request: String,
+        outcome: Outcome,
+        message: String,
+    },
+}
+
+/// Decides. Nodes are those to be backed up, in order.
+pub(super) fn decide(requests: &[Request], jobs: &[Made], nodes: &[String]) -> Vec<Do> {
+    let mut all = Vec::new();
+    let tell = |request: &Request, outcome: Outcome, message: String| Do::Tell {
+        request: request.name.clone(),
+        outcome,
+        message,
+    };
+    let mut goes_on = None;
+    let mut waiting = Vec::new();
+    for request in requests {
+        if matches!(request.outcome, Some(outcome) if outcome != Outcome::Pending) {
+            continue;
+        }
+        let own: Vec<_> = jobs
+            .iter()
+            .filter(|job| job.owner_uid == request.uid)
+            .collect();
+        if own.is_empty() && request.job.is_none() {
+            waiting.push(request);
+            continue;
+        }
+        goes_on.get_or_insert(&request.name);
+        all.push(if own.is_empty() {
+            let job = request.job.as_deref().unwrap_or_default();
+            tell(
+                request,
+                Outcome::Failed,
+                format!("its Job {job} was deleted"),
+            )
+        } else {
+            go_on(request, &own, &of_request(request, nodes))
+        });
+    }
+    waiting.sort_by(|one, other| one.name.cmp(&other.name));
+    if let Some(running) = goes_on {
+        let message = format!("waits for EtcdBackup {running}: one is made at a time");
+        let told = waiting
+            .into_iter()
+            .map(|request| tell(request, Outcome::Pending, message.clone()));
+        all.extend(told);
+        return all;
+    }
+    let Some((first, others)) = waiting.split_first() else {
+        return all;
+    };
+    all.push(match (&first.claim, of_request(first, nodes).first()) {
+        (None, None) => tell(first, Outcome::Failed, no_node(first)),
+        (None, Some(node)) => Do::Make {
+            request: first.name.clone(),
+            node: Some(node.clone()),
+        },
+        (Some(_), _) => Do::Make {
+            request: first.name.clone(),
+            node: None,
+        },
+    });
+    let message = format!(
+        "skipped for EtcdBackup {}: one is made at a time; ask again",
+        first.name
+    );
+    all.extend(
+        others
+            .iter()
+            .map(|request| tell(request, Outcome::Skipped, message.clone())),
+    );
+    all
+}
+
+/// The nodes that a request is for.
+fn of_request(request: &Request, nodes: &[String]) -> Vec<String> {
+    let is_for = |node: &&String| request.node.as_ref().is_none_or(|only| only == *node);
+    nodes.iter().filter(is_for).cloned().collect()
+}
+
+fn no_node(request: &Request) -> String {
+    match &request.node {
+        Some(node) => format!("{node} is no node of the control plane that has a voting member"),
+        None => "there is no node with a role label control-plane, master or etcd that has a voting member".into(),
+    }
+}
+
+/// Decides of a request that has a Job.
+fn go_on(request: &Request, jobs: &[&Made], nodes: &[String]) -> Do {
+    let tell = |outcome, message| Do::Tell {
+        request: request.name.clone(),
+        outcome,
+        message,
+    };
+    let place = |job: &Made| {
+        let node = job.node.iter().map(|node| format!(" on {node}"));
+        format!("Job {}{}", job.name, node.collect::<String>())
+    };
+    let done = jobs
+        .iter()
+        .filter(|job| job.end == Some(End::Complete))
+        .count();
+    let running = jobs.iter().find(|job| job.end.is_none());
+    if let Some(job) = running {
+        let pod = job.pod.iter().map(|pod| format!(": {pod}"));
+        let so_far = if request.claim.is_none() {
+            format!("{done} of {} nodes done; ", nodes.len().max(jobs.len()))
+        } else {
+            String::new()
+        };
+        let message = format!(
+            "{so_far}{}{IS_RUNNING}{}",
+            place(job),
+            pod.collect::<String>()
+        );
+        return tell(Outcome::Pending, message);
+    }
+    if request.claim.is_none()
+        && let Some(node) = nodes
+            .iter()
+            .find(|node| jobs.iter().all(|job| job.node.as_ref() != Some(node)))
+    {
+        return Do::Make {
+            request: request.name.clone(),
+            node: Some(node.clone()),
+        };
+    }
+    let failed: Vec<_> = jobs
+        .iter()
+        .filter_map(|job| match &job.end {
+            Some(End::Failed(why)) => Some(format!(
+                "{}: {}",
+                place(job),
+                // With its Job an overdue pod is gone, and what it waited for is known from before.
+                job.pod.as_ref().unwrap_or(why)
+            )),
+            _ => None,
+        })
+        .collect();
+    if failed.is_empty() {
+        let places: Vec<_> = jobs.iter().map(|job| place(job)).collect();
+        return tell(
+            Outcome::Completed,
+            format!("a proven backup was made by {}", places.join(", ")),
+        );
+    }
+    let mut message = if request.claim.is_none() {
+        format!("{done} of {} nodes have a new backup. ", jobs.len())
+    } else {
+        String::new()
+    };
+    message += &failed.join(". ");
+    // It was said while its pod was still there.
+    if jobs.iter().all(|job| job.pod.is_none()) && request.said.contains(&format!("{IS_RUNNING}: "))
+    {
+        message += &format!(" (before: {})", request.said);
+    }
+    tell(Outcome::Failed, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(name: &str) -> Request {
+        Request {
+            name: name.into(),
+            uid: format!("uid-{name}"),
+            claim: None,
+            node: None,
+            outcome: None,
+            said: String::new(),
+            job: None,
+        }
+    }
+
+    fn with_claim(name: &str) -> Request {
+        Request {
+            claim: Some("claim".into()),
+            ..request(name)
+        }
+    }
+
+    fn job(of: &str, node: Option<&str>, end: Option<End>) -> Made {
+        Made {
+            name: format!("{of}-{}", node.unwrap_or("claim")),
+            owner_uid: format!("uid-{of}"),
+            node: node.map(String::from),
+            end,
+            pod: None,
+        }
+    }
+
+    fn nodes(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_string()).collect()
+    }
+
+    /// In short: who, and what.
+    fn decided(requests: &[Request], jobs: &[Made], on: &[&str]) -> Vec<String> {
+        decide(requests, jobs, &nodes(on))
+            .into_iter()
+            .map(|decision| match decision {
+                Do::Make { request, node } => {
+                    format!("{request} make {}", node.unwrap_or_default())
+                }
+                Do::Tell {
+                    request, outcome, ..
+                } => format!("{request} {outcome:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn of_several_the_first_by_name_is_made_and_the_others_are_skipped() {
+        let all = [with_claim("c"), with_claim("a"), with_claim("b")];
+        assert_eq!(
+            decided(&all, &[], &["n1"]),
+            ["a make ", "b Skipped", "c Skipped"]
+        );
+    }
+
+    #[test]
+    fn while_one_is_made_the_others_wait() {
+        let running = job("b", Some("n1"), None);
+        assert_eq!(
+            decided(&[request("a"), request("b")], &[running], &["n1"]),
+            ["b Pending", "a Pending"]
+        );
+    }
+
+    #[test]
+    fn one_node_comes_after_another_and_each_failure_is_told() {
+        let on = ["n1", "n2", "n3"];
+        let end = |node, end| job("a", Some(node), Some(end));
+        let mut jobs = Vec::new();
+        for node in on {
+            assert_eq!(
+                decided(&[request("a")], &jobs, &on),
+                [format!("a make {node}")]
+            );
+            jobs.push(end(node, End::Complete));
+        }
+        assert_eq!(decided(&[request("a")], &jobs, &on), ["a Completed"]);
+        jobs.pop();
+        jobs.push(end("n3", End::Failed("the disk is full".into())));
+        let told = decide(&[request("a")], &jobs, &nodes(&on));
+        let Some(Do::Tell {
+            outcome, message, ..
+        }) = told.first()
+        else {
+            panic!("it is told");
+        };
+        assert_eq!(*outcome, Outcome::Failed);
+        assert!(message.starts_with("2 of 3 nodes have"), "{message}");
+        assert!(message.contains("on n3: the disk is full"), "{message}");
+    }
+
+    #[test]
+    fn what_a_pod_that_is_gone_waited_for_is_still_told() {
+        let waits = Made {
+            pod: Some("pod a-n1-x: ErrImagePull".into()),
+            ..job("a", Some("n1"), None)
+        };
+        let message = |request: &Request, job: Made| match decide(
+            std::slice::from_ref(request),
+            &[job],
+            &nodes(&["n1"]),
+        )
+        .pop()
+        {
+            Some(Do::Tell { message, .. }) => message,
+            other => panic!("{other:?} tells nothing"),
+        };
+        let said = message(&request("a"), waits);
+        let told = Request {
+            outcome: Some(Outcome::Pending),
+            said,
+            ..request("a")
+        };
+        let overdue = End::Failed("Job was active longer than specified deadline".into());
+        let last = message(&told, job("a", Some("n1"), Some(overdue)));
+        assert!(last.contains("longer than specified"), "{last}");
+        assert!(last.contains("ErrImagePull"), "{last}");
+    }
+
+    #[test]
+    fn a_request_for_one_node_is_made_there_or_refused() {
+        let only = |node: &str| Request {
+            node: Some(node.into()),
+            ..request("a")
+        };
+        assert_eq!(decided(&[only("n2")], &[], &["n1", "n2"]), ["a make n2"]);
+        assert_eq!(decided(&[only("n7")], &[], &["n1", "n2"]), ["a Failed"]);
+        let done = job("a", Some("n2"), Some(End::Complete));
+        assert_eq!(
+            decided(&[only("n2")], &[done], &["n1", "n2"]),
+            ["a Completed"]
+        );
+    }
+
+    #[test]
+    fn what_has_an_end_keeps_it_and_a_job_that_was_deleted_is_one() {
+        let over = Request {
+            outcome: Some(Outcome::Completed),
+            ..request("a")
+        };
+        assert_eq!(decided(&[over], &[], &["n1"]), Vec::<String>::new());
+        let lost = Request {
+            outcome: Some(Outcome::Pending),
+            job: Some("a-n1".into()),
+            ..request("a")
+        };
+        assert_eq!(decided(&[lost], &[], &["n1"]), ["a Failed"]);
+        assert_eq!(decided(&[request("a")], &[], &[]), ["a Failed"]);
+    }
+}

@@ -1,0 +1,314 @@
+//! An `EtcdBackup` becomes a Job that makes a backup and then keeps what its retention says: in a claim's volume, or,
+//! without one, a Job on each control-plane node, one node after another. One request at a time; of several that
+//! wait the first by name is next, and the others are told that they were skipped, as upstream does it.
+
+mod decide;
+mod job;
+mod told;
+
+pub use told::{Outcome, outcome};
+
+use crate::names::{JOB_APP, NODE_ANNOTATION};
+use crate::seen::{self, Seen};
+use crate::{Context, FIELD_MANAGER, freshness, periodic};
+use backup_plan::api::{
+    BACKUP_ANNOTATION, Backup, BackupJob, DEFAULT_NUMBER, EtcdBackup, EtcdBackupStatus, NodeMember,
+    validate,
+};
+use backup_plan::record::ON_DEMAND;
+use backup_plan::retention::Policy;
+use decide::{Do, End, Made, Request, decide};
+use futures::FutureExt;
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// In logs and metrics.
+pub(crate) const NAME: &str = "backup";
+
+/// Acts on whatever changes.
+pub(crate) async fn run(context: Arc<Context>, seen: Arc<Seen>) {
+    let act = || act(&context, &seen).boxed();
+    seen::follow(&context, &seen, NAME, act).await;
+}
+
+async fn act(context: &Context, seen: &Seen) -> Result<(), kube::Error> {
+    let requests: Vec<_> = seen
+        .requests
+        .state()
+        .into_iter()
+        .filter(|request| request.metadata.deletion_timestamp.is_none())
+        .collect();
+    let mut counts: BTreeMap<_, _> = Outcome::ALL
+        .into_iter()
+        .map(|outcome| (outcome.condition(), 0))
+        .collect();
+    for request in &requests {
+        let outcome = outcome(request).map_or(Outcome::Pending, |(outcome, _)| outcome);
+        *counts.entry(outcome.condition()).or_default() += 1;
+    }
+    context.telling.change(|telling| telling.requests = counts);
+    let views: Vec<_> = requests.iter().map(|request| view(request)).collect();
+    let by_name: HashMap<_, _> = requests
+        .iter()
+        .map(|request| (request.name_any(), request))
+        .collect();
+    let pods = pod_problems(seen);
+    let jobs: Vec<_> = seen
+        .jobs
+        .state()
+        .iter()
+        .filter(|job| job.labels().get("app").is_some_and(|app| app == JOB_APP))
+        .filter_map(|job| made(job, &pods))
+        .collect();
+    let mut written = None;
+    for decision in decide(&views, &jobs, &targets(seen)) {
+        let (Do::Make { request, .. } | Do::Tell { request, .. }) = &decision;
+        let Some(request) = by_name.get(request) else {
+            continue;
+        };
+        let told = match decision {
+            Do::Make { node, .. } => make(context, seen, request, node).await?,
+            Do::Tell {
+                outcome, message, ..
+            } => tell(context, request, outcome, message, None).await?,
+        };
+        written = told.or(written);
+    }
+    // The last that was written is seen last.
+    if let Some(written) = written {
+        seen.until_seen(&seen.requests, &written).await;
+    }
+    Ok(())
+}
+
+fn view(request: &EtcdBackup) -> Request {
+    let said = outcome(request);
+    let status = request.status.as_ref();
+    Request {
+        name: request.name_any(),
+        uid: request.uid().unwrap_or_default(),
+        claim: Some(request.spec.pvc_name.clone()).filter(|name| !name.is_empty()),
+        node: request.annotations().get(NODE_ANNOTATION).cloned(),
+        outcome: said.as_ref().map(|(outcome, _)| *outcome),
+        said: said
+            .map(|(_, condition)| condition.message)
+            .unwrap_or_default(),
+        job: status
+            .and_then(|status| status.backup_job.as_ref())
+            .map(|job| job.name.clone()),
+    }
+}
+
+/// What pods of Jobs wait for or died of, by Job.
+fn pod_problems(seen: &Seen) -> HashMap<String, String> {
+    let mut problems: HashMap<String, String> = HashMap::new();
+    for pod in seen.pods.state() {
+        let job = pod.labels().get("batch.kubernetes.io/job-name");
+        if let (Some(job), Some(problem)) = (job, freshness::pod_problem(&pod)) {
+            let known = problems.entry(job.clone()).or_default();
+            // Whichever comes first, the same is told.
+            *known = problem.max(std::mem::take(known));
+        }
+    }
+    problems
+}
+
+fn made(job: &Job, pods: &HashMap<String, String>) -> Option<Made> {
+    let owner = job
+        .owner_references()
+        .iter()
+        .find(|owner| owner.kind == EtcdBackup::kind(&()))?;
+    let conditions = job
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    let end = conditions
+        .filter(|condition| condition.status == "True")
+        .find_map(|condition| match condition.type_.as_str() {
+            "Complete" => Some(End::Complete),
+            "Failed" => Some(End::Failed(
+                condition.message.clone().unwrap_or_else(|| "failed".into()),
+            )),
+            _ => None,
+        });
+    let name = job.name_any();
+    Some(Made {
+        owner_uid: owner.uid.clone(),
+        node: job.annotations().get(NODE_ANNOTATION).cloned(),
+        pod: pods.get(&name).cloned(),
+        name,
+        end,
+    })
+}
+
+/// The nodes that have a backup each: control-plane nodes, as far as they are known to have a voting member.
+fn targets(seen: &Seen) -> Vec<String> {
+    let without: BTreeSet<_> = seen
+        .node_backups
+        .state()
+        .iter()
+        .filter(|node| {
+            let member = node.status.as_ref().map(|status| status.member);
+            matches!(member, Some(NodeMember::Learner | NodeMember::None))
+        })
+        .map(|node| node.name_any())
+        .collect();
+    let mut nodes: Vec<_> = freshness::control_plane(seen)
+        .into_iter()
+        .map(|node| node.name_any())
+        .filter(|name| !without.contains(name))
+        .collect();
+    nodes.sort();
+    nodes
+}
+
+/// Makes a Job, and says so; of a request that can't be made, why.
+async fn make(
+    context: &Context,
+    seen: &Seen,
+    request: &EtcdBackup,
+    node: Option<String>,
+) -> Result<Option<EtcdBackup>, kube::Error> {
+    let claim = Some(&request.spec.pvc_name).filter(|name| !name.is_empty());
+    if let Some(claim) = claim
+        && !periodic::claim_exists(context, claim).await?
+    {
+        let message = periodic::claim_missing(context, "spec.pvcName", claim);
+        return tell(context, request, Outcome::Failed, message, None).await;
+    }
+    let (origin, policy) = of_backup(seen, request);
+    let job = job::job(
+        &context.shape,
+        &context.options,
+        request,
+        node.as_deref(),
+        &origin,
+        policy,
+    );
+    let jobs: Api<Job> = Api::namespaced(context.client.clone(), &context.shape.namespace);
+    let name = job
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let object = serde_json::from_value(job.clone()).map_err(kube::Error::SerdeError)?;
+    let params = PostParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PostParams::default()
+    };
+    let made = match context.write(jobs.create(&params, &object)).await {
+        Ok(made) => made,
+        // Made before, and not told; or that of a request of the same name, which is on its way out.
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let found = jobs.get_opt(name).await?;
+            let own = found.filter(|job| {
+                let mut owners = job.owner_references().iter();
+                owners.any(|owner| Some(&owner.uid) == request.uid().as_ref())
+            });
+            match own {
+                Some(own) => own,
+                None => {
+                    let message = format!("waits until Job {name} of a request before is gone");
+                    return tell(context, request, Outcome::Pending, message, None).await;
+                }
+            }
+        }
+        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => {
+            let message = format!("its Job was refused: {}", status.message);
+            return tell(context, request, Outcome::Failed, message, None).await;
+        }
+        Err(error) => return Err(error),
+    };
+    tracing::info!("EtcdBackup/{}: made Job {name}", request.name_any());
+    seen.until_seen(&seen.jobs, &made).await;
+    let message = match &node {
+        Some(node) => format!("Job {name} on {node} is running"),
+        None => format!("Job {name} is running"),
+    };
+    tell(context, request, Outcome::Pending, message, Some(name)).await
+}
+
+/// The origin and the retention of what is made: those of the `Backup` that asked.
+fn of_backup(seen: &Seen, request: &EtcdBackup) -> (String, Policy) {
+    let on_demand = Policy::Number(DEFAULT_NUMBER.unsigned_abs().into());
+    let Some(name) = request.annotations().get(BACKUP_ANNOTATION) else {
+        return (ON_DEMAND.into(), on_demand);
+    };
+    let backup = seen.backups.get(&ObjectRef::<Backup>::new(name));
+    // One that is gone or wrong meanwhile gives nothing up.
+    let policy = backup
+        .and_then(|backup| validate(name, &backup.spec).ok())
+        .map_or(Policy::None, |valid| valid.policy);
+    (name.clone(), policy)
+}
+
+/// Tells a request what has become of it; gives it as it is then, if that was something new.
+async fn tell(
+    context: &Context,
+    request: &EtcdBackup,
+    outcome: Outcome,
+    message: String,
+    job: Option<&str>,
+) -> Result<Option<EtcdBackup>, kube::Error> {
+    let old = request.status.clone().unwrap_or_default();
+    let said = self::outcome(request);
+    let job = old.backup_job.clone().or(job.map(|name| BackupJob {
+        namespace: context.shape.namespace.clone(),
+        name: name.into(),
+    }));
+    let same = said
+        .as_ref()
+        .is_some_and(|(before, condition)| *before == outcome && condition.message == message);
+    if same && job == old.backup_job {
+        return Ok(None);
+    }
+    let status = EtcdBackupStatus {
+        conditions: told::conditions(
+            &old.conditions,
+            outcome,
+            &message,
+            request.metadata.generation,
+        ),
+        backup_job: job,
+    };
+    let patch = Patch::Apply(json!({
+        "apiVersion": EtcdBackup::api_version(&()),
+        "kind": EtcdBackup::kind(&()),
+        "status": status,
+    }));
+    let requests: Api<EtcdBackup> = Api::all(context.client.clone());
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let name = request.name_any();
+    let written = match context
+        .write(requests.patch_status(&name, &params, &patch))
+        .await
+    {
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
+        other => other?,
+    };
+    if said.is_none_or(|(before, _)| before != outcome) {
+        announce(context, request, outcome, &message).await;
+    }
+    Ok(Some(written))
+}
+
+async fn announce(context: &Context, request: &EtcdBackup, outcome: Outcome, message: &str) {
+    let name = request.name_any();
+    let object = request.object_ref(&());
+    let reason = outcome.condition();
+    match outcome {
+        Outcome::Pending => {}
+        Outcome::Completed => {
+            tracing::info!("EtcdBackup/{name}: {message}");
+            context.events.normal(&object, reason, message).await;
+        }
+        Outcome::Failed | Outcome::Skipped => {
+            tracing::warn!("EtcdBackup/{name}: {message}");
+            context.events.warning(&object, reason, message).await;
+        }
+    }
+}

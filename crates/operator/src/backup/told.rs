@@ -1,0 +1,107 @@
+//! What has become of a request, as its conditions say it.
+
+use crate::conditions::{self, Saying};
+use backup_plan::api::EtcdBackup;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// What has become of a request; the names are upstream's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// It waits, or it is made.
+    Pending,
+    /// It was made.
+    Completed,
+    /// It could not be made.
+    Failed,
+    /// Another one was made instead.
+    Skipped,
+}
+
+impl Outcome {
+    /// The type of its condition.
+    #[must_use]
+    pub fn condition(self) -> &'static str {
+        match self {
+            Outcome::Pending => "BackupPending",
+            Outcome::Completed => "BackupCompleted",
+            Outcome::Failed => "BackupFailed",
+            Outcome::Skipped => "BackupSkipped",
+        }
+    }
+
+    pub(super) const ALL: [Outcome; 4] = [
+        Outcome::Pending,
+        Outcome::Completed,
+        Outcome::Failed,
+        Outcome::Skipped,
+    ];
+}
+
+/// What a request was last told.
+#[must_use]
+pub fn outcome(request: &EtcdBackup) -> Option<(Outcome, Condition)> {
+    let conditions = &request.status.as_ref()?.conditions;
+    let holds = conditions
+        .iter()
+        .find(|condition| condition.status == "True")?;
+    let outcome = Outcome::ALL
+        .into_iter()
+        .find(|outcome| outcome.condition() == holds.type_)?;
+    Some((outcome, holds.clone()))
+}
+
+/// Only the newest holds; those before it stay, and do not.
+pub(super) fn conditions(
+    before: &[Condition],
+    outcome: Outcome,
+    message: &str,
+    generation: Option<i64>,
+) -> Vec<Condition> {
+    let now = Timestamp::now();
+    let type_ = outcome.condition();
+    let newest = Saying {
+        type_,
+        holds: true,
+        reason: type_,
+        message: message.into(),
+    };
+    let old = before.iter().filter(|condition| condition.type_ != type_);
+    let mut all: Vec<_> = old
+        .map(|condition| {
+            let over = Condition {
+                status: "False".into(),
+                ..condition.clone()
+            };
+            if condition.status == "False" {
+                return over;
+            }
+            Condition {
+                last_transition_time: Time(now),
+                ..over
+            }
+        })
+        .collect();
+    let same = conditions::before(before, type_);
+    all.push(newest.after(same, generation, now));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_condition_holds_at_a_time() {
+        let pending = conditions(&[], Outcome::Pending, "waits", Some(1));
+        let done = conditions(&pending, Outcome::Completed, "made", Some(1));
+        let held: Vec<_> = done
+            .iter()
+            .map(|condition| (condition.type_.as_str(), condition.status.as_str()))
+            .collect();
+        assert_eq!(
+            held,
+            [("BackupPending", "False"), ("BackupCompleted", "True")]
+        );
+    }
+}
