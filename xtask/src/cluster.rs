@@ -45,14 +45,6 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Print what a container has printed
-    Logs {
-        pod: String,
-        #[arg(short, long, default_value = "default")]
-        namespace: String,
-        #[arg(short, long)]
-        container: String,
-    },
     /// Break a part of it, or mend it
     Fault {
         /// What to do
@@ -137,16 +129,8 @@ impl FaultName {
 enum Request {
     Down,
     Status,
-    Fault {
-        fault: FaultName,
-        part: String,
-    },
+    Fault { fault: FaultName, part: String },
     ExpireWatches,
-    Logs {
-        namespace: String,
-        pod: String,
-        container: String,
-    },
 }
 
 /// What it answers: something to print, or what was wrong.
@@ -229,15 +213,6 @@ pub(crate) fn run(args: Args) -> Result<()> {
                 .exec();
             Err(error).context("run kubectl")
         }
-        What::Logs {
-            pod,
-            namespace,
-            container,
-        } => place.ask(&Request::Logs {
-            namespace,
-            pod,
-            container,
-        }),
         What::Fault { fault, part } => place.ask(&Request::Fault { fault, part }),
         What::ExpireWatches => place.ask(&Request::ExpireWatches),
         What::Conflict {
@@ -332,6 +307,9 @@ fn options(make: &Make) -> Result<Options> {
             .with_context(|| format!("--kubernetes {named}: there are {VERSIONS:?}"))?,
     };
     kubernetes::provide(version)?;
+    if let Err(error) = kubernetes::provide_tools() {
+        eprintln!("no kubectl logs and exec: {error:#}");
+    }
     let named = |version: &etcd_binaries::Version| version.to_string() == make.etcd;
     let etcd = etcd_binaries::VERSIONS.into_iter().find(named);
     let etcd = etcd.with_context(|| {
@@ -425,13 +403,6 @@ fn answer(cluster: &mut Cluster, request: Request) -> Answer {
             cluster.fault(fault.fault(), &part).map(|()| String::new())
         }
         Request::ExpireWatches => cluster.expire_watches().map(|()| String::new()),
-        Request::Logs {
-            namespace,
-            pod,
-            container,
-        } => cluster
-            .logs(&namespace, &pod, &container)
-            .ok_or_else(|| "there is no such pod, or its container has not started".into()),
     }
 }
 

@@ -5,7 +5,9 @@ use anyhow::{Context, Result, bail, ensure};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
-use test_support::kubernetes::binaries::{PROGRAMS, VERSIONS, Version, cache_dir, find, in_dir};
+use test_support::kubernetes::binaries::{
+    HELM, PROGRAMS, STREAMS, VERSIONS, Version, cache_dir, find, in_dir, tool,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -21,6 +23,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         &VERSIONS[..1]
     };
+    provide_tools()?;
     for version in versions {
         let start = Instant::now();
         provide(*version)?;
@@ -30,6 +33,25 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "Kubernetes {version}: {} ({seconds} s)",
             binaries.dir().display()
         );
+    }
+    Ok(())
+}
+
+/// Builds what is beside a cluster; Go itself knows whether there is something to do.
+pub(crate) fn provide_tools() -> Result<()> {
+    for (name, folder, package) in [
+        (STREAMS, "streams", "."),
+        (HELM, "helm", "helm.sh/helm/v3/cmd/helm"),
+    ] {
+        let place = tool(name);
+        let mut go = Command::new("go");
+        go.current_dir(root().join("xtask/kubernetes").join(folder))
+            .env("CGO_ENABLED", "0")
+            .args(["build", "-mod=readonly", "-trimpath", "-ldflags=-s -w"])
+            .arg("-o")
+            .arg(&place)
+            .arg(package);
+        run_command(&mut go)?;
     }
     Ok(())
 }

@@ -43,6 +43,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             missing.push(format!("Kubernetes {version} can't be had: {error:#}"));
         }
     }
+    if let Err(error) = kubernetes::provide_tools() {
+        missing.push(format!("what is beside a cluster can't be had: {error:#}"));
+    }
     // What tests write down of what the API server was asked; of this run only.
     let _ = std::fs::remove_dir_all(root().join("target/tmp/asked"));
     let skips = tempfile::NamedTempFile::new().context("create the list of skipped tests")?;

@@ -8,6 +8,7 @@
 //! - [`progress`]: who hears how far long work is.
 //! - [`repository`]: where backups are kept.
 //! - [`static_resources`]: the archive of a node's control-plane files.
+//! - [`transfer`]: a backup on its way to another machine.
 //! - [`verify`]: whether a snapshot is whole, and what is in it.
 
 pub mod backup;
@@ -21,4 +22,5 @@ mod receive;
 pub mod repository;
 mod scratch_file;
 pub mod static_resources;
+pub mod transfer;
 pub mod verify;

@@ -4,6 +4,7 @@ use etcd_file::ReadAt;
 use rustix::fs::OFlags;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,12 @@ impl Stamp {
             modified_s: metadata.mtime(),
             modified_ns: metadata.mtime_nsec(),
         }
+    }
+}
+
+impl AsFd for LocalFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -326,6 +326,12 @@ impl Entry {
         }
     }
 
+    /// Where a file of it is.
+    #[must_use]
+    pub fn path_in(&self, repository: &Repository, file: &str) -> PathBuf {
+        repository.root.join(&self.name).join(file)
+    }
+
     /// What retention needs to know, of a backup.
     #[must_use]
     pub fn candidate(&self) -> Option<Candidate> {
@@ -387,7 +393,7 @@ fn name_of(time: Timestamp) -> String {
         .to_string()
 }
 
-fn time_of_name(name: &str) -> Option<Timestamp> {
+pub(crate) fn time_of_name(name: &str) -> Option<Timestamp> {
     let time = jiff::civil::DateTime::strptime(NAME_FORMAT, name).ok()?;
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }

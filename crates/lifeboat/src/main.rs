@@ -8,6 +8,7 @@ mod cluster_backup;
 mod completions;
 mod connection;
 mod duration;
+mod export;
 mod list;
 mod listener;
 mod logging;
@@ -21,6 +22,7 @@ mod progress_bar;
 mod prune_backups;
 mod request_backup;
 mod retention;
+mod send_backup;
 mod status;
 mod verify;
 
@@ -51,11 +53,13 @@ pub(crate) struct Cli {
 enum Command {
     BackupServer(backup_server::Args),
     ClusterBackup(cluster_backup::Args),
+    Export(export::Args),
     List(list::Args),
     Manifests(manifests::Args),
     Operator(operator::Args),
     PruneBackups(prune_backups::Args),
     RequestBackup(request_backup::Args),
+    SendBackup(send_backup::Args),
     Status(status::Args),
     Verify(verify::Args),
     Completions(completions::Args),
@@ -83,6 +87,7 @@ enum PluginCommand {
     List(status::Args),
     /// Make a backup now, and wait for it
     Backup(request_backup::Args),
+    Export(export::Args),
 }
 
 /// Whether it was started by the name that kubectl looks for.
@@ -98,16 +103,19 @@ fn main() -> ExitCode {
             PluginCommand::Status(args) => status::run(args),
             PluginCommand::List(args) => status::list(args),
             PluginCommand::Backup(args) => request_backup::run(args),
+            PluginCommand::Export(args) => export::run(args),
         });
     }
     ended(match Cli::parse().command {
         Command::BackupServer(args) => backup_server::run(args),
         Command::ClusterBackup(args) => cluster_backup::run(args),
+        Command::Export(args) => export::run(args),
         Command::List(args) => list::run(args),
         Command::Manifests(args) => manifests::run(args),
         Command::Operator(args) => operator::run(args),
         Command::PruneBackups(args) => prune_backups::run(args),
         Command::RequestBackup(args) => request_backup::run(args),
+        Command::SendBackup(args) => send_backup::run(args),
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Completions(args) => completions::run(args),

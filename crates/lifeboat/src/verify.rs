@@ -86,7 +86,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let report = report?;
     let text = match args.output {
         Format::Json => serde_json::to_string_pretty(&report)? + "\n",
-        Format::Table => for_people(&report),
+        Format::Table => for_people(&report.file.display().to_string(), &report),
     };
     output::print(&text);
     Ok(if report.ok { EXIT_DONE } else { EXIT_FAILED })
@@ -129,9 +129,9 @@ impl Args {
     }
 }
 
-fn for_people(report: &Report) -> String {
+pub(crate) fn for_people(name: &str, report: &Report) -> String {
     let verdict = if report.ok { "ok" } else { "NOT OK" };
-    let mut text = format!("{}: {verdict}\n\n", report.file.display());
+    let mut text = format!("{name}: {verdict}\n\n");
     text += &output::table(
         ["CHECK", "RESULT", "TIME", "DETAIL"],
         report.checks.iter().map(|check| {

@@ -147,6 +147,20 @@ spec:
         let reason = field(&cluster, &["job", job], ".status.conditions[-1:].reason");
         assert_eq!(reason, "BackoffLimitExceeded");
     }
+    // What they print can be read, and commands run in them.
+    if binaries::require_tool(binaries::STREAMS).is_some() {
+        let log = cluster.kubectl_ok(&["logs", "job/says-by-its-log"]);
+        assert_eq!(log, "ready\nno room left\n");
+        let last = cluster.kubectl_ok(&["logs", "--tail=1", "job/says-by-its-log"]);
+        assert_eq!(last, "no room left\n");
+        let run = |script: &str| cluster.kubectl(&["exec", "ds/each", "--", "sh", "-c", script]);
+        let output = run("cat /host/node-name; echo aside >&2; exit 7");
+        assert_eq!(output.status.code(), Some(7));
+        assert!(String::from_utf8_lossy(&output.stdout).starts_with("node-"));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("aside"));
+        let many = run("head -c 3000000 /dev/zero");
+        assert_eq!(many.stdout.len(), 3_000_000);
+    }
     // Deleting ends the processes, and the pods go.
     let _ = cluster.kubectl_ok(&["delete", "ds", "each", "--wait=false"]);
     wait_until("the pods to go", || {

@@ -11,6 +11,7 @@ mod operated;
 use operated::node::{examples, list, told, wait_until};
 use operated::{Operated, Operator, cluster, get, stale};
 use serde_json::Value;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use test_support::kubernetes::binaries;
@@ -176,4 +177,71 @@ fn a_person_sees_what_there_is_asks_for_more_and_is_told_what_is_wrong() {
             .unwrap();
         assert!(output.status.success(), "{line}: {}", told(&output));
     }
+}
+
+#[test]
+fn a_backup_comes_to_the_machine_of_whoever_asks_whole_and_proven_or_not_at_all() {
+    let Some(cluster) = cluster(1, None) else {
+        return;
+    };
+    if binaries::require_tool(binaries::STREAMS).is_none() {
+        return;
+    }
+    let target = cluster.dir().join("exported");
+    std::fs::create_dir(&target).unwrap();
+    let export = |what: &str| {
+        let to = ["--to", target.to_str().unwrap()];
+        kubectl_lifeboat(&cluster, &[&["export", what][..], &to].concat())
+    };
+    let fails = |what: &str, words: &str| {
+        let output = export(what);
+        assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+        assert!(told(&output).contains(words), "{}", told(&output));
+    };
+    fails("node-1", "no backup server runs on node node-1");
+    let output = export("node-1/");
+    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+
+    let _operator = Operator::start(&cluster, "a", &[]);
+    let repository = cluster.nodes()[0].root.join("var/lib/etcd-auto-backup");
+    wait_until("the first backup", || {
+        (!operated::node::names(&repository, "backup").is_empty()).then_some(())
+    });
+    let name = operated::node::names(&repository, "backup").remove(0);
+    fails("node-1/2001-01-01_000000", &name);
+    fails("node-1/..", "..");
+    fails("node-2", "no backup server runs on node node-2");
+
+    // The newest, and by its name; what was there stays.
+    let output = export("node-1");
+    assert!(output.status.success(), "{}", told(&output));
+    let place = target.join(&name);
+    assert!(told(&output).contains("proven here"), "{}", told(&output));
+    let verified = operated::node::lifeboat(&["verify", place.to_str().unwrap()]);
+    assert!(verified.status.success(), "{}", told(&verified));
+    for entry in std::fs::read_dir(repository.join(&name)).unwrap() {
+        let sent = entry.unwrap().path();
+        let came = place.join(sent.file_name().unwrap());
+        assert_eq!(std::fs::read(&sent).unwrap(), std::fs::read(&came).unwrap());
+        assert_eq!(came.metadata().unwrap().mode() & 0o777, 0o600);
+    }
+    assert_eq!(place.metadata().unwrap().mode() & 0o777, 0o700);
+    let count = |dir: &Path| std::fs::read_dir(dir).unwrap().count();
+    assert_eq!(count(&place), count(&repository.join(&name)));
+    fails(&format!("node-1/{name}"), "is there already");
+    fails("node-1", "is there already");
+    assert_eq!(count(&target), 1);
+
+    std::fs::remove_dir_all(&place).unwrap();
+    let output = export(&format!("node-1/{name}"));
+    assert!(output.status.success(), "{}", told(&output));
+
+    // One that has been damaged on its disk.
+    std::fs::remove_dir_all(&place).unwrap();
+    let snapshot = repository.join(&name).join(format!("snapshot_{name}.db"));
+    let mut bytes = std::fs::read(&snapshot).unwrap();
+    bytes[20_000] ^= 1;
+    std::fs::write(&snapshot, bytes).unwrap();
+    fails(&format!("node-1/{name}"), "SHA-256 is");
+    assert_eq!(count(&target), 0);
 }

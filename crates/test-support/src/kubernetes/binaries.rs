@@ -57,6 +57,28 @@ pub fn cache_dir() -> PathBuf {
     etcd.with_file_name("kubernetes")
 }
 
+/// A program beside a cluster that is built for the tests: `helm`, or what serves a kubelet's streams.
+#[must_use]
+pub fn tool(name: &str) -> PathBuf {
+    cache_dir().join("tools").join(name)
+}
+
+/// What serves a kubelet's streams.
+pub const STREAMS: &str = "kubelet-streams";
+/// The package manager.
+pub const HELM: &str = "helm";
+
+/// The tool, or a skipped test.
+#[must_use]
+pub fn require_tool(name: &str) -> Option<PathBuf> {
+    let place = tool(name);
+    if place.is_file() {
+        return Some(place);
+    }
+    crate::requirement::skip(&format!("{name} is not here: run `cargo xtask kubernetes`"));
+    None
+}
+
 /// Finds the programs of a version: in the folder that the environment names, in `PATH`, in the cache.
 #[must_use]
 pub fn find(version: Version) -> Option<Binaries> {

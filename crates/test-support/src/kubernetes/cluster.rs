@@ -1,6 +1,6 @@
 //! A cluster: started, looked at, broken and mended by tests, and gone with the value.
 
-use super::binaries::Binaries;
+use super::binaries::{Binaries, STREAMS, tool};
 use super::container::Spawner;
 use super::image::Images;
 use super::kubelet::{Context, Kubelet};
@@ -225,10 +225,29 @@ impl Cluster {
             images: self.images.clone(),
             spawner: Spawner::start(),
             api_port: self.links[&format!("pods/{name}")].port(),
+            streams_port: free_port(),
         });
         self.contexts.insert(name.into(), context.clone());
+        self.start_kubelet(context);
+    }
+
+    fn start_kubelet(&mut self, context: Arc<Context>) {
+        let [cert, key] = self.pki.serving(&context.node);
+        let args = [
+            ("listen", format!("127.0.0.1:{}", context.streams_port)),
+            ("pods", context.pods.display().to_string()),
+            ("ca", self.pki.path("ca.crt").display().to_string()),
+            ("cert", cert.display().to_string()),
+            ("key", key.display().to_string()),
+        ];
+        let log = self
+            .dir
+            .path()
+            .join(format!("{}.streams.log", context.node));
+        let streams = Part::new(tool(STREAMS), flags(&args), log);
         let _inside = self.runtime.enter();
-        self.kubelets.insert(name.into(), Kubelet::start(context));
+        self.kubelets
+            .insert(context.node.clone(), Kubelet::start(context, streams));
     }
 
     fn wait_until_ready(&mut self) {
@@ -505,8 +524,7 @@ impl Cluster {
         if fault != Fault::Stop && !self.kubelets.contains_key(name) {
             self.fault_of_member(Fault::Start, name)?;
             let context = self.contexts.get(name).ok_or("no such node")?.clone();
-            let _inside = self.runtime.enter();
-            self.kubelets.insert(name.into(), Kubelet::start(context));
+            self.start_kubelet(context);
         }
         Ok(())
     }
@@ -584,6 +602,13 @@ rules:
     path.display().to_string()
 }
 
+fn flags(flags: &[(&str, String)]) -> Vec<String> {
+    flags
+        .iter()
+        .map(|(flag, value)| format!("--{flag}={value}"))
+        .collect()
+}
+
 /// The programs of the control plane; the API server is started, the others follow when it is ready.
 fn start_parts(
     options: &Options,
@@ -623,6 +648,13 @@ fn start_parts(
             "service-account-signing-key-file",
             file("service-accounts.key"),
         ),
+        (
+            "kubelet-client-certificate",
+            file("apiserver-kubelet-client.crt"),
+        ),
+        ("kubelet-client-key", file("apiserver-kubelet-client.key")),
+        ("kubelet-certificate-authority", file("ca.crt")),
+        ("kubelet-preferred-address-types", "InternalIP".into()),
         ("authorization-mode", "Node,RBAC".into()),
         ("service-cluster-ip-range", SERVICE_RANGE.into()),
         // Nobody reaches it by the address of a service: pods are told its port.
@@ -672,12 +704,9 @@ fn start_parts(
         ("profiling", "false".into()),
     ];
     let part = |name: &'static str, flags: &[(&str, String)]| {
-        let args = flags
-            .iter()
-            .map(|(flag, value)| format!("--{flag}={value}"))
-            .collect();
         let log = dir.path().join(format!("{name}.log"));
-        (name, Part::new(options.kubernetes.program(name), args, log))
+        let program = options.kubernetes.program(name);
+        (name, Part::new(program, self::flags(flags), log))
     };
     let mut parts = BTreeMap::from([
         part(APISERVER, &apiserver),

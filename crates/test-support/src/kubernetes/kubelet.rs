@@ -2,11 +2,12 @@
 //! and reports what comes of it. It speaks with the node's own identity, so that the API server lets it do no
 //! more than a real one.
 //!
-//! Not there: probes, resource limits, pod networks, static pods, ports for logs and exec. Restarts back off
+//! Not there: probes, resource limits, pod networks, static pods, forwarded ports. Restarts back off
 //! from 1 s to 30 s, quicker than a real one's.
 
 use super::container::Spawner;
 use super::image::Images;
+use super::part::Part;
 use super::{node, pod};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -34,21 +35,29 @@ pub(super) struct Context {
     pub(super) spawner: Spawner,
     /// Where pods find the API server.
     pub(super) api_port: u16,
+    /// Where the API server finds what serves logs and commands.
+    pub(super) streams_port: u16,
 }
 
 /// A kubelet; aborting its tasks leaves its containers alone, as when a real one stops.
 pub(super) struct Kubelet {
     tasks: Vec<JoinHandle<()>>,
+    streams: Part,
     kill: Arc<watch::Sender<bool>>,
 }
 
 impl Kubelet {
-    pub(super) fn start(context: Arc<Context>) -> Self {
+    pub(super) fn start(context: Arc<Context>, mut streams: Part) -> Self {
+        // Where it was not built there are no logs and no commands.
+        if streams.is_there() {
+            streams.start_again();
+        }
         let kill = Arc::new(watch::Sender::new(false));
         let heartbeat = tokio::spawn(node::keep_ready(context.clone()));
         let pods = tokio::spawn(run_pods(context, kill.clone()));
         Kubelet {
             tasks: vec![heartbeat, pods],
+            streams,
             kill,
         }
     }
@@ -59,6 +68,7 @@ impl Kubelet {
             task.abort();
         }
         self.kill.send_replace(true);
+        self.streams.stop();
     }
 }
 

@@ -66,11 +66,14 @@ impl Launcher {
             };
             let started = now();
             self.status.pid = Some(running.pid);
+            // For who brings commands into it.
+            let _ = std::fs::write(self.dir.join("pid"), running.pid.to_string());
             self.status.state = State::Running {
                 since: started.clone(),
             };
             self.tell();
             let code = running.ended.await.unwrap_or(255);
+            let _ = std::fs::remove_file(self.dir.join("pid"));
             let end = Terminated {
                 code,
                 reason: if code == 0 { "Completed" } else { "Error" },

@@ -76,6 +76,7 @@ async fn say_ready(context: &Context) -> Result<(), kube::Error> {
     };
     let room = json!({"cpu": "2", "memory": "4Gi", "pods": "110", "ephemeral-storage": "10Gi"});
     let status = json!({"status": {
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": context.streams_port}},
         "capacity": room,
         "allocatable": room,
         "addresses": [

@@ -21,6 +21,11 @@ impl Part {
         }
     }
 
+    /// Whether there is such a program.
+    pub(super) fn is_there(&self) -> bool {
+        self.program.is_file()
+    }
+
     pub(super) fn start_again(&mut self) {
         self.stop();
         let log = std::fs::File::options()

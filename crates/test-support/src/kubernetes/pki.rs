@@ -81,6 +81,13 @@ impl ClusterPki {
         let (cert, key) = pki.authority.issue(server);
         pki.write("apiserver.crt", &cert);
         pki.write("apiserver.key", &key);
+        let (cert, key) = pki.authority.issue(Subject {
+            name: "kube-apiserver-kubelet-client",
+            organization: None,
+            hosts: &[],
+        });
+        pki.write("apiserver-kubelet-client.crt", &cert);
+        pki.write("apiserver-kubelet-client.key", &key);
         // Any key signs tokens, and its certificate says how to check them.
         let (cert, key) = pki.authority.issue(Subject {
             name: "service-accounts",
@@ -114,6 +121,20 @@ impl ClusterPki {
             .map(|name| self.path(name).display().to_string());
         let user = format!("client-certificate: '{cert}', client-key: '{key}'");
         self.write_kubeconfig(file, port, &ca, &user)
+    }
+
+    /// Makes the certificate that a kubelet serves with; gives it and its key.
+    pub(super) fn serving(&self, node: &str) -> [PathBuf; 2] {
+        let (cert, key) = self.authority.issue(Subject {
+            name: &format!("system:node:{node}"),
+            organization: Some("system:nodes"),
+            hosts: &["127.0.0.1"],
+        });
+        [(".crt", cert), (".key", key)].map(|(end, text)| {
+            let name = format!("serving-{node}{end}");
+            self.write(&name, &text);
+            self.path(&name)
+        })
     }
 
     /// Writes a kubeconfig for whoever has a token.

@@ -100,6 +100,7 @@ impl Worker {
             })
             .collect();
         self.publish().await;
+        self.be_found_by_name();
         let Some(volumes) = self.volumes().await else {
             return;
         };
@@ -294,6 +295,25 @@ impl Worker {
             }
         }
         let _ = std::fs::remove_dir_all(&self.dir);
+        let link = self.by_name();
+        if std::fs::read_link(&link).is_ok_and(|target| target == self.dir) {
+            let _ = std::fs::remove_file(link);
+        }
+    }
+
+    /// Where it is found by its name.
+    fn by_name(&self) -> PathBuf {
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
+        let name = format!("{namespace}_{}", self.name());
+        self.context.pods.join("by-name").join(name)
+    }
+
+    fn be_found_by_name(&self) {
+        let link = self.by_name();
+        // One of the same name from before is over.
+        let _ = std::fs::create_dir_all(self.context.pods.join("by-name"));
+        let _ = std::fs::remove_file(&link);
+        let _ = std::os::unix::fs::symlink(&self.dir, &link);
     }
 
     /// Tells the API server, until it has heard, or the pod is gone.

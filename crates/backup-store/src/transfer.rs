@@ -1,0 +1,506 @@
+//! A backup on its way to another machine: a tar archive of its directory, the record first. Where it arrives only
+//! what the record names is taken, and it appears under its name when it is whole and proven again.
+
+use crate::digest::Hashed;
+use crate::durable_file;
+use crate::local_file::{LocalFile, OpenError};
+use crate::progress::Monitor;
+use crate::repository::{
+    Entry, MAX_RECORD_BYTES, RECORD_FILE, Repository, RepositoryError, time_of_name,
+};
+use crate::verify::{Level, Options, Report, VerifyError, verify};
+use backup_plan::record::Record;
+use rustix::fs::Advice;
+use std::collections::BTreeMap;
+use std::fs::{File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+const FILE_MODE: u32 = 0o600;
+const CHUNK_BYTES: usize = 1 << 18;
+/// A backup has a handful.
+const MAX_FILES: usize = 32;
+
+/// Why a backup could not be sent or taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// There is none of that name.
+    #[error("{root} has no backup {name:?}; there are: {there}")]
+    NoBackup {
+        /// Where it was looked for.
+        root: PathBuf,
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        there: String,
+    },
+    /// There is no proven one.
+    #[error("{root} has no proven backup")]
+    NoneProven {
+        /// Where it was looked for.
+        root: PathBuf,
+    },
+    /// The repository can't be read.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// A file of it can't be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Writing to whoever takes it failed.
+    #[error("sending {name}: {source}")]
+    Send {
+        /// The backup.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// What arrives is not what was sent.
+    #[error("what arrives is no whole backup: {0}")]
+    Broken(String),
+    /// There is something of its name.
+    #[error("{place} is there already")]
+    There {
+        /// Where it was to be put.
+        place: PathBuf,
+    },
+    /// There is no room for it.
+    #[error("{place} has {free_bytes} bytes free, and {file} has {size_bytes}")]
+    Short {
+        /// Where it was to be put.
+        place: PathBuf,
+        /// The file that does not fit.
+        file: String,
+        /// How large it is.
+        size_bytes: u64,
+        /// What is free.
+        free_bytes: u64,
+    },
+    /// It can't be written here.
+    #[error("{what} {path}: {source}")]
+    Write {
+        /// What was tried.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// It can't be verified here.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+}
+
+impl TransferError {
+    fn write(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| TransferError::Write {
+            what,
+            path: path.into(),
+            source,
+        }
+    }
+}
+
+/// Writes a backup as a tar archive; without a name the newest proven one. Removing it meanwhile does no harm.
+///
+/// # Errors
+/// Where there is no such backup, it can't be read, or nobody takes it.
+pub fn send(
+    repository: &Repository,
+    name: Option<&str>,
+    out: impl Write,
+) -> Result<(), TransferError> {
+    let (entry, record) = chosen(repository, name)?;
+    let send_error = |source| TransferError::Send {
+        name: entry.name.clone(),
+        source,
+    };
+    let mut files = Vec::new();
+    for file in std::iter::once(RECORD_FILE).chain(record.sha256.keys().map(String::as_str)) {
+        files.push((file, LocalFile::open(&entry.path_in(repository, file))?));
+    }
+    let mut tar = tar::Builder::new(out);
+    for (file, mut opened) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(opened.size_bytes());
+        header.set_mode(FILE_MODE);
+        header.set_mtime(u64::try_from(record.finished_at.as_second()).unwrap_or_default());
+        let path = format!("{}/{file}", entry.name);
+        tar.append_data(&mut header, path, &mut opened)
+            .map_err(send_error)?;
+        // A backup that is sent away must not push the member's own pages out of memory.
+        let _ = rustix::fs::fadvise(&opened, 0, None, Advice::DontNeed);
+    }
+    let mut out = tar.into_inner().map_err(send_error)?;
+    out.flush().map_err(send_error)
+}
+
+fn chosen(repository: &Repository, name: Option<&str>) -> Result<(Entry, Record), TransferError> {
+    let entries = repository.entries()?;
+    let wanted = |entry: &&Entry| match (name, entry.candidate()) {
+        (Some(name), Some(candidate)) => candidate.name == name,
+        (None, Some(candidate)) => candidate.verified,
+        (_, None) => false,
+    };
+    let found = entries.iter().find(wanted);
+    if let Some((entry, record)) = found.and_then(|entry| Some((entry, entry.record()?))) {
+        return Ok((entry.clone(), record.clone()));
+    }
+    let root = repository.root().to_path_buf();
+    let Some(name) = name else {
+        return Err(TransferError::NoneProven { root });
+    };
+    let backups = entries.iter().filter(|entry| entry.record().is_some());
+    let there: Vec<_> = backups.map(|entry| entry.name.as_str()).collect();
+    Err(TransferError::NoBackup {
+        root,
+        name: name.into(),
+        there: if there.is_empty() {
+            "none".into()
+        } else {
+            there.join(", ")
+        },
+    })
+}
+
+/// A backup that has arrived and is not yet under its name; unless it is kept, it goes when this is dropped.
+pub struct Arrived {
+    /// Its name.
+    pub name: String,
+    /// What its record says.
+    pub record: Record,
+    partial: PathBuf,
+    place: PathBuf,
+    kept: bool,
+}
+
+impl Arrived {
+    /// Proves it, and gives it its name if it is whole.
+    ///
+    /// # Errors
+    /// Why nothing could be checked, or it can't get its name. Damage is in the report.
+    pub async fn prove(
+        mut self,
+        monitor: &dyn Monitor,
+    ) -> Result<(PathBuf, Report), TransferError> {
+        let options = Options {
+            level: Level::Content,
+            trailer_optional: false,
+            against: None,
+        };
+        let report = verify(&self.partial, &options, monitor).await?;
+        if report.ok {
+            durable_file::publish(&self.partial, &self.place)
+                .map_err(TransferError::write("publish", &self.place))?;
+            self.kept = true;
+        }
+        Ok((self.place.clone(), report))
+    }
+}
+
+impl Drop for Arrived {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = durable_file::remove_dir(&self.partial);
+        }
+    }
+}
+
+/// Takes a backup that somebody sends, into a directory of its own below `dir`.
+///
+/// # Errors
+/// Where what arrives is not a whole backup, or there is no room for it; nothing stays then.
+pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arrived, TransferError> {
+    let broken = |error: io::Error| TransferError::Broken(error.to_string());
+    let mut tar = tar::Archive::new(input);
+    let mut entries = tar.entries().map_err(broken)?;
+    let first = entries.next().transpose().map_err(broken)?;
+    let mut first =
+        first.ok_or_else(|| TransferError::Broken("it ended before it began".into()))?;
+    let (name, file) = names_of(&first)?;
+    if file != RECORD_FILE || time_of_name(&name).is_none() {
+        return Err(TransferError::Broken(format!(
+            "it begins with {name:?}/{file:?}, expected a backup's {RECORD_FILE}"
+        )));
+    }
+    if first.size() > MAX_RECORD_BYTES {
+        return Err(TransferError::Broken(format!(
+            "its {RECORD_FILE} has {} bytes, expected {MAX_RECORD_BYTES} at most",
+            first.size()
+        )));
+    }
+    let mut json = Vec::new();
+    first.read_to_end(&mut json).map_err(broken)?;
+    let record: Record = serde_json::from_slice(&json)
+        .map_err(|error| TransferError::Broken(format!("its {RECORD_FILE}: {error}")))?;
+    if record.sha256.len() > MAX_FILES {
+        return Err(TransferError::Broken(format!(
+            "its {RECORD_FILE} names {} files, expected {MAX_FILES} at most",
+            record.sha256.len()
+        )));
+    }
+    let place = dir.join(&name);
+    if place.symlink_metadata().is_ok() {
+        return Err(TransferError::There { place });
+    }
+    // What is left of one that was killed is in nobody's way, and two at a time aren't either.
+    let partial = tempfile::Builder::new()
+        .prefix(&format!(".{name}.partial-"))
+        .permissions(Permissions::from_mode(durable_file::DIR_MODE))
+        .tempdir_in(dir)
+        .map_err(TransferError::write("create a directory in", dir))?
+        .keep();
+    let arrived = Arrived {
+        name,
+        record,
+        partial,
+        place,
+        kept: false,
+    };
+    arrived.write(RECORD_FILE, |path| durable_file::write(path, &json))?;
+    let mut missing: BTreeMap<_, _> = arrived.record.sha256.clone();
+    for entry in entries {
+        let mut entry = entry.map_err(broken)?;
+        let (name, file) = names_of(&entry)?;
+        let expected = missing.remove(&file).filter(|_| name == arrived.name);
+        let Some(expected) = expected else {
+            return Err(TransferError::Broken(format!(
+                "{name}/{file} does not belong to {}",
+                arrived.name
+            )));
+        };
+        arrived.has_room_for(&file, entry.size())?;
+        monitor.step("copying", entry.size());
+        let found = arrived.copy(&file, &mut entry, monitor)?;
+        if found != expected {
+            return Err(TransferError::Broken(format!(
+                "{file}: SHA-256 is {found}, expected {expected}"
+            )));
+        }
+    }
+    match missing.keys().next() {
+        Some(file) => Err(TransferError::Broken(format!("it ended before {file}"))),
+        None => Ok(arrived),
+    }
+}
+
+/// The backup's name and the file's; whatever else a path may be is none of ours.
+fn names_of(entry: &tar::Entry<'_, impl Read>) -> Result<(String, String), TransferError> {
+    let bytes = entry.path_bytes();
+    let path = String::from_utf8_lossy(&bytes).into_owned();
+    match path.split_once('/') {
+        Some((name, file))
+            if entry.header().entry_type().is_file()
+                && !name.starts_with('.')
+                && !file.is_empty()
+                && !file.starts_with('.')
+                && !file.contains('/') =>
+        {
+            Ok((name.into(), file.into()))
+        }
+        _ => Err(TransferError::Broken(format!(
+            "{path:?} is no file of a backup"
+        ))),
+    }
+}
+
+impl Arrived {
+    fn write(
+        &self,
+        file: &str,
+        write: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<(), TransferError> {
+        let path = self.partial.join(file);
+        write(&path).map_err(TransferError::write("write", &path))
+    }
+
+    fn has_room_for(&self, file: &str, size_bytes: u64) -> Result<(), TransferError> {
+        let stat = rustix::fs::statvfs(&self.partial)
+            .map_err(|error| TransferError::write("statvfs", &self.partial)(error.into()))?;
+        let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if size_bytes <= free_bytes {
+            return Ok(());
+        }
+        Err(TransferError::Short {
+            place: self.partial.parent().unwrap_or(&self.partial).into(),
+            file: file.into(),
+            size_bytes,
+            free_bytes,
+        })
+    }
+
+    /// Copies a file, and gives the SHA-256 of what arrived.
+    fn copy(
+        &self,
+        file: &str,
+        input: &mut impl Read,
+        monitor: &dyn Monitor,
+    ) -> Result<String, TransferError> {
+        let path = self.partial.join(file);
+        let out = durable_file::create(&path).map_err(TransferError::write("create", &path))?;
+        let mut out = Hashed::new(Appending(out));
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            let count = match input.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) => return Err(TransferError::Broken(format!("{file}: {error}"))),
+            };
+            out.write_all(chunk.get(..count).unwrap_or_default())
+                .map_err(TransferError::write("write", &path))?;
+            if monitor.advance(count as u64).is_break() {
+                return Err(TransferError::Broken("it was interrupted".into()));
+            }
+        }
+        durable_file::sync(&out.out.0).map_err(TransferError::write("sync", &path))?;
+        Ok(out.hex())
+    }
+}
+
+/// A file that grows by what is written.
+struct Appending(File);
+
+impl Write for Appending {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        durable_file::append(&mut self.0, bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::hex;
+    use crate::progress::Silent;
+    use serde_json::{Value, json};
+    use sha2::{Digest, Sha256};
+
+    const NAME: &str = "2026-11-22_031500";
+    const RECORD: &str = include_str!("../../backup-plan/tests/records/version-1.json");
+
+    fn files() -> Vec<(String, Vec<u8>)> {
+        vec![
+            (format!("snapshot_{NAME}.db"), vec![7; 5000]),
+            ("blocks".into(), b"hashes".to_vec()),
+        ]
+    }
+
+    fn record(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+        let mut record: Value = serde_json::from_str(RECORD).unwrap();
+        let digests = files
+            .iter()
+            .map(|(name, bytes)| (name.clone(), json!(hex(&Sha256::digest(bytes)))));
+        record["sha256"] = Value::Object(digests.collect());
+        serde_json::to_vec(&record).unwrap()
+    }
+
+    fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (path, bytes) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            // What is no proper path can be written only by hand.
+            let place = header.as_gnu_mut().unwrap();
+            place.name[..path.len()].copy_from_slice(path.as_bytes());
+            header.set_cksum();
+            tar.append(&header, bytes.as_slice()).unwrap();
+        }
+        tar.into_inner().unwrap()
+    }
+
+    fn sent(files: &[(String, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
+        let record = (RECORD_FILE.to_string(), record(files));
+        std::iter::once(record)
+            .chain(files.iter().cloned())
+            .map(|(file, bytes)| (format!("{NAME}/{file}"), bytes))
+            .collect()
+    }
+
+    fn refused(bytes: &[u8], why: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        let Err(error) = take(bytes, dir.path(), &Silent) else {
+            panic!("it was taken, and should not be: {why}");
+        };
+        assert!(error.to_string().contains(why), "{error}: expected {why}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{why}");
+    }
+
+    #[test]
+    fn what_was_sent_is_taken_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let arrived = take(&*archive(&sent(&files())), dir.path(), &Silent).unwrap();
+        assert_eq!(arrived.name, NAME);
+        for (file, bytes) in files() {
+            assert_eq!(std::fs::read(arrived.partial.join(file)).unwrap(), bytes);
+        }
+        // Nobody has proven it.
+        drop(arrived);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_ends_too_soon_is_not_taken_wherever_it_ends() {
+        let whole = archive(&sent(&files()));
+        // Behind the last file there are only zeros, and nothing is lost with them.
+        let needed = whole.len() - 2 * 512;
+        let last_padding = 512 - 6;
+        for end in (0..needed - last_padding).step_by(61) {
+            refused(&whole[..end], "no whole backup");
+        }
+    }
+
+    #[test]
+    fn only_what_the_record_names_is_taken() {
+        let mut more = sent(&files());
+        more.push((format!("{NAME}/more"), Vec::new()));
+        refused(&archive(&more), "more does not belong");
+        let mut elsewhere = sent(&files());
+        elsewhere[2].0 = "2026-11-22_031501/blocks".into();
+        refused(&archive(&elsewhere), "does not belong");
+        for path in [
+            "../blocks",
+            "/etc/passwd",
+            "a/../b",
+            "x",
+            ".x/y",
+            "x/.y",
+            "x/",
+        ] {
+            let mut all = sent(&files());
+            all[1].0 = path.into();
+            refused(&archive(&all), "is no file of a backup");
+        }
+        let mut twice = sent(&files());
+        twice.push(twice[2].clone());
+        refused(&archive(&twice), "does not belong");
+        let mut without = sent(&files());
+        without.pop();
+        refused(&archive(&without), "it ended before blocks");
+        let mut other = sent(&files());
+        other[2].1[0] ^= 1;
+        refused(&archive(&other), "SHA-256 is");
+        let first = sent(&files()).split_off(1);
+        refused(&archive(&first), "expected a backup's backup.json");
+        let mut named = sent(&files());
+        named[0].0 = "somewhere/backup.json".into();
+        refused(&archive(&named), "expected a backup's backup.json");
+        let mut large = sent(&files());
+        large[0].1 = vec![b' '; (MAX_RECORD_BYTES + 1) as usize];
+        refused(&archive(&large), "at most");
+        refused(b"no archive at all", "no whole backup");
+    }
+
+    #[test]
+    fn nothing_that_is_there_is_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(NAME)).unwrap();
+        let taken = take(&*archive(&sent(&files())), dir.path(), &Silent);
+        assert!(matches!(taken, Err(TransferError::There { .. })));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
