@@ -10,6 +10,7 @@ mod fuzz;
 mod generate;
 mod image;
 mod kubernetes;
+mod skew;
 mod soak;
 mod test;
 
@@ -41,6 +42,8 @@ enum Command {
     Demo,
     /// Let servers run for long under disturbances, or kill one over and over
     Soak(soak::Args),
+    /// Test this version beside another one, which it builds
+    Skew(skew::Args),
     /// Build static programs for all architectures
     Dist,
     /// Build a container image for all architectures
@@ -56,6 +59,7 @@ fn main() -> anyhow::Result<()> {
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Generate => generate::run(),
         Command::Demo => demo::run(),
+        Command::Skew(args) => skew::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Kubernetes(args) => kubernetes::run(&args),
         Command::Cluster(args) => cluster::run(args),

@@ -11,27 +11,14 @@ mod operated;
 use backup_plan::api::NodeBackup;
 use kube::api::{Api, Patch, PatchParams};
 use operated::node::{lifeboat, told, wait_until};
-use operated::{IMAGE, Operated, cluster, get, kept, stale};
+use operated::{
+    IMAGE, METRICS, Operated, SHARED_MACHINE, bare_cluster, cluster, get, kept, manifests, stale,
+};
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use test_support::kubernetes::binaries;
 use test_support::kubernetes::openshift::Flavour;
-
-/// The manifests as they are, but for what nodes that share one machine can't have: a port of their own.
-fn manifests(more: &[&str]) -> String {
-    let text = told(&lifeboat(
-        &[&["manifests", "--image", IMAGE][..], more].concat(),
-    ));
-    let port = "--listen=0.0.0.0:8080";
-    assert!(text.contains(port), "{text}");
-    let flags = [
-        "--listen=127.0.0.1:0",
-        "--server-flag=--listen=127.0.0.1:0",
-        "--server-flag=--min-free=1",
-    ];
-    let (before, after) = text.split_once(port).unwrap();
-    let indent = before.rsplit('\n').next().unwrap();
-    format!("{before}{}{after}", flags.join(&format!("\n{indent}")))
-}
 
 /// Tells of a node with somebody's token; says what is refused.
 fn tell_as(cluster: &Operated, token: &str, node: &str) -> Result<(), String> {
@@ -65,7 +52,7 @@ fn installed_by_its_manifests_it_works_and_takes_over_and_goes_again() {
     let Some(mut cluster) = cluster(3, None) else {
         return;
     };
-    let all = manifests(&[]);
+    let all = manifests(IMAGE, &[]);
     cluster.apply(&all);
     let deployment = [
         "-n",
@@ -230,7 +217,7 @@ fn what_its_pods_need_beyond_a_restricted_pod_is_this_and_no_more() {
         )
     );
     // The operator itself needs nothing.
-    let deployment = manifests(&[])
+    let deployment = manifests(IMAGE, &[])
         .split("---\n")
         .find(|object| object.contains("kind: Deployment\n"))
         .unwrap()
@@ -255,7 +242,7 @@ fn on_openshift_it_brings_constraints_of_its_own() {
     ) else {
         return;
     };
-    cluster.apply(&manifests(&["--openshift"]));
+    cluster.apply(&manifests(IMAGE, &["--openshift"]));
     let constraints = get(&cluster, &["securitycontextconstraints", "etcd-lifeboat"]).unwrap();
     assert_eq!(constraints["allowPrivilegedContainer"], false);
     assert_eq!(
@@ -305,12 +292,20 @@ fn its_alerts_are_rules_that_prometheus_takes() {
     );
 }
 
+fn helm(args: &[&str]) -> Option<Command> {
+    let mut helm = Command::new(binaries::require_tool(binaries::HELM)?);
+    helm.args(args);
+    Some(helm)
+}
+
+const CHART: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../deploy/helm/etcd-lifeboat"
+);
+
 #[test]
-#[ignore = "wants helm, which no package brings here"]
 fn helm_renders_what_the_manifests_are() {
-    let chart =
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/helm/etcd-lifeboat");
-    for (set, flags) in [
+    for (sets, flags) in [
         (vec![], vec![]),
         (vec!["openshift=true"], vec!["--openshift"]),
         (vec!["monitoring=true"], vec!["--monitoring"]),
@@ -319,27 +314,24 @@ fn helm_renders_what_the_manifests_are() {
             vec!["--openshift", "--monitoring"],
         ),
     ] {
-        let mut helm = Command::new("helm");
-        helm.args(["template", "etcd-lifeboat"]).arg(&chart);
+        let Some(mut helm) = helm(&["template", "etcd-lifeboat", CHART, "--kube-version=1.30.0"])
+        else {
+            return;
+        };
         for set in ["image=registry.example/etcd-lifeboat:1"]
             .iter()
-            .chain(&set)
+            .chain(&sets)
         {
             helm.args(["--set", set]);
         }
         let rendered = helm.output().unwrap();
         assert!(rendered.status.success(), "{}", told(&rendered));
-        let manifests = lifeboat(
-            &[
-                &["manifests", "--image", "registry.example/etcd-lifeboat:1"][..],
-                &flags,
-            ]
-            .concat(),
-        );
+        let image = ["manifests", "--image", "registry.example/etcd-lifeboat:1"];
+        let manifests = lifeboat(&[&image[..], &flags].concat());
         assert_eq!(
             objects(&told(&rendered)),
             objects(&told(&manifests)),
-            "{set:?}"
+            "{sets:?}"
         );
     }
 }
@@ -351,4 +343,57 @@ fn objects(yaml: &str) -> std::collections::BTreeSet<String> {
         .filter(|object| !object.is_null())
         .map(|object| object.to_string())
         .collect()
+}
+
+#[test]
+fn helm_installs_upgrades_and_uninstalls_it() {
+    if helm(&[]).is_none() {
+        return;
+    }
+    let Some(mut cluster) = bare_cluster(1, None) else {
+        return;
+    };
+    let kubeconfig = cluster.kubeconfig().to_path_buf();
+    // As elsewhere: what pods that share one machine can't have.
+    let changes = cluster.dir().join("changes");
+    let script = format!(
+        "#!/bin/sh\nexec sed 's|^\\( *\\)- {METRICS}$|{}|'\n",
+        SHARED_MACHINE
+            .map(|flag| format!("\\1- {flag}"))
+            .join("\\n")
+    );
+    std::fs::write(&changes, script).unwrap();
+    std::fs::set_permissions(&changes, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let run = |args: &[&str]| {
+        let output = helm(args)
+            .unwrap()
+            .env("KUBECONFIG", &kubeconfig)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {}", told(&output));
+        told(&output)
+    };
+    let image = format!("image={IMAGE}");
+    let rendered = [
+        "--post-renderer",
+        changes.to_str().unwrap(),
+        "--set",
+        &image,
+    ];
+    run(&[&["install", "etcd-lifeboat", CHART][..], &rendered].concat());
+    wait_until("a first backup", || {
+        (!kept(&cluster)[0].is_empty()).then_some(())
+    });
+    run(&[&["upgrade", "etcd-lifeboat", CHART][..], &rendered].concat());
+    assert!(run(&["list"]).contains("deployed"));
+    let before = kept(&cluster);
+    cluster.may_be_refused = true;
+    run(&["uninstall", "etcd-lifeboat"]);
+    wait_until("its namespace to go", || {
+        get(&cluster, &["namespace", "etcd-lifeboat"])
+            .is_none()
+            .then_some(())
+    });
+    assert!(get(&cluster, &["backup", "default"]).is_some());
+    assert_eq!(kept(&cluster), before);
 }

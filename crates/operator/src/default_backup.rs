@@ -133,7 +133,7 @@ async fn act(context: &Context) -> Result<(), kube::Error> {
             Decision::Nothing => return Ok(()),
             Decision::DefineKind => {
                 context
-                    .write(install::definitions(&context.client, true))
+                    .write(install::definitions(&context.client, &context.shape))
                     .await?;
                 // One that is on its way out has to go first.
                 tokio::time::sleep(Duration::from_millis(500)).await;

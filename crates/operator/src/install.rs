@@ -1,10 +1,16 @@
 //! What the operator needs in a cluster before it can work.
 
+use crate::FIELD_MANAGER;
+use crate::shape::{KindsOf, Platform, Shape};
 use backup_plan::api::{self, NodeBackup};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, ObjectMeta, PostParams};
-use kube::{Client, Resource};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Client, Resource, ResourceExt};
+
+/// Kubernetes' own label for who takes care of an object.
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+const US: &str = "etcd-lifeboat";
 
 /// Makes a namespace if there is none.
 pub(crate) async fn namespace(client: &Client, name: &str) -> Result<(), kube::Error> {
@@ -19,16 +25,47 @@ pub(crate) async fn namespace(client: &Client, name: &str) -> Result<(), kube::E
     made(namespaces.create(&PostParams::default(), &namespace).await)
 }
 
-/// Makes the kinds that are absent; one that another owner made is never changed. Where `Backup` and `EtcdBackup`
-/// are upstream's, only our own.
-pub(crate) async fn definitions(client: &Client, ours: bool) -> Result<(), kube::Error> {
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for definition in &api::definitions() {
-        if ours || definition.spec.names.kind == NodeBackup::kind(&()) {
-            made(definitions.create(&PostParams::default(), definition).await)?;
+/// Makes the kinds that are absent, and brings those that an operator of ours has made to this version. What another owner
+/// made is never changed, and OpenShift is the owner of `Backup` and `EtcdBackup` wherever it has them.
+pub(crate) async fn definitions(client: &Client, shape: &Shape) -> Result<(), kube::Error> {
+    let all: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for definition in definitions_of_ours() {
+        let own = definition.spec.names.kind == NodeBackup::kind(&());
+        if !own && shape.kinds == KindsOf::Upstream {
+            continue;
+        }
+        let params = PostParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PostParams::default()
+        };
+        match all.create(&params, &definition).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            created => {
+                created?;
+                continue;
+            }
+        }
+        let name = definition.name_any();
+        if own || (shape.platform != Platform::OpenShift && is_ours(&all, &name).await?) {
+            let params = PatchParams::apply(FIELD_MANAGER).force();
+            all.patch(&name, &params, &Patch::Apply(&definition))
+                .await?;
         }
     }
     Ok(())
+}
+
+fn definitions_of_ours() -> [CustomResourceDefinition; 3] {
+    api::definitions().map(|mut definition| {
+        let labels = definition.metadata.labels.get_or_insert_default();
+        labels.insert(MANAGED_BY.into(), US.into());
+        definition
+    })
+}
+
+async fn is_ours(all: &Api<CustomResourceDefinition>, name: &str) -> Result<bool, kube::Error> {
+    let found = all.get_opt(name).await?;
+    Ok(found.is_some_and(|found| found.labels().get(MANAGED_BY).is_some_and(|who| who == US)))
 }
 
 /// That it is there already is as good.

@@ -315,7 +315,7 @@ async fn control(context: Arc<Context>) -> Result<(), OperatorError> {
         return pending().await;
     }
     context
-        .write(install::definitions(&context.client, ours))
+        .write(install::definitions(&context.client, &context.shape))
         .await
         .map_err(OperatorError::api("define the kinds"))?;
     // Aborted with the lease.

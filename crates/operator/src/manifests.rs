@@ -50,7 +50,7 @@ pub fn all(install: &Install) -> Vec<Value> {
         }));
     }
     for (account, rules) in [
-        (OPERATOR_ACCOUNT, operator_rules()),
+        (OPERATOR_ACCOUNT, operator_rules(install.openshift)),
         (AGENT_ACCOUNT, agent_rules()),
         (REQUEST_ACCOUNT, request_rules()),
     ] {
@@ -354,8 +354,19 @@ fn named(group: &str, resource: &str, names: &[&str], verbs: &[&str]) -> Value {
 }
 
 /// What the operator may in the whole cluster.
-fn operator_rules() -> Value {
+fn operator_rules(openshift: bool) -> Value {
     let watch = ["list", "watch"];
+    let (backups, requests, own) = (
+        "backups.config.openshift.io",
+        "etcdbackups.operator.openshift.io",
+        "nodebackups.lifeboat.etcd.io",
+    );
+    // Those that are brought to the version of the operator; where the first two are OpenShift's it sees to them.
+    let kept_new: &[&str] = if openshift {
+        &[own]
+    } else {
+        &[backups, requests, own]
+    };
     json!([
         rule(
             "apiextensions.k8s.io",
@@ -365,8 +376,20 @@ fn operator_rules() -> Value {
         named(
             "apiextensions.k8s.io",
             "customresourcedefinitions",
-            &["backups.config.openshift.io"],
+            &[backups],
             &["get", "list", "watch"]
+        ),
+        named(
+            "apiextensions.k8s.io",
+            "customresourcedefinitions",
+            &[requests],
+            &["get"]
+        ),
+        named(
+            "apiextensions.k8s.io",
+            "customresourcedefinitions",
+            kept_new,
+            &["patch"]
         ),
         rule(
             "config.openshift.io",

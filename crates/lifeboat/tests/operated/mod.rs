@@ -15,53 +15,90 @@ use test_support::kubernetes::image::{Image, Images};
 use test_support::kubernetes::openshift::Flavour;
 
 pub const IMAGE: &str = "lifeboat.test/etcd-lifeboat";
+/// As another version.
+pub const OTHER_IMAGE: &str = "lifeboat.test/etcd-lifeboat:other";
 
+/// The program of another version; without one the same, which is another to the cluster.
+pub fn other_program() -> PathBuf {
+    let other = std::env::var_os("LIFEBOAT_TEST_OTHER_PROGRAM");
+    other.map_or_else(|| env!("CARGO_BIN_EXE_etcd-lifeboat").into(), PathBuf::from)
+}
+
+/// Where the operator answers as installed.
+pub const METRICS: &str = "--listen=0.0.0.0:8080";
+/// Instead of it where nodes share one machine: they can't have a port each.
+pub const SHARED_MACHINE: [&str; 3] = [
+    "--listen=127.0.0.1:0",
+    "--server-flag=--listen=127.0.0.1:0",
+    "--server-flag=--min-free=1",
+];
+
+/// The manifests as they are, but for what nodes that share one machine can't have.
+pub fn manifests(image: &str, more: &[&str]) -> String {
+    let text = told(&node::lifeboat(
+        &[&["manifests", "--image", image][..], more].concat(),
+    ));
+    assert!(text.contains(METRICS), "{text}");
+    let (before, after) = text.split_once(METRICS).unwrap();
+    let indent = before.rsplit('\n').next().unwrap();
+    let flags = SHARED_MACHINE.join(&format!("\n{indent}"));
+    format!("{before}{flags}{after}")
+}
+
+/// A cluster in which everything but the operator itself is installed: tests start and end it themselves.
 pub fn cluster(nodes: usize, openshift: Option<Flavour>) -> Option<Operated> {
-    let root = Command::new("unshare").args(["--mount", "true"]).status();
-    if !root.is_ok_and(|status| status.success()) {
-        test_support::requirement::skip("no mounts of one's own: run as root");
-        return None;
-    }
-    let image = Image::of_program(Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"))).with_system();
-    let cluster = Cluster::start(&Options {
-        nodes,
-        kubernetes: binaries::require()?,
-        etcd: require_usual()?,
-        openshift,
-        images: Images::default().with(IMAGE, image),
-    });
-    let namespace = if openshift.is_some() {
-        "openshift-etcd"
-    } else {
-        "etcd-lifeboat"
-    };
+    let mut cluster = bare_cluster(nodes, openshift)?;
     let flag: &[&str] = if openshift.is_some() {
         &["--openshift"]
     } else {
         &[]
     };
-    let manifests = told(&node::lifeboat(
-        &[&["manifests", "--image", IMAGE][..], flag].concat(),
-    ));
-    // Tests start and end the operator themselves.
+    let manifests = manifests(IMAGE, flag);
     let without: Vec<_> = manifests
         .split("---\n")
         .filter(|object| !object.contains("kind: Deployment\n"))
         .collect();
     cluster.apply(&without.join("---\n"));
     // With no more rights than it is installed with.
-    let kubeconfig = cluster.account_kubeconfig(namespace, "etcd-lifeboat-operator");
+    cluster.kubeconfig = cluster.account_kubeconfig(cluster.namespace, "etcd-lifeboat-operator");
+    Some(cluster)
+}
+
+/// A cluster in which nothing is installed yet.
+pub fn bare_cluster(nodes: usize, openshift: Option<Flavour>) -> Option<Operated> {
+    let root = Command::new("unshare").args(["--mount", "true"]).status();
+    if !root.is_ok_and(|status| status.success()) {
+        test_support::requirement::skip("no mounts of one's own: run as root");
+        return None;
+    }
+    let image = Image::of_program(Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"))).with_system();
+    let other = Image::of_program(&other_program()).with_system();
+    let cluster = Cluster::start(&Options {
+        nodes,
+        kubernetes: binaries::require()?,
+        etcd: require_usual()?,
+        openshift,
+        images: Images::default()
+            .with(IMAGE, image)
+            .with(OTHER_IMAGE, other),
+    });
+    let namespace = if openshift.is_some() {
+        "openshift-etcd"
+    } else {
+        "etcd-lifeboat"
+    };
     Some(Operated {
+        kubeconfig: cluster.kubeconfig().to_path_buf(),
         cluster,
-        kubeconfig,
         namespace,
         may_be_refused: false,
     })
 }
 
-/// A cluster in which the operator is installed; it runs outside.
+/// A cluster with nodes that have the images.
 pub struct Operated {
     pub cluster: Cluster,
+    /// Whose rights the operator has that a test starts.
     pub kubeconfig: PathBuf,
     pub namespace: &'static str,
     /// An API server that has just started refuses what it does not know yet.

@@ -69,10 +69,12 @@ pub(super) fn decide(requests: &[Request], jobs: &[Made], nodes: &[String]) -> V
         if matches!(request.outcome, Some(outcome) if outcome != Outcome::Pending) {
             continue;
         }
-        let own: Vec<_> = jobs
+        let mut own: Vec<_> = jobs
             .iter()
             .filter(|job| job.owner_uid == request.uid)
             .collect();
+        // However they are seen, the same is said.
+        own.sort_by(|one, other| one.name.cmp(&other.name));
         if own.is_empty() && request.job.is_none() {
             waiting.push(request);
             continue;
