@@ -14,10 +14,11 @@ use operated::node::{lifeboat, told, wait_until};
 use operated::{
     IMAGE, METRICS, Operated, SHARED_MACHINE, bare_cluster, cluster, get, kept, manifests, stale,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use test_support::kubernetes::binaries;
+use test_support::kubernetes::cluster::Fault;
 use test_support::kubernetes::openshift::Flavour;
 
 /// Tells of a node with somebody's token; says what is refused.
@@ -32,7 +33,7 @@ fn tell_as(cluster: &Operated, token: &str, node: &str) -> Result<(), String> {
     );
     let path = cluster.dir().join("as-account.kubeconfig");
     std::fs::write(&path, config).unwrap();
-    let object = serde_json::json!({
+    let object = json!({
         "apiVersion": "lifeboat.etcd.io/v1alpha1",
         "kind": "NodeBackup",
         "metadata": {"name": node},
@@ -166,7 +167,7 @@ fn what_its_pods_need_beyond_a_restricted_pod_is_this_and_no_more() {
         get(&cluster, &["-n", "etcd-lifeboat", "job", "once-node-1"]).map(|_| ())
     });
     let warned = |mut object: Value| {
-        object["metadata"] = serde_json::json!({"name": "again", "namespace": "etcd-lifeboat"});
+        object["metadata"] = json!({"name": "again", "namespace": "etcd-lifeboat"});
         if object["kind"] == "Job" {
             object["spec"].as_object_mut().unwrap().remove("selector");
             object["spec"]["template"]["metadata"]["labels"] = Value::Null;
@@ -247,11 +248,11 @@ fn on_openshift_it_brings_constraints_of_its_own() {
     assert_eq!(constraints["allowPrivilegedContainer"], false);
     assert_eq!(
         constraints["allowedCapabilities"],
-        serde_json::json!(["DAC_READ_SEARCH"])
+        json!(["DAC_READ_SEARCH"])
     );
     assert_eq!(
         constraints["users"],
-        serde_json::json!(["system:serviceaccount:openshift-etcd:etcd-lifeboat-agent"])
+        json!(["system:serviceaccount:openshift-etcd:etcd-lifeboat-agent"])
     );
     wait_until("a first backup", || {
         kept(&cluster)
@@ -396,4 +397,41 @@ fn helm_installs_upgrades_and_uninstalls_it() {
     });
     assert!(get(&cluster, &["backup", "default"]).is_some());
     assert_eq!(kept(&cluster), before);
+}
+
+#[test]
+fn applied_in_a_bootstrap_before_any_node_is_ready_it_works_as_soon_as_one_is() {
+    let Some(mut cluster) = bare_cluster(1, None) else {
+        return;
+    };
+    let parts = ["kube-controller-manager", "kube-scheduler"];
+    for part in parts {
+        cluster.fault(Fault::Stop, part).unwrap();
+    }
+    cluster.fault(Fault::Cut, "kubelet/node-1").unwrap();
+    let not_ready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    let _ = cluster.kubectl_ok(&[
+        "patch",
+        "node",
+        "node-1",
+        "--subresource=status",
+        "-p",
+        &not_ready.to_string(),
+    ]);
+    // As a node is until its network works.
+    let _ = cluster.kubectl_ok(&[
+        "taint",
+        "node",
+        "node-1",
+        "node.kubernetes.io/not-ready:NoSchedule",
+        "--overwrite",
+    ]);
+    cluster.apply(&manifests(IMAGE, &[]));
+    cluster.fault(Fault::Heal, "kubelet/node-1").unwrap();
+    for part in parts {
+        cluster.fault(Fault::Start, part).unwrap();
+    }
+    wait_until("a first backup", || {
+        (!kept(&cluster)[0].is_empty()).then_some(())
+    });
 }

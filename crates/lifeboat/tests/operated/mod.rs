@@ -15,6 +15,8 @@ use test_support::kubernetes::image::{Image, Images};
 use test_support::kubernetes::openshift::Flavour;
 
 pub const IMAGE: &str = "lifeboat.test/etcd-lifeboat";
+/// As the documentation has it.
+pub const DOCUMENTED_IMAGE: &str = "registry.example/etcd-lifeboat:0.1.0";
 /// As another version.
 pub const OTHER_IMAGE: &str = "lifeboat.test/etcd-lifeboat:other";
 
@@ -79,7 +81,8 @@ pub fn bare_cluster(nodes: usize, openshift: Option<Flavour>) -> Option<Operated
         etcd: require_usual()?,
         openshift,
         images: Images::default()
-            .with(IMAGE, image)
+            .with(IMAGE, image.clone())
+            .with(DOCUMENTED_IMAGE, image)
             .with(OTHER_IMAGE, other),
     });
     let namespace = if openshift.is_some() {
