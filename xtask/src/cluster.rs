@@ -40,6 +40,8 @@ enum What {
     Down,
     /// Say how each part of it is
     Status,
+    /// Print what makes a shell's kubectl speak to it: eval "$(cargo xtask cluster env)"
+    Env,
     /// Run kubectl, with all rights
     Kubectl {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -204,6 +206,13 @@ pub(crate) fn run(args: Args) -> Result<()> {
             Ok(())
         }
         What::Status => place.ask(&Request::Status),
+        What::Env => {
+            let state = place.state()?;
+            let programs = state.kubectl.parent().unwrap_or(&state.kubectl);
+            println!("export KUBECONFIG='{}'", state.kubeconfig.display());
+            println!("export PATH='{}':\"$PATH\"", programs.display());
+            Ok(())
+        }
         What::Kubectl { args } => {
             let state = place.state()?;
             let error = Command::new(state.kubectl)

@@ -51,7 +51,12 @@ pub(crate) fn provide_tools() -> Result<()> {
             .arg("-o")
             .arg(&place)
             .arg(package);
-        run_command(&mut go)?;
+        // What takes a minute is shown.
+        if place.exists() {
+            output(&mut go)?;
+        } else {
+            run_command(&mut go)?;
+        }
     }
     Ok(())
 }
