@@ -123,6 +123,18 @@ fn the_examples_of_the_commands_for_backups_run_as_they_are_printed() {
             run_example(&line, dir);
         }
     }
+    let backups = std::fs::read_dir(dir.join("backups")).unwrap().flatten();
+    let mut names = backups.map(|entry| entry.file_name().into_string().unwrap());
+    let name = names.find(|name| !name.starts_with('.')).unwrap();
+    for line in examples(&help_of("send-backup")) {
+        let line = line
+            .replace("send-backup", "send-backup --backup-path backups")
+            .replace("2026-11-22_031500", &name)
+            .replace("ssh elsewhere ", "");
+        run_example(&line, dir);
+    }
+    assert!(dir.join("newest.tar").metadata().unwrap().len() > 10_000);
+    run_example(&format!("etcd-lifeboat verify {name}"), dir);
 }
 
 #[test]

@@ -236,6 +236,20 @@ fn a_backup_comes_to_the_machine_of_whoever_asks_whole_and_proven_or_not_at_all(
     let output = export(&format!("node-1/{name}"));
     assert!(output.status.success(), "{}", told(&output));
 
+    // As its help says.
+    let help = told(&operated::node::lifeboat(&["export", "--help"]));
+    for (example, to) in examples(&help).iter().zip(["first", "second"]) {
+        let to = cluster.dir().join(to);
+        std::fs::create_dir(&to).unwrap();
+        let example = example
+            .replace("2026-11-22_031500", &name)
+            .replace(" --to /secure/place", "");
+        let mut args: Vec<_> = example.split_whitespace().skip(2).collect();
+        args.extend(["--to", to.to_str().unwrap()]);
+        let output = kubectl_lifeboat(&cluster, &args);
+        assert!(output.status.success(), "{example}: {}", told(&output));
+    }
+
     // One that has been damaged on its disk.
     std::fs::remove_dir_all(&place).unwrap();
     let snapshot = repository.join(&name).join(format!("snapshot_{name}.db"));
