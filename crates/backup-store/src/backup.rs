@@ -129,7 +129,8 @@ pub enum RunError {
     },
     /// Less room than the run and the reserve need, and nothing that may go.
     #[error(
-        "the disk is short: {free_bytes} bytes are free, the run needs {needed_bytes} and {reserve_bytes} are to stay free; free some, keep fewer backups, or lower --min-free"
+        "the disk is short: {} are free, the run needs {} and {} are to stay free; free some, keep fewer backups, or lower --min-free",
+        mib(*.free_bytes), mib(*.needed_bytes), mib(*.reserve_bytes)
     )]
     DiskShort {
         /// What is free.
@@ -165,6 +166,11 @@ pub enum RunError {
     /// Somebody wanted an end.
     #[error("stopped")]
     Stopped,
+}
+
+/// For people, who would have to count digits otherwise.
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 impl RunError {

@@ -127,7 +127,7 @@ fn ended(result: anyhow::Result<u8>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            output::error(&format!("{error:#}"));
+            output::error(&output::told(&error));
             ExitCode::from(EXIT_FAILED)
         }
     }

@@ -24,6 +24,18 @@ pub(crate) fn error(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "error: {text}");
 }
 
+/// An error and its causes, each said once: many say their cause themselves.
+pub(crate) fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            text += &format!(": {cause}");
+        }
+    }
+    text
+}
+
 /// Columns without lines, as other command line tools of this field print them.
 pub(crate) fn table<const N: usize>(
     header: [&str; N],
@@ -50,4 +62,16 @@ pub(crate) fn table<const N: usize>(
 /// Bytes as people read them, with the unit that fits.
 pub(crate) fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = std::io::Error::other("no room");
+        let outer = anyhow::Error::new(cause).context("writing x: no room");
+        assert_eq!(told(&outer.context("backup")), "backup: writing x: no room");
+    }
 }

@@ -10,9 +10,9 @@ use backup_plan::api::{
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::CustomResourceExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
+use kube::{CustomResourceExt, Resource};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -139,15 +139,15 @@ async fn act(context: &Context) -> Result<(), kube::Error> {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
             Decision::Create => {
-                if create(context).await? {
+                if let Some(made) = create(context).await? {
                     let note = format!(
                         "made Backup/{DEFAULT_BACKUP}: backups on every control-plane node from now on"
                     );
                     tracing::info!("{note}");
-                    let kind = kind(&seen);
+                    let object = made.object_ref(&());
                     context
                         .events
-                        .normal(&kind, "DefaultBackupCreated", &note)
+                        .normal(&object, "DefaultBackupCreated", &note)
                         .await;
                 }
             }
@@ -168,7 +168,7 @@ async fn act(context: &Context) -> Result<(), kube::Error> {
     }
 }
 
-/// The definition of the kind: what is always there to hang an event on.
+/// The definition of the kind: what is there to hang an event on when the object itself is gone.
 fn kind(seen: &Seen) -> ObjectReference {
     ObjectReference {
         api_version: Some("apiextensions.k8s.io/v1".into()),
@@ -202,8 +202,8 @@ async fn look(context: &Context) -> Result<Seen, kube::Error> {
     })
 }
 
-/// Makes it; says whether it was made now.
-async fn create(context: &Context) -> Result<bool, kube::Error> {
+/// Makes it; gives it if it was made now.
+async fn create(context: &Context) -> Result<Option<Backup>, kube::Error> {
     let spec = BackupSpec {
         etcd: EtcdBackupPolicy {
             schedule: DEFAULT_SCHEDULE.into(),
@@ -222,13 +222,13 @@ async fn create(context: &Context) -> Result<bool, kube::Error> {
     let backup = Backup::new(DEFAULT_BACKUP, spec);
     let params = PostParams::default();
     match context.write(backups.create(&params, &backup)).await {
-        Ok(_) => Ok(true),
+        Ok(made) => Ok(Some(made)),
         // A kind is served a moment after it was defined.
         Err(kube::Error::Api(status)) if status.code == 404 => {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            Ok(false)
+            Ok(None)
         }
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
         Err(error) => Err(error),
     }
 }

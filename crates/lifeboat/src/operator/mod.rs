@@ -104,7 +104,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     match ended {
         Ok(()) => anyhow::bail!("a controller ended"),
         Err(error) => {
-            output::error(&format!("{error:#}"));
+            output::error(&output::told(&error));
             Ok(EXIT_FAILED)
         }
     }

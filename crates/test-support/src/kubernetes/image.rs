@@ -16,12 +16,11 @@ pub struct Image {
 }
 
 impl Image {
-    /// One static program and nothing else, as in an image from scratch.
+    /// One static program and nothing else, as in an image from scratch. In the image it is called as the image.
     #[must_use]
     pub fn of_program(program: &Path) -> Image {
-        let name = program.file_name().unwrap_or_default().to_string_lossy();
         Image {
-            program: Some((program.into(), format!("/{name}"))),
+            program: Some((program.into(), String::new())),
             system: false,
         }
     }
@@ -69,7 +68,12 @@ impl Default for Images {
 impl Images {
     /// Adds an image.
     #[must_use]
-    pub fn with(mut self, name: &str, image: Image) -> Images {
+    pub fn with(mut self, name: &str, mut image: Image) -> Images {
+        let last = name.rsplit('/').next().unwrap_or(name);
+        let called = last.split([':', '@']).next().unwrap_or(last);
+        if let Some((_, at)) = &mut image.program {
+            *at = format!("/{called}");
+        }
         self.0.insert(name.into(), image);
         self
     }
