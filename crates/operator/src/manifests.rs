@@ -1,7 +1,7 @@
 //! What is installed once, so that the operator can run: its namespace, who it and its pods are to the API server,
 //! what each of them may, and its Deployment.
 
-use crate::names::{AGENT_ACCOUNT, OPERATOR_ACCOUNT, REQUEST_ACCOUNT};
+use crate::names::{AGENT_ACCOUNT, OPERATOR_ACCOUNT, OPERATOR_APP as APP, REQUEST_ACCOUNT};
 use crate::pods;
 use serde_json::{Value, json};
 
@@ -30,8 +30,6 @@ impl Install {
     }
 }
 
-/// Of the operator's own pods, by their label `app`.
-const APP: &str = "etcd-lifeboat-operator";
 const METRICS_PORT: u16 = 8080;
 
 /// All objects, in the order in which they are to be made.

@@ -9,6 +9,8 @@ pub const DAEMON_SET: &str = "backup-server-daemon-set";
 pub const SERVER_CONTAINER: &str = "etcd-backup-server";
 /// Its pods, by their label `app`.
 pub const SERVER_APP: &str = "etcd-auto-backup";
+/// The operator's own pods, by their label `app`.
+pub const OPERATOR_APP: &str = "etcd-lifeboat-operator";
 /// CronJobs and their Jobs, by their label `app`.
 pub const CRON_APP: &str = "cluster-backup-cronjob";
 /// Jobs that make a backup, and their pods, by their label `app`.

@@ -1,7 +1,7 @@
 //! What a person wants to know of a cluster's backups, node by node, read from what nodes and the operator have told.
 
-use crate::freshness::{created, known_advance, problem_on};
-use crate::names::SERVER_APP;
+use crate::freshness::{created, known_advance, pod_problem, problem_on};
+use crate::names::{OPERATOR_APP, SERVER_APP};
 use crate::pods::ROLES;
 use backup_plan::api::{
     Backup, DEFAULT_BACKUP, NodeBackup, NodeBackupEntry, NodeMember, ValidBackup, validate,
@@ -62,10 +62,11 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
         .map(|told| (told.name_any(), told))
         .collect();
     let backups = or_none(Api::<Backup>::all(client.clone()).list(&all).await)?;
-    let servers = all.clone().labels(&format!("app={SERVER_APP}"));
+    let ours = format!("app in ({SERVER_APP},{OPERATOR_APP})");
+    let ours = all.clone().labels(&ours);
     let pods: Api<Pod> = Api::all(client.clone());
     // Who may not see pods sees all the rest.
-    let pods: Option<Vec<_>> = match pods.list(&servers).await {
+    let pods: Option<Vec<_>> = match pods.list(&ours).await {
         Err(kube::Error::Api(status)) if status.code == 403 => None,
         pods => Some(pods?.into_iter().map(Arc::new).collect()),
     };
@@ -73,6 +74,7 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
         .iter()
         .find(|backup| backup.name_any() == DEFAULT_BACKUP);
     let mut problems = problems(&backups, default);
+    problems.extend(pods.as_deref().and_then(operator_problem));
     let valid = default
         .and_then(|backup| validate(DEFAULT_BACKUP, &backup.spec).ok())
         .unwrap_or_else(ValidBackup::of_servers);
@@ -150,6 +152,30 @@ fn problems(backups: &[Backup], default: Option<&Backup>) -> Vec<String> {
     problems
 }
 
+/// What is wrong with the operator, where its pods are: one that is ready is enough.
+fn operator_problem(pods: &[Arc<Pod>]) -> Option<String> {
+    let is_ready = |pod: &Pod| {
+        let conditions = pod.status.iter().flat_map(|status| &status.conditions);
+        conditions
+            .flatten()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    let own = |pod: &&Arc<Pod>| {
+        pod.labels()
+            .get("app")
+            .is_some_and(|app| app == OPERATOR_APP)
+    };
+    let own: Vec<_> = pods.iter().filter(own).collect();
+    if own.is_empty() || own.iter().any(|pod| is_ready(pod)) {
+        return None;
+    }
+    let why = own.iter().find_map(|pod| pod_problem(pod));
+    let why = why.unwrap_or_else(|| "none of its pods is ready".into());
+    Some(format!(
+        "the operator does not work: {why}. Backups on the nodes go on, and nobody follows what is written in a Backup"
+    ))
+}
+
 fn row(view: &NodeView<'_>, verdict: Verdict) -> NodeOverview {
     let status = view.told.cloned().unwrap_or_default();
     let own = status.problem.clone();
@@ -169,5 +195,37 @@ fn row(view: &NodeView<'_>, verdict: Verdict) -> NodeOverview {
         last_verified: status.last_verified,
         problem,
         backups: status.backups,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(app: &str, ready: bool, waits: &str) -> Arc<Pod> {
+        let state = json!([{"name": "c", "image": "", "imageID": "", "ready": ready, "restartCount": 0,
+            "state": if waits.is_empty() { json!({}) } else { json!({"waiting": {"reason": waits}}) }}]);
+        let status = if ready { "True" } else { "False" };
+        let pod = json!({
+            "metadata": {"name": "p", "labels": {"app": app}},
+            "status": {"conditions": [{"type": "Ready", "status": status}], "containerStatuses": state},
+        });
+        Arc::new(serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn an_operator_that_does_not_work_is_told_where_its_pods_are() {
+        let server = || pod(SERVER_APP, false, "");
+        let operator = |ready, waits| pod(OPERATOR_APP, ready, waits);
+        assert_eq!(operator_problem(&[server()]), None);
+        assert_eq!(
+            operator_problem(&[server(), operator(false, ""), operator(true, "")]),
+            None
+        );
+        let told = operator_problem(&[operator(false, "ErrImagePull")]).unwrap();
+        assert!(told.contains("pod p: ErrImagePull"), "{told}");
+        let told = operator_problem(&[operator(false, "")]).unwrap();
+        assert!(told.contains("none of its pods is ready"), "{told}");
     }
 }

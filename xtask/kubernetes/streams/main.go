@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
@@ -103,7 +104,12 @@ func (i inside) ExecInContainer(ctx context.Context, _, _, _ string, cmd []strin
 	err = command.Run()
 	var ended *exec.ExitError
 	if errors.As(err, &ended) {
-		return utilexec.CodeExitError{Err: err, Code: ended.ExitCode()}
+		code := ended.ExitCode()
+		// As a shell and container runtimes count: a signal is 128 and its number.
+		if status, ok := ended.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+			code = 128 + int(status.Signal())
+		}
+		return utilexec.CodeExitError{Err: err, Code: code}
 	}
 	return err
 }
