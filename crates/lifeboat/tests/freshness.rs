@@ -9,12 +9,11 @@
 
 mod operated;
 
-use operated::node::{list, wait_until};
+use operated::node::{list, signal, wait_until};
 use operated::{IMAGE, Operated, Operator, cluster, get, kept, stale};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 use test_support::etcd_server::Server;
 use test_support::kubernetes::cluster::Fault;
@@ -73,16 +72,6 @@ fn server(cluster: &Operated, node: &str) -> Option<(String, String)> {
         .to_string();
     let name = pod["metadata"]["name"].as_str()?.to_string();
     Some((name, id.strip_prefix("process://")?.to_string()))
-}
-
-fn signal(name: &str, pid: &str) {
-    assert!(
-        Command::new("kill")
-            .args([name, pid])
-            .status()
-            .unwrap()
-            .success()
-    );
 }
 
 fn node_backup(cluster: &Operated, node: &str) -> Option<Value> {

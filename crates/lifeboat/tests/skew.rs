@@ -45,6 +45,19 @@ fn records(repository: &std::path::Path) -> Vec<Value> {
         .collect()
 }
 
+/// Until all backup servers are of an image, and none of another.
+fn wait_for_servers(cluster: &Operated, image: &str, nodes: usize) {
+    wait_until("the backup servers", || {
+        let set = get(cluster, &SET)?;
+        let status = &set["status"];
+        (set["spec"]["template"]["spec"]["containers"][0]["image"] == image
+            && status["observedGeneration"] == set["metadata"]["generation"]
+            && status["updatedNumberScheduled"] == nodes
+            && status["numberAvailable"] == nodes)
+            .then_some(())
+    });
+}
+
 /// Nothing is pruned here: each backup that was ever made is there, and no two were made at a time.
 fn assert_none_lost_and_none_doubled(cluster: &Operated) {
     for repository in repositories(cluster) {
@@ -97,15 +110,7 @@ fn an_upgrade_and_a_downgrade_under_running_backups_lose_none_and_double_none() 
             get(&cluster, &["-n", "etcd-lifeboat", "job", &job]).map(|_| ())
         });
         cluster.apply(&manifests(image, &[]));
-        wait_until("the new backup servers", || {
-            let set = get(&cluster, &SET)?;
-            let status = &set["status"];
-            (set["spec"]["template"]["spec"]["containers"][0]["image"] == image
-                && status["observedGeneration"] == set["metadata"]["generation"]
-                && status["updatedNumberScheduled"] == 3
-                && status["numberAvailable"] == 3)
-                .then_some(())
-        });
+        wait_for_servers(&cluster, image, 3);
         wait_until("two new operators", || {
             let args = [
                 "-n",
@@ -165,15 +170,7 @@ fn an_operator_and_backup_servers_of_different_versions_work_together() {
             *command = other;
         };
         let operator = Operator::start_as(start, &cluster, "a", &[]);
-        wait_until("the backup servers", || {
-            let set = get(&cluster, &SET)?;
-            let status = &set["status"];
-            (set["spec"]["template"]["spec"]["containers"][0]["image"] == image
-                && status["observedGeneration"] == set["metadata"]["generation"]
-                && status["updatedNumberScheduled"] == 1
-                && status["numberAvailable"] == 1)
-                .then_some(())
-        });
+        wait_for_servers(&cluster, image, 1);
         patch(&cluster, r#"{"spec":{"etcd":{"schedule":"@every 2s"}}}"#);
         let newest = || {
             let told = get(&cluster, &["nodebackup", "node-1"])?;

@@ -50,11 +50,6 @@ impl Agent {
         more: &[&str],
     ) -> Agent {
         let log = log_dir.join("agent.log");
-        let file = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .unwrap();
         let flags = [
             "backup-server",
             "--listen",
@@ -71,7 +66,7 @@ impl Agent {
         };
         let mut command = command(&[&flags, reserve, more].concat());
         change(&mut command);
-        let child = command.stderr(file).spawn().unwrap();
+        let child = command.stderr(log_file(&log)).spawn().unwrap();
         Agent { child, log }
     }
 
@@ -94,14 +89,7 @@ impl Agent {
     }
 
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([name, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        signal(name, &self.child.id().to_string());
     }
 
     pub fn terminate(&mut self) -> Option<i32> {
@@ -134,6 +122,17 @@ impl Drop for Agent {
 }
 
 /// One request: the status and the body.
+/// A log that goes on where it was.
+pub fn log_file(path: &Path) -> std::fs::File {
+    let mut options = std::fs::File::options();
+    options.create(true).append(true).open(path).unwrap()
+}
+
+pub fn signal(name: &str, pid: &str) {
+    let status = Command::new("kill").args([name, pid]).status();
+    assert!(status.unwrap().success(), "{name} {pid}");
+}
+
 pub fn http_get(address: &str, path: &str) -> (u16, String) {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).unwrap();

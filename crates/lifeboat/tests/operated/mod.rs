@@ -198,28 +198,19 @@ impl Operator {
         more: &[&str],
     ) -> Operator {
         let log = cluster.dir().join(format!("operator-{identity}.log"));
-        let file = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .unwrap();
-        // Nodes share one machine: their servers must not share a port.
         let flags = [
             "operator",
             "--image",
             IMAGE,
             "--identity",
             identity,
-            "--listen=127.0.0.1:0",
-            "--server-flag=--listen=127.0.0.1:0",
-            "--server-flag=--min-free=1",
             "--backup-flag=--min-free=1",
         ];
-        let mut command = command(&[&flags[..], more].concat());
+        let mut command = command(&[&flags[..], &SHARED_MACHINE, more].concat());
         change(&mut command);
         let child = command
             .env("KUBECONFIG", &cluster.kubeconfig)
-            .stderr(file)
+            .stderr(node::log_file(&log))
             .spawn()
             .unwrap();
         Operator { child, log }
@@ -242,14 +233,7 @@ impl Operator {
     }
 
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([name, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        node::signal(name, &self.child.id().to_string());
     }
 }
 
