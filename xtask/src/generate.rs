@@ -6,12 +6,12 @@ use backup_plan::api;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray,
 };
-use operator::manifests::{Install, all};
+use operator::manifests::{Install, alerts, all};
 use serde_json::Value;
 
 /// The template of the Helm chart.
 const HELM_TEMPLATE: &str = "deploy/helm/etcd-lifeboat/templates/all.yaml";
-/// What each field of the custom resources means.
+/// What each field of the custom resources means, and each alert.
 const REFERENCE: &str = "docs/reference.md";
 
 /// Writes them.
@@ -27,10 +27,10 @@ fn files() -> Result<[(&'static str, String); 2]> {
     Ok([(HELM_TEMPLATE, helm_template()?), (REFERENCE, reference())])
 }
 
-/// The custom resources, field by field.
+/// The custom resources, field by field, and the alerts.
 fn reference() -> String {
     let mut text = String::from(
-        "# The custom resources, field by field\n\nWritten by `cargo xtask generate` from the types; `kubectl explain` says the same.\n",
+        "# Reference: the custom resources, field by field, and the operator's alerts\n\nWritten by `cargo xtask generate` from the program's own types; `kubectl explain` says the same of the resources.\n",
     );
     for definition in api::definitions() {
         let names = &definition.spec.names;
@@ -56,6 +56,29 @@ fn reference() -> String {
                 describe(name, property, &mut text);
             }
         }
+    }
+    text += "\n## Alerts of the operator\n\n`manifests --monitoring` installs them. Each says in its description where to look.\n\n| alert | severity | after | if | that is |\n|---|---|---|---|---|\n";
+    for rule in alerts()
+        .pointer("/groups/0/rules")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let word = |path: &str| {
+            rule.pointer(path)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
+        let summary = word("/annotations/summary")
+            .replace("{{ $labels.node }}", "NODE")
+            .replace("{{ $labels.backup }}", "NAME");
+        text += &format!(
+            "| `{}` | {} | {} | `{}` | {summary} |\n",
+            word("/alert"),
+            word("/labels/severity"),
+            word("/for"),
+            word("/expr"),
+        );
     }
     text
 }
