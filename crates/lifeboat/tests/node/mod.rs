@@ -150,8 +150,9 @@ pub fn http_get(address: &str, path: &str) -> (u16, String) {
     )
 }
 
+/// Looks until it is so; a slow machine has its time.
 pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         if let Some(value) = condition() {
             return value;
