@@ -214,7 +214,8 @@ impl Drop for Arrived {
 pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arrived, TransferError> {
     let broken = |error: io::Error| TransferError::Broken(error.to_string());
     let mut tar = tar::Archive::new(input);
-    let mut entries = tar.entries().map_err(broken)?;
+    // As they are: what a long name is said to be would be read into memory, however long that is.
+    let mut entries = tar.entries().map_err(broken)?.raw(true);
     let first = entries.next().transpose().map_err(broken)?;
     let mut first =
         first.ok_or_else(|| TransferError::Broken("it ended before it began".into()))?;
@@ -493,6 +494,41 @@ mod tests {
         large[0].1 = vec![b' '; (MAX_RECORD_BYTES + 1) as usize];
         refused(&archive(&large), "at most");
         refused(b"no archive at all", "no whole backup");
+    }
+
+    #[test]
+    fn a_byte_that_is_another_is_refused_or_changes_nothing() {
+        let whole = archive(&sent(&files()));
+        for at in (0..whole.len()).step_by(19) {
+            let mut changed = whole.clone();
+            changed[at] ^= 1 << (at % 8);
+            let dir = tempfile::tempdir().unwrap();
+            let Ok(arrived) = take(&*changed, dir.path(), &Silent) else {
+                assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+                continue;
+            };
+            for (file, bytes) in files() {
+                assert_eq!(std::fs::read(arrived.partial.join(file)).unwrap(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_said_to_be_long_is_not_read() {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_path("././@LongLink").unwrap();
+        header.set_size(1 << 40);
+        header.set_cksum();
+        let name = header.as_bytes().chain(std::io::repeat(b'x'));
+        let dir = tempfile::tempdir().unwrap();
+        let Err(error) = take(name, dir.path(), &Silent) else {
+            panic!("a name of a terabyte was taken");
+        };
+        assert!(
+            error.to_string().contains("is no file of a backup"),
+            "{error}"
+        );
     }
 
     #[test]
