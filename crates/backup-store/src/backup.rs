@@ -169,7 +169,7 @@ pub enum RunError {
 }
 
 /// For people, who would have to count digits otherwise.
-fn mib(bytes: u64) -> String {
+pub(crate) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 

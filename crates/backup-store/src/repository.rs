@@ -113,6 +113,16 @@ pub struct Space {
 }
 
 impl Space {
+    /// Room where a directory is.
+    pub(crate) fn at(dir: &Path) -> Result<Self, RepositoryError> {
+        let stat = rustix::fs::statvfs(dir)
+            .map_err(|error| RepositoryError::io("statvfs", dir)(error.into()))?;
+        Ok(Space {
+            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
+    }
+
     /// What is kept free unless told otherwise.
     #[must_use]
     pub fn default_reserve_bytes(&self) -> u64 {
@@ -307,12 +317,7 @@ impl Repository {
     /// # Errors
     /// What the operating system says.
     pub fn space(&self) -> Result<Space, RepositoryError> {
-        let stat = rustix::fs::statvfs(&self.root)
-            .map_err(|error| RepositoryError::io("statvfs", &self.root)(error.into()))?;
-        Ok(Space {
-            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
-            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
-        })
+        Space::at(&self.root)
     }
 }
 

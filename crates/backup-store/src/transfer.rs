@@ -1,17 +1,17 @@
 //! A backup on its way to another machine: a tar archive of its directory, the record first. Where it arrives only
 //! what the record names is taken, and it appears under its name when it is whole and proven again.
 
+use crate::backup::mib;
 use crate::digest::Hashed;
 use crate::durable_file;
 use crate::local_file::{LocalFile, OpenError};
 use crate::progress::Monitor;
 use crate::repository::{
-    Entry, MAX_RECORD_BYTES, RECORD_FILE, Repository, RepositoryError, time_of_name,
+    Entry, MAX_RECORD_BYTES, RECORD_FILE, Repository, RepositoryError, Space, time_of_name,
 };
 use crate::verify::{Level, Options, Report, VerifyError, verify};
 use backup_plan::record::Record;
 use rustix::fs::Advice;
-use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -66,7 +66,9 @@ pub enum TransferError {
         place: PathBuf,
     },
     /// There is no room for it.
-    #[error("{place} has {free_bytes} bytes free, and {file} has {size_bytes}")]
+    #[error(
+        "{place} has {} free, and {file} has {}: name another directory by --to", mib(*.free_bytes), mib(*.size_bytes)
+    )]
     Short {
         /// Where it was to be put.
         place: PathBuf,
@@ -168,8 +170,6 @@ fn chosen(repository: &Repository, name: Option<&str>) -> Result<(Entry, Record)
 pub struct Arrived {
     /// Its name.
     pub name: String,
-    /// What its record says.
-    pub record: Record,
     partial: PathBuf,
     place: PathBuf,
     kept: bool,
@@ -254,13 +254,12 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
         .keep();
     let arrived = Arrived {
         name,
-        record,
         partial,
         place,
         kept: false,
     };
     arrived.write(RECORD_FILE, |path| durable_file::write(path, &json))?;
-    let mut missing: BTreeMap<_, _> = arrived.record.sha256.clone();
+    let mut missing = record.sha256;
     for entry in entries {
         let mut entry = entry.map_err(broken)?;
         let (name, file) = names_of(&entry)?;
@@ -317,9 +316,7 @@ impl Arrived {
     }
 
     fn has_room_for(&self, file: &str, size_bytes: u64) -> Result<(), TransferError> {
-        let stat = rustix::fs::statvfs(&self.partial)
-            .map_err(|error| TransferError::write("statvfs", &self.partial)(error.into()))?;
-        let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let free_bytes = Space::at(&self.partial)?.free_bytes;
         if size_bytes <= free_bytes {
             return Ok(());
         }

@@ -5,6 +5,7 @@
 
 use crate::cluster::ClusterArgs;
 use crate::progress_bar::Bar;
+use crate::stop::{Stop, UntilStopped};
 use crate::verify::for_people;
 use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, output};
 use anyhow::{Context, anyhow, bail};
@@ -19,7 +20,9 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::runtime::Handle;
 
+const INTERRUPTED: &str = "interrupted; nothing of it stays here";
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// A node that sends nothing for so long is not waited for.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
@@ -34,7 +37,7 @@ const STDERR_BYTES: usize = 1 << 16;
 /// Bring a backup from a node's disk to this machine, and prove it here
 ///
 /// Through the API server, into a directory of its own, which only you can read: the cluster's keys are in it.
-/// It wants the right to run commands in pods (create pods/exec) where the backup servers are.
+/// It wants the right to run commands in pods (get and create pods/exec) where the backup servers are.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -59,7 +62,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         Some((node, name)) => (node, Some(name)),
         None => (args.what.as_str(), None),
     };
-    if node.is_empty() || name.is_some_and(|name| name.is_empty() || name.contains('/')) {
+    if node.is_empty() || name.is_some_and(is_no_name) {
         output::error(&format!(
             "{:?} names no backup: expected NODE or NODE/NAME, as `list` shows them",
             args.what
@@ -80,17 +83,51 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         .build()
         .context("starting")?;
     let bar = Bar::new();
-    let exported = runtime.block_on(async {
-        tokio::select! {
-            exported = export(&args, node, name, &bar) => exported,
-            _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted; nothing of it stays here")),
-        }
-    });
+    let exported = runtime.block_on(export(&args, node, name, &bar));
     bar.finish();
     exported
 }
 
+/// What can't be a backup's directory.
+fn is_no_name(name: &str) -> bool {
+    name.is_empty() || name.starts_with('.') || name.contains('/')
+}
+
 async fn export(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyhow::Result<u8> {
+    let stop = Stop::on_signals().context("hearing of signals")?;
+    let arrived = tokio::select! {
+        arrived = fetch(args, node, name, bar) => arrived?,
+        () = stop.wait() => bail!(INTERRUPTED),
+    };
+    let name = arrived.name.clone();
+    let monitor = UntilStopped(stop.clone(), bar.clone());
+    // On a thread of its own, so that signals are heard meanwhile.
+    let proving =
+        tokio::task::spawn_blocking(move || Handle::current().block_on(arrived.prove(&monitor)));
+    let proven = proving.await;
+    bar.finish();
+    let (place, report) = proven.context("proving it")??;
+    if report.ok {
+        let size = report.size_bytes.map(output::bytes).unwrap_or_default();
+        output::print(&format!(
+            "{}: backup {name} of {node}, {size}, revision {}, proven here\n",
+            place.display(),
+            report.revision.unwrap_or_default()
+        ));
+        return Ok(EXIT_DONE);
+    }
+    if stop.wanted() {
+        bail!(INTERRUPTED);
+    }
+    output::print(&for_people(&name, &report));
+    output::error(
+        "what arrived is as it was sent, and damaged: take another one; nothing of it stays here",
+    );
+    Ok(EXIT_FAILED)
+}
+
+/// Brings it here, not yet under its name.
+async fn fetch(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyhow::Result<Arrived> {
     let client = args.cluster.client().await?;
     let mut sender = start_sender(client, node, name).await?;
     let stream = sender
@@ -106,24 +143,7 @@ async fn export(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyho
     if let Some(complaint) = complaint(&mut sender, within).await {
         bail!("{node}: {complaint}");
     }
-    let arrived = arrived?;
-    let name = arrived.name.clone();
-    let (place, report) = arrived.prove(bar).await?;
-    bar.finish();
-    if report.ok {
-        let size = report.size_bytes.map(output::bytes).unwrap_or_default();
-        output::print(&format!(
-            "{}: backup {name} of {node}, {size}, revision {}, proven here\n",
-            place.display(),
-            report.revision.unwrap_or_default()
-        ));
-        return Ok(EXIT_DONE);
-    }
-    output::print(&for_people(&name, &report));
-    output::error(
-        "what arrived is as it was sent, and damaged: take another one; nothing of it stays here",
-    );
-    Ok(EXIT_FAILED)
+    arrived
 }
 
 /// Runs `send-backup` in the node's backup server.
@@ -216,7 +236,7 @@ async fn bring(
         let mut chunk = vec![0; CHUNK_BYTES];
         let count = tokio::time::timeout(STALLED_AFTER, stream.read(&mut chunk))
             .await
-            .with_context(|| format!("nothing has come for {} s", STALLED_AFTER.as_secs()))?
+            .with_context(|| format!("nothing has come for {} s: try again, or copy it on the node from {REPOSITORY}", STALLED_AFTER.as_secs()))?
             .context("the stream broke")?;
         if count == 0 {
             return Ok(());

@@ -24,6 +24,7 @@ mod request_backup;
 mod retention;
 mod send_backup;
 mod status;
+mod stop;
 mod verify;
 
 use clap::{Parser, Subcommand};

@@ -199,8 +199,10 @@ fn a_backup_comes_to_the_machine_of_whoever_asks_whole_and_proven_or_not_at_all(
         assert!(told(&output).contains(words), "{}", told(&output));
     };
     fails("node-1", "no backup server runs on node node-1");
-    let output = export("node-1/");
-    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+    for wrong in ["node-1/", "node-1/..", "/x", "node-1/x/y"] {
+        let output = export(wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong}: {}", told(&output));
+    }
 
     let _operator = Operator::start(&cluster, "a", &[]);
     let repository = cluster.nodes()[0].root.join("var/lib/etcd-auto-backup");
@@ -209,7 +211,6 @@ fn a_backup_comes_to_the_machine_of_whoever_asks_whole_and_proven_or_not_at_all(
     });
     let name = operated::node::names(&repository, "backup").remove(0);
     fails("node-1/2001-01-01_000000", &name);
-    fails("node-1/..", "..");
     fails("node-2", "no backup server runs on node node-2");
 
     // The newest, and by its name; what was there stays.
@@ -235,6 +236,43 @@ fn a_backup_comes_to_the_machine_of_whoever_asks_whole_and_proven_or_not_at_all(
     std::fs::remove_dir_all(&place).unwrap();
     let output = export(&format!("node-1/{name}"));
     assert!(output.status.success(), "{}", told(&output));
+
+    // With the rights that the documentation names, and without them.
+    let may = |verbs: &str| {
+        cluster.apply(&format!(
+            "{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: person, namespace: etcd-lifeboat}}}}
+---
+{{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {{name: person}}, rules: [
+  {{apiGroups: [''], resources: [pods], verbs: [list]}}, {{apiGroups: [''], resources: [pods/exec], verbs: [{verbs}]}}]}}
+---
+{{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {{name: person}},
+  roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: person}},
+  subjects: [{{kind: ServiceAccount, name: person, namespace: etcd-lifeboat}}]}}
+"
+        ));
+    };
+    may("get, create");
+    let person = cluster.account_kubeconfig("etcd-lifeboat", "person");
+    let third = cluster.dir().join("third");
+    std::fs::create_dir(&third).unwrap();
+    let as_person = || {
+        let (config, to) = (person.to_str().unwrap(), third.to_str().unwrap());
+        operated::node::lifeboat(&["export", "node-1", "--kubeconfig", config, "--to", to])
+    };
+    wait_until("the rights to be known", || {
+        as_person().status.success().then_some(())
+    });
+    std::fs::remove_dir_all(third.join(&name)).unwrap();
+    may("create");
+    let refused = wait_until("the rights to be gone", || {
+        let output = as_person();
+        let _ = std::fs::remove_dir_all(third.join(&name));
+        (!output.status.success()).then(|| told(&output))
+    });
+    assert!(
+        refused.contains("cannot get resource \"pods/exec\""),
+        "{refused}"
+    );
 
     // As its help says.
     let help = told(&operated::node::lifeboat(&["export", "--help"]));

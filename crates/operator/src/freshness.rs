@@ -552,6 +552,27 @@ mod tests {
     }
 
     #[test]
+    fn what_somebody_else_writes_on_a_node_backup_makes_no_backup_new() {
+        let written = |manager: &str, time: &str| json!({"manager": manager, "operation": "Update", "apiVersion": "v1", "time": time});
+        let told: NodeBackup = serde_json::from_value(json!({
+            "apiVersion": "lifeboat.etcd.io/v1alpha1",
+            "kind": "NodeBackup",
+            "metadata": {"name": "a", "managedFields": [
+                written(SERVER_MANAGER, "2026-11-22T03:00:05Z"),
+                written("kubectl-label", "2026-11-22T09:00:00Z"),
+            ]},
+            "spec": {},
+            "status": {"lastVerified": {"name": "b", "finishedAt": "2026-11-22T03:00:00Z"}},
+        }))
+        .unwrap();
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        assert_eq!(
+            known_advance(&told, at("2026-11-22T10:00:00Z")),
+            Some(at("2026-11-22T03:00:05Z"))
+        );
+    }
+
+    #[test]
     fn what_is_wrong_with_a_pod_is_told_in_its_own_words() {
         let container = |state: Value, last: Value| json!([{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state, "lastState": last}]);
         let died =

@@ -4,13 +4,13 @@ mod metrics;
 mod node_backup;
 mod observed;
 mod serve;
-mod stop;
 
 use crate::listener;
 use crate::logging::{self, LogFormat};
 use crate::node::NodeArgs;
 use crate::output;
 use crate::retention::{RetentionArgs, Type};
+use crate::stop::Stop;
 use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
 use anyhow::Context;
 use backup_plan::agenda::Agenda;
@@ -25,7 +25,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use stop::Stop;
 
 /// The origin of the backups that a server without further orders makes.
 const ORIGIN: &str = "default";

@@ -1,13 +1,14 @@
 //! The loop: waits until a run is due, takes its turn, runs, tries again.
 
 use super::observed::Observed;
-use super::stop::{Stop, UntilStopped};
 use super::{Args, ORIGIN};
+use crate::stop::{Stop, UntilStopped};
 use backup_plan::agenda::{Agenda, Next, retry_delay};
 use backup_plan::retention::Policy;
 use backup_plan::turns;
 use backup_store::backup::{self, RunError, SharedMonitor};
 use backup_store::member::Member;
+use backup_store::progress::Silent;
 use backup_store::repository::Repository;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -157,7 +158,7 @@ impl Server<'_> {
                 problem,
             })?;
         let repository = Repository::open(&self.args.backup_path).map_err(RunError::Repository)?;
-        let monitor: SharedMonitor = Arc::new(UntilStopped(self.stop.clone()));
+        let monitor: SharedMonitor = Arc::new(UntilStopped(self.stop.clone(), Silent));
         let tell = |what: &str| tracing::info!("{what}");
         let running = backup::run(&repository, &order, &Timestamp::now, &monitor, &tell);
         let stopped = async {

@@ -678,8 +678,8 @@ fn start_parts(
         ("kubeconfig", manager_config.clone()),
         ("authentication-kubeconfig", manager_config.clone()),
         ("authorization-kubeconfig", manager_config),
-        ("bind-address", "127.0.0.1".into()),
-        ("secure-port", free_port().to_string()),
+        // Nobody asks it anything, and a port could be taken before it has it.
+        ("secure-port", "0".into()),
         ("root-ca-file", file("ca.crt")),
         (
             "service-account-private-key-file",
@@ -698,8 +698,8 @@ fn start_parts(
         ("kubeconfig", scheduler_config.clone()),
         ("authentication-kubeconfig", scheduler_config.clone()),
         ("authorization-kubeconfig", scheduler_config),
-        ("bind-address", "127.0.0.1".into()),
-        ("secure-port", free_port().to_string()),
+        // Nobody asks it anything, and a port could be taken before it has it.
+        ("secure-port", "0".into()),
         ("leader-elect", "false".into()),
         ("profiling", "false".into()),
     ];

@@ -10,13 +10,13 @@ use tokio::sync::Notify;
 
 /// The wish to end.
 #[derive(Clone)]
-pub(super) struct Stop {
+pub(crate) struct Stop {
     flag: Arc<AtomicBool>,
     told: Arc<Notify>,
 }
 
 impl Stop {
-    pub(super) fn on_signals() -> std::io::Result<Self> {
+    pub(crate) fn on_signals() -> std::io::Result<Self> {
         let stop = Stop {
             flag: Arc::default(),
             told: Arc::default(),
@@ -34,11 +34,11 @@ impl Stop {
         Ok(stop)
     }
 
-    pub(super) fn wanted(&self) -> bool {
+    pub(crate) fn wanted(&self) -> bool {
         self.flag.load(Ordering::Relaxed)
     }
 
-    pub(super) async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         let told = self.told.notified();
         if !self.wanted() {
             told.await;
@@ -46,7 +46,7 @@ impl Stop {
     }
 
     /// Sleeps, but not beyond the wish to end.
-    pub(super) async fn sleep(&self, duration: Duration) {
+    pub(crate) async fn sleep(&self, duration: Duration) {
         tokio::select! {
             () = tokio::time::sleep(duration) => {}
             () = self.wait() => {}
@@ -54,17 +54,19 @@ impl Stop {
     }
 }
 
-/// Ends a run when the process is to end.
-pub(super) struct UntilStopped(pub(super) Stop);
+/// Ends work when the process is to end; somebody else hears how far it is.
+pub(crate) struct UntilStopped<M>(pub(crate) Stop, pub(crate) M);
 
-impl Monitor for UntilStopped {
-    fn step(&self, _: &'static str, _: u64) {}
+impl<M: Monitor> Monitor for UntilStopped<M> {
+    fn step(&self, name: &'static str, total_bytes: u64) {
+        self.1.step(name, total_bytes);
+    }
 
-    fn advance(&self, _: u64) -> ControlFlow<()> {
+    fn advance(&self, bytes: u64) -> ControlFlow<()> {
         if self.0.wanted() {
             ControlFlow::Break(())
         } else {
-            ControlFlow::Continue(())
+            self.1.advance(bytes)
         }
     }
 }
