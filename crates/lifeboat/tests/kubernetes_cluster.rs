@@ -130,7 +130,9 @@ spec:
     // Each pod wrote to its own node's disk.
     for node in cluster.nodes() {
         let path = node.root.join("var/lib/test/node-name");
-        assert_eq!(std::fs::read_to_string(path).unwrap().trim(), node.name);
+        // A container is ready when it runs, which is before its first command is done.
+        let wrote = || std::fs::read_to_string(&path).is_ok_and(|text| text.trim() == node.name);
+        wait_until("its name on each node's disk", || wrote().then_some(()));
     }
     wait_for_field(&cluster, &["job", "fails"], ".status.failed", "1");
     let ended = ".items[0].status.containerStatuses[0].state.terminated";
