@@ -29,10 +29,12 @@ pub fn other_program() -> PathBuf {
 /// Where the operator answers as installed.
 pub const METRICS: &str = "--listen=0.0.0.0:8080";
 /// Instead of it where nodes share one machine: they can't have a port each.
-pub const SHARED_MACHINE: [&str; 3] = [
+/// And however full its disk is: a reserve of 1 MiB.
+pub const SHARED_MACHINE: [&str; 4] = [
     "--listen=127.0.0.1:0",
     "--server-flag=--listen=127.0.0.1:0",
     "--server-flag=--min-free=1",
+    "--backup-flag=--min-free=1",
 ];
 
 /// The manifests as they are, but for what nodes that share one machine can't have.
@@ -198,14 +200,7 @@ impl Operator {
         more: &[&str],
     ) -> Operator {
         let log = cluster.dir().join(format!("operator-{identity}.log"));
-        let flags = [
-            "operator",
-            "--image",
-            IMAGE,
-            "--identity",
-            identity,
-            "--backup-flag=--min-free=1",
-        ];
+        let flags = ["operator", "--image", IMAGE, "--identity", identity];
         let mut command = command(&[&flags[..], &SHARED_MACHINE, more].concat());
         change(&mut command);
         let child = command
