@@ -4,8 +4,8 @@ use crate::etcd_binaries::Binaries;
 use crate::etcd_client::Client;
 use crate::pki::{CertificateAuthority, Pki};
 use crate::private_network::PrivateNetwork;
+use crate::reserved_port::ReservedPort;
 use crate::scratch_dir::ScratchDir;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -35,6 +35,8 @@ struct Place {
     data_dir: &'static str,
     network: Option<Arc<PrivateNetwork>>,
     flags: Vec<String>,
+    // Also while it is down.
+    _ports: Option<[ReservedPort; 2]>,
 }
 
 impl Place {
@@ -42,9 +44,13 @@ impl Place {
         let dir = ScratchDir::create("lifeboat-etcd-");
         let scheme = if options.tls { "https" } else { "http" };
         // Nobody else has the usual ports of a network of one's own.
-        let ports = match options.network {
-            Some(_) => [2379, 2380],
-            None => [free_port(), free_port()],
+        let reserved = match options.network {
+            Some(_) => None,
+            None => Some([(); 2].map(|()| ReservedPort::new())),
+        };
+        let ports = match &reserved {
+            Some(ports) => ports.each_ref().map(ReservedPort::number),
+            None => [2379, 2380],
         };
         Place {
             endpoint: format!("{scheme}://127.0.0.1:{}", ports[0]),
@@ -59,6 +65,7 @@ impl Place {
             data_dir: options.data_dir.unwrap_or(DATA_DIR),
             network: options.network.clone(),
             flags: options.flags.clone(),
+            _ports: reserved,
             dir,
         }
     }
@@ -138,14 +145,6 @@ pub struct Options {
     pub network: Option<Arc<PrivateNetwork>>,
 }
 
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
-        .port()
-}
-
 impl Server {
     /// Starts a server with an empty data dir.
     pub fn start(binaries: &Binaries) -> Server {
@@ -159,14 +158,6 @@ impl Server {
 
     /// Starts the members of one cluster, with one certificate authority if they speak TLS.
     pub fn start_cluster(binaries: &Binaries, options: &Options, members: usize) -> Vec<Server> {
-        const TRIES: usize = 5;
-        // Somebody else may have taken a port meanwhile: then take others.
-        (0..TRIES)
-            .find_map(|_| Server::try_start(binaries, options, members))
-            .expect("start etcd")
-    }
-
-    fn try_start(binaries: &Binaries, options: &Options, members: usize) -> Option<Vec<Server>> {
         let mut places: Vec<_> = (0..members).map(|_| Place::new(options)).collect();
         let ca = options.tls.then(CertificateAuthority::new);
         let cluster: Vec<_> = places
@@ -185,21 +176,20 @@ impl Server {
                 place.start(binaries, pki)
             })
             .collect();
+        for server in &mut servers {
+            server.wait_until_ready();
+        }
         servers
-            .iter_mut()
-            .all(Server::wait_until_ready)
-            .then_some(servers)
     }
 
-    fn wait_until_ready(&mut self) -> bool {
+    fn wait_until_ready(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < deadline {
-            if self.child.try_wait().unwrap().is_some() {
-                return false;
-            }
+        while Instant::now() < deadline && self.is_running() {
             let members = self.etcdctl(&["member", "list"]);
             if members.status.success() {
-                return String::from_utf8_lossy(&members.stdout).contains(&self.place.name);
+                let members = String::from_utf8_lossy(&members.stdout);
+                assert!(members.contains(&self.place.name), "not ours: {members}");
+                return;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -331,7 +321,7 @@ impl Server {
     pub fn start_again(&mut self, binaries: &Binaries) {
         self.binaries = binaries.clone();
         self.child = self.place.spawn(binaries, self.pki.as_ref());
-        assert!(self.wait_until_ready(), "etcd did not start again");
+        self.wait_until_ready();
     }
 
     /// Ends the server as a crash does.

@@ -18,4 +18,5 @@ pub mod node_trees;
 pub mod pki;
 pub mod private_network;
 pub mod requirement;
+mod reserved_port;
 pub mod scratch_dir;

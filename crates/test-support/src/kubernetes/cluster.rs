@@ -10,8 +10,9 @@ use super::openshift::{self, Flavour};
 use super::part::Part;
 use super::pki::{ClusterPki, Identity, SERVICE_RANGE};
 use crate::etcd_binaries::Binaries as EtcdBinaries;
-use crate::etcd_server::{Options as EtcdOptions, Server, free_port};
+use crate::etcd_server::{Options as EtcdOptions, Server};
 use crate::node_trees::Kind;
+use crate::reserved_port::ReservedPort;
 use crate::scratch_dir::ScratchDir;
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::api::{Api, ListParams};
@@ -82,6 +83,8 @@ pub struct Cluster {
     members: BTreeMap<String, Server>,
     links: BTreeMap<String, Link>,
     contexts: BTreeMap<String, Arc<Context>>,
+    // Also while who listens on them is down.
+    ports: Vec<ReservedPort>,
     kubeconfig: PathBuf,
     kubectl: PathBuf,
     pki: ClusterPki,
@@ -117,7 +120,8 @@ impl Cluster {
             .map(|(number, server)| (format!("node-{number}"), server))
             .collect();
         let pki = ClusterPki::create(&dir.path().join("pki"));
-        let api_port = free_port();
+        let reserved = ReservedPort::new();
+        let api_port = reserved.number();
         let mut links = BTreeMap::new();
         let etcd_urls: Vec<_> = members
             .iter()
@@ -144,6 +148,7 @@ impl Cluster {
         let mut cluster = Cluster {
             kubelets: BTreeMap::new(),
             contexts: BTreeMap::new(),
+            ports: vec![reserved],
             images: Arc::new(Mutex::new(options.images.clone())),
             kubectl: options.kubernetes.program("kubectl"),
             parts,
@@ -216,6 +221,9 @@ impl Cluster {
         let link = &self.links[&format!("kubelet/{name}")];
         let kubeconfig = self.pki.kubeconfig(&Identity::node(name), link.port());
         let client = self.runtime.block_on(client_of(&kubeconfig));
+        let reserved = ReservedPort::new();
+        let streams_port = reserved.number();
+        self.ports.push(reserved);
         let context = Arc::new(Context {
             node: name.into(),
             version: self.version.clone(),
@@ -225,7 +233,7 @@ impl Cluster {
             images: self.images.clone(),
             spawner: Spawner::start(),
             api_port: self.links[&format!("pods/{name}")].port(),
-            streams_port: free_port(),
+            streams_port,
         });
         self.contexts.insert(name.into(), context.clone());
         self.start_kubelet(context);
