@@ -76,5 +76,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             output::error(&format!("EtcdBackup {name}: {message}"));
             Ok(EXIT_FAILED)
         }
+        Ended::NotAsked { message } => {
+            output::error(&message);
+            Ok(EXIT_FAILED)
+        }
     }
 }

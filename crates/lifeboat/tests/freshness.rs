@@ -18,6 +18,7 @@ use std::time::Duration;
 use test_support::etcd_server::Server;
 use test_support::kubernetes::cluster::Fault;
 use test_support::kubernetes::image::Image;
+use test_support::kubernetes::openshift::Flavour;
 use test_support::node_trees::Kind;
 
 /// Backups so often that a test can wait for one that is missed.
@@ -284,4 +285,37 @@ fn nodes_that_join_leave_are_relabelled_or_have_nothing_to_back_up_are_judged_as
         (holds && reason == "NoNodeCovered" && message.contains("node-3: it has no member of etcd"))
             .then_some(())
     });
+}
+
+#[test]
+#[ignore = "takes a quarter of an hour: the schedule is the usual one"]
+fn where_the_kinds_are_upstreams_stale_backups_are_told_by_an_event() {
+    let upstream = Flavour {
+        upstream_backups: true,
+    };
+    let Some(cluster) = cluster(1, Some(upstream)) else {
+        return;
+    };
+    let operator = Operator::start(&cluster, "a", &[]);
+    let pid = wait_until("the server", || server(&cluster, "node-1")).1;
+    let fresh = |fresh: u8| {
+        let told = format!("etcd_lifeboat_operator_node_fresh{{node=\"node-1\"}} {fresh}");
+        wait_until(&told, || {
+            operator.get("/metrics").1.contains(&told).then_some(())
+        });
+    };
+    let told = |event: &str| {
+        let event = format!("{event} CustomResourceDefinition/nodebackups.lifeboat.etcd.io: ");
+        wait_until(&event, || events(&cluster).contains(&event).then_some(()));
+    };
+    fresh(1);
+    signal("-STOP", &pid);
+    // Two that were due, and what they may take.
+    std::thread::sleep(Duration::from_mins(13));
+    fresh(0);
+    told("Warning BackupsStale");
+    assert!(operator.log().contains("node-1: it hangs, or can't reach"));
+    signal("-CONT", &pid);
+    fresh(1);
+    told("Normal AsExpected");
 }

@@ -404,6 +404,28 @@ fn beside_upstreams_own_operator_nothing_is_double() {
     // Upstream's operator would make a CronJob without a volume of it.
     assert!(get(&cluster, &["backup", "default"]).is_none());
     assert!(get(&cluster, &set).unwrap()["metadata"]["ownerReferences"].is_null());
+    // Whoever looks is not told that there are none.
+    let person = |args: &[&str]| {
+        node::command(args)
+            .env("KUBECONFIG", cluster.outside_kubeconfig())
+            .output()
+            .unwrap()
+    };
+    let output = wait_until("a status that is well", || {
+        let output = person(&["status"]);
+        (output.status.success() && told(&output).contains("fresh")).then_some(output)
+    });
+    assert!(!told(&output).contains("error"), "{}", told(&output));
+    // And whoever asks for one is told that nobody would make it.
+    let output = person(&["request-backup"]);
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert!(
+        told(&output).contains("makes them on volumes only"),
+        "{}",
+        told(&output)
+    );
+    let requests = get(&cluster, &["etcdbackups"]).unwrap();
+    assert!(requests["items"].as_array().unwrap().is_empty());
     let drift = [
         "-n",
         "openshift-etcd",
@@ -456,6 +478,13 @@ fn beside_upstreams_own_operator_nothing_is_double() {
     });
     std::thread::sleep(Duration::from_secs(2));
     assert!(get(&cluster, &set).is_none() && get(&cluster, &["backup", "default"]).is_none());
+    let output = person(&["status"]);
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert!(
+        told(&output).contains("not on this cluster's nodes"),
+        "{}",
+        told(&output)
+    );
 }
 
 #[test]

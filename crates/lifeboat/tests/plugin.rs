@@ -13,7 +13,9 @@ use operated::{Operated, Operator, cluster, get, stale};
 use serde_json::Value;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+use test_support::etcd_client;
 use test_support::kubernetes::binaries;
 use test_support::kubernetes::cluster::Fault;
 
@@ -52,7 +54,7 @@ fn a_person_sees_what_there_is_asks_for_more_and_is_told_what_is_wrong() {
         told(&output)
     );
 
-    let _operator = Operator::start(&cluster, "a", &[]);
+    let operator = Operator::start(&cluster, "a", &[]);
     wait_until("the default", || {
         get(&cluster, &["backup", "default"]).map(|_| ())
     });
@@ -177,6 +179,14 @@ fn a_person_sees_what_there_is_asks_for_more_and_is_told_what_is_wrong() {
             .unwrap();
         assert!(output.status.success(), "{line}: {}", told(&output));
     }
+
+    // Whoever asks where nobody hears is told so.
+    drop(operator);
+    let output = kubectl_lifeboat(&cluster, &["backup", "--timeout", "25s"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = told(&output);
+    assert!(told.contains("nobody has taken it up yet"), "{told}");
+    assert!(told.contains("no end after 25 s"), "{told}");
 }
 
 #[test]
@@ -273,6 +283,50 @@ fn a_backup_comes_to_the_machine_of_whoever_asks_whole_and_proven_or_not_at_all(
         refused.contains("cannot get resource \"pods/exec\""),
         "{refused}"
     );
+
+    // Whoever interrupts it, when ever that is, has nothing half of it.
+    let client = etcd_client::Client::connect_with(
+        &cluster.member("node-1").endpoint,
+        cluster.member("node-1").pki.as_ref(),
+    );
+    for number in 0..24u8 {
+        let _ = client.put(&[b'x', number], &vec![number; 1_400_000]);
+    }
+    let output = kubectl_lifeboat(&cluster, &["backup", "--timeout", "60s"]);
+    assert!(output.status.success(), "{}", told(&output));
+    let large = operated::node::names(&repository, "backup").pop().unwrap();
+    let interrupted = cluster.dir().join("interrupted");
+    std::fs::create_dir(&interrupted).unwrap();
+    let what = format!("node-1/{large}");
+    let start = || {
+        operated::node::command(&["export", &what, "--to", interrupted.to_str().unwrap()])
+            .env("KUBECONFIG", cluster.outside_kubeconfig())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let started = Instant::now();
+    let whole = start().wait_with_output().unwrap();
+    assert!(whole.status.success(), "{}", told(&whole));
+    let takes = started.elapsed();
+    std::fs::remove_dir_all(interrupted.join(&large)).unwrap();
+    let mut heard = 0;
+    for part in 1..10 {
+        let export = start();
+        std::thread::sleep(takes * part / 10);
+        operated::node::signal("-INT", &export.id().to_string());
+        let output = export.wait_with_output().unwrap();
+        if output.status.success() {
+            std::fs::remove_dir_all(interrupted.join(&large)).unwrap();
+        } else if output.status.code() == Some(1) {
+            let told = told(&output);
+            assert!(told.contains("interrupted; nothing of it stays"), "{told}");
+            heard += 1;
+        }
+        assert_eq!(count(&interrupted), 0, "after {part} tenths");
+    }
+    assert!(heard > 2, "{heard} of 9 were heard in time");
 
     // As its help says.
     let help = told(&operated::node::lifeboat(&["export", "--help"]));

@@ -283,9 +283,7 @@ pub async fn run(
         .await
         .map_err(OperatorError::api("make the namespace"))?;
     if shape.external {
-        tracing::warn!(
-            "the control plane is not on this cluster's nodes: there is no etcd here to back up, and nothing is made"
-        );
+        tracing::warn!("{}", shape::ELSEWHERE);
         return pending().await;
     }
     let lease = Arc::new(Lease::acquire(&client, &shape.namespace, &options.identity).await);

@@ -3,6 +3,7 @@
 use crate::freshness::{created, known_advance, pod_problem, problem_on};
 use crate::names::{OPERATOR_APP, SERVER_APP};
 use crate::pods::ROLES;
+use crate::shape::{self, KindsOf};
 use backup_plan::api::{
     Backup, DEFAULT_BACKUP, NodeBackup, NodeBackupEntry, NodeMember, ValidBackup, validate,
 };
@@ -53,6 +54,15 @@ pub struct NodeOverview {
 /// # Errors
 /// What the API server says.
 pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Error> {
+    let shape = allowed(shape::look(client).await)?;
+    if shape.as_ref().is_some_and(|shape| shape.external) {
+        return Ok(Overview {
+            ok: false,
+            problems: vec![shape::ELSEWHERE.into()],
+            nodes: Vec::new(),
+        });
+    }
+    let upstream = shape.is_some_and(|shape| shape.kinds == KindsOf::Upstream);
     let all = ListParams::default();
     let nodes: Api<Node> = Api::all(client.clone());
     let nodes = nodes.list(&all).await?.items;
@@ -61,19 +71,28 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
         .into_iter()
         .map(|told| (told.name_any(), told))
         .collect();
-    let backups = or_none(Api::<Backup>::all(client.clone()).list(&all).await)?;
+    // What upstream makes of a `Backup` is upstream's to tell; the servers run without one there.
+    let backups = if upstream {
+        Vec::new()
+    } else {
+        or_none(Api::<Backup>::all(client.clone()).list(&all).await)?
+    };
     let ours = format!("app in ({SERVER_APP},{OPERATOR_APP})");
     let ours = all.clone().labels(&ours);
     let pods: Api<Pod> = Api::all(client.clone());
-    // Who may not see pods sees all the rest.
-    let pods: Option<Vec<_>> = match pods.list(&ours).await {
-        Err(kube::Error::Api(status)) if status.code == 403 => None,
-        pods => Some(pods?.into_iter().map(Arc::new).collect()),
-    };
+    let pods: Option<Vec<_>> =
+        allowed(pods.list(&ours).await)?.map(|pods| pods.into_iter().map(Arc::new).collect());
     let default = backups
         .iter()
         .find(|backup| backup.name_any() == DEFAULT_BACKUP);
-    let mut problems = problems(&backups, default);
+    let mut problems = problems(&backups);
+    let servers_run = upstream || default.is_some();
+    if !servers_run {
+        problems.push(
+            "there is no Backup called default: nothing is backed up on the nodes' own disks"
+                .to_string(),
+        );
+    }
     problems.extend(pods.as_deref().and_then(operator_problem));
     let valid = default
         .and_then(|backup| validate(DEFAULT_BACKUP, &backup.spec).ok())
@@ -98,7 +117,7 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
             advanced_at: told.and_then(|told| known_advance(told, now)),
             pod_problem: pods
                 .as_ref()
-                .filter(|_| default.is_some())
+                .filter(|_| servers_run)
                 .and_then(|pods| problem_on(&name, pods)),
         };
         let verdict = match &schedule {
@@ -128,15 +147,17 @@ fn or_none<K: Clone>(
     }
 }
 
-/// What the operator says of each `Backup`; of the nodes of the default one each row tells.
-fn problems(backups: &[Backup], default: Option<&Backup>) -> Vec<String> {
-    let mut problems = Vec::new();
-    if default.is_none() {
-        problems.push(
-            "there is no Backup called default: nothing is backed up on the nodes' own disks"
-                .to_string(),
-        );
+/// Who may not see something sees all the rest.
+fn allowed<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
+        answer => answer.map(Some),
     }
+}
+
+/// What the operator says of each `Backup`; of the nodes of the default one each row tells.
+fn problems(backups: &[Backup]) -> Vec<String> {
+    let mut problems = Vec::new();
     for backup in backups {
         let name = backup.name_any();
         let conditions = backup.status.iter().flat_map(|status| &status.conditions);

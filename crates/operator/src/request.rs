@@ -3,6 +3,7 @@
 use crate::backup::{Outcome, outcome};
 use crate::names::NODE_ANNOTATION;
 use crate::plain;
+use crate::shape::{self, KindsOf};
 use crate::watch_again::{WatchAgain, words};
 use backup_plan::api::{BACKUP_ANNOTATION, EtcdBackup, EtcdBackupSpec};
 use futures::StreamExt;
@@ -11,10 +12,13 @@ use kube::api::{Api, DeleteParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 /// After a request was skipped the next one is made after this, then after twice as long each time.
 const FIRST_AGAIN: Duration = Duration::from_secs(5);
+/// The operator says of each request what it does with it, within a second or two.
+const TAKEN_UP_WITHIN: Duration = Duration::from_secs(20);
 const LONGEST_AGAIN: Duration = Duration::from_secs(60);
 
 /// The Job that asks.
@@ -60,6 +64,11 @@ pub enum Ended {
         /// Why not.
         message: String,
     },
+    /// It was not even asked for.
+    NotAsked {
+        /// Why not, and what to do.
+        message: String,
+    },
 }
 
 /// Asks, and waits for the end.
@@ -67,6 +76,11 @@ pub enum Ended {
 /// # Errors
 /// What the API server says to the request.
 pub async fn run(client: Client, order: &Order, tell: &dyn Fn(&str)) -> Result<Ended, kube::Error> {
+    // A Job asks only where the kinds are ours.
+    if order.owner.is_none() && order.pvc_name.is_empty() && upstream_acts(&client).await {
+        let message = "OpenShift's own operator acts on every EtcdBackup here, and makes them on volumes only: name a claim, by `request-backup --pvc-name`".into();
+        return Ok(Ended::NotAsked { message });
+    }
     let requests: Api<EtcdBackup> = Api::all(client);
     let deadline = Instant::now() + order.timeout;
     let mut again = FIRST_AGAIN;
@@ -104,6 +118,12 @@ pub async fn run(client: Client, order: &Order, tell: &dyn Fn(&str)) -> Result<E
             }
         }
     }
+}
+
+/// Whether the kinds are upstream's, as far as whoever asks may know.
+async fn upstream_acts(client: &Client) -> bool {
+    let shape = shape::look(client).await;
+    shape.is_ok_and(|shape| shape.kinds == KindsOf::Upstream)
 }
 
 fn request(order: &Order, number: u32) -> EtcdBackup {
@@ -150,7 +170,17 @@ async fn end(
         .boxed();
     let mut listed = false;
     let mut said = String::new();
-    while let Some(event) = events.next().await {
+    let mut patience = pin!(tokio::time::sleep(TAKEN_UP_WITHIN));
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event?,
+            () = &mut patience, if !patience.is_elapsed() => {
+                if said.is_empty() {
+                    tell("nobody has taken it up yet: is the operator there? `status` says so");
+                }
+                continue;
+            }
+        };
         let request = match event {
             Ok(watcher::Event::Init) => {
                 listed = false;
@@ -181,5 +211,4 @@ async fn end(
             Some((outcome, condition)) => return Some((outcome, condition.message)),
         }
     }
-    None
 }

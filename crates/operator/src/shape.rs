@@ -13,6 +13,9 @@ use serde_json::Value;
 /// The feature gate of automated backups, here and upstream.
 pub const GATE: &str = "AutomatedEtcdBackup";
 
+/// What a person is told where the control plane is hosted elsewhere.
+pub(crate) const ELSEWHERE: &str = "the control plane is not on this cluster's nodes: there is no etcd here to back up, and nothing is made";
+
 /// Who made the cluster, as far as it decides where the files of its nodes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Platform {
