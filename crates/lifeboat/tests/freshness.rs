@@ -314,7 +314,7 @@ fn where_the_kinds_are_upstreams_stale_backups_are_told_by_an_event() {
     std::thread::sleep(Duration::from_mins(13));
     fresh(0);
     told("Warning BackupsStale");
-    assert!(operator.log().contains("node-1: it hangs, or can't reach"));
+    operator.wait_for("it hangs, or can't reach the API server");
     signal("-CONT", &pid);
     fresh(1);
     told("Normal AsExpected");
