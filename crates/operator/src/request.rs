@@ -78,7 +78,7 @@ pub enum Ended {
 pub async fn run(client: Client, order: &Order, tell: &dyn Fn(&str)) -> Result<Ended, kube::Error> {
     // A Job asks only where the kinds are ours.
     if order.owner.is_none() && order.pvc_name.is_empty() && upstream_acts(&client).await {
-        let message = "OpenShift's own operator acts on every EtcdBackup here, and makes them on volumes only: name a claim, by `request-backup --pvc-name`".into();
+        let message = "OpenShift's own operator acts on every EtcdBackup here, and makes them on volumes only: name a claim, by --pvc-name".into();
         return Ok(Ended::NotAsked { message });
     }
     let requests: Api<EtcdBackup> = Api::all(client);
@@ -176,7 +176,7 @@ async fn end(
             event = events.next() => event?,
             () = &mut patience, if !patience.is_elapsed() => {
                 if said.is_empty() {
-                    tell("nobody has taken it up yet: is the operator there? `status` says so");
+                    tell("nobody has taken it up yet: `status` says whether the operator works");
                 }
                 continue;
             }
