@@ -1,6 +1,6 @@
 //! `cargo xtask test`.
 
-use crate::command::{cargo, root, run as run_command};
+use crate::command::{cargo, run as run_command, target_dir};
 use crate::{etcd, kubernetes};
 use anyhow::{Context, Result, bail};
 use std::time::Instant;
@@ -47,11 +47,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         missing.push(format!("what is beside a cluster can't be had: {error:#}"));
     }
     // What tests write down of what the API server was asked; of this run only.
-    let _ = std::fs::remove_dir_all(root().join("target/tmp/asked"));
+    let _ = std::fs::remove_dir_all(target_dir().join("tmp/asked"));
     let skips = tempfile::NamedTempFile::new().context("create the list of skipped tests")?;
     run_command(
         cargo()
-            .args(["test", "--workspace", "--quiet"])
+            // One that fails hides none of the others.
+            .args(["test", "--workspace", "--quiet", "--no-fail-fast"])
             .env(SKIPS_FILE, skips.path()),
     )?;
     let mut rights = cargo();
