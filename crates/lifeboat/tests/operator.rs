@@ -417,13 +417,12 @@ fn beside_upstreams_own_operator_nothing_is_double() {
     });
     assert!(!told(&output).contains("error"), "{}", told(&output));
     // And whoever asks for one is told that nobody would make it.
-    let output = person(&["request-backup"]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
-    assert!(
-        told(&output).contains("makes them on volumes only"),
-        "{}",
-        told(&output)
-    );
+    let fails = |command: &str, words: &str| {
+        let output = person(&[command]);
+        assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+        assert!(told(&output).contains(words), "{}", told(&output));
+    };
+    fails("request-backup", "makes them on volumes only");
     let requests = get(&cluster, &["etcdbackups"]).unwrap();
     assert!(requests["items"].as_array().unwrap().is_empty());
     let drift = [
@@ -478,13 +477,7 @@ fn beside_upstreams_own_operator_nothing_is_double() {
     });
     std::thread::sleep(Duration::from_secs(2));
     assert!(get(&cluster, &set).is_none() && get(&cluster, &["backup", "default"]).is_none());
-    let output = person(&["status"]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
-    assert!(
-        told(&output).contains("not on this cluster's nodes"),
-        "{}",
-        told(&output)
-    );
+    fails("status", "not on this cluster's nodes");
 }
 
 #[test]

@@ -15,7 +15,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
-use test_support::etcd_client;
 use test_support::kubernetes::binaries;
 use test_support::kubernetes::cluster::Fault;
 
@@ -187,6 +186,12 @@ fn a_person_sees_what_there_is_asks_for_more_and_is_told_what_is_wrong() {
     let told = told(&output);
     assert!(told.contains("nobody has taken it up yet"), "{told}");
     assert!(told.contains("no end after 25 s"), "{told}");
+    wait_until("that its status is told, too", || {
+        let (code, overview) = status(&cluster);
+        let problems = overview["problems"].to_string();
+        (code == Some(1) && problems.contains("the operator does not work: its lease was last"))
+            .then_some(())
+    });
 }
 
 #[test]
@@ -285,10 +290,7 @@ fn a_backup_comes_to_the_machine_of_whoever_asks_whole_and_proven_or_not_at_all(
     );
 
     // Whoever interrupts it, when ever that is, has nothing half of it.
-    let client = etcd_client::Client::connect_with(
-        &cluster.member("node-1").endpoint,
-        cluster.member("node-1").pki.as_ref(),
-    );
+    let client = cluster.member("node-1").client();
     for number in 0..24u8 {
         let _ = client.put(&[b'x', number], &vec![number; 1_400_000]);
     }

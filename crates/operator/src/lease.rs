@@ -108,6 +108,16 @@ impl Lease {
     }
 }
 
+/// When the operator that works last renewed its lease, by its own clock; nothing if none ever did.
+pub(crate) async fn renewed_at(
+    client: &Client,
+    namespace: &str,
+) -> Result<Option<Timestamp>, kube::Error> {
+    let leases: Api<LeaseObject> = Api::namespaced(client.clone(), namespace);
+    let lease = leases.get_opt(NAME).await?;
+    Ok(lease.and_then(|lease| Some(lease.spec?.renew_time?.0)))
+}
+
 /// Takes or renews the lease if it is free or ours; gives it as it is then.
 async fn try_take(
     leases: &Api<LeaseObject>,

@@ -1,6 +1,7 @@
 //! What a person wants to know of a cluster's backups, node by node, read from what nodes and the operator have told.
 
 use crate::freshness::{created, known_advance, pod_problem, problem_on};
+use crate::lease;
 use crate::names::{OPERATOR_APP, SERVER_APP};
 use crate::pods::ROLES;
 use crate::shape::{self, KindsOf};
@@ -9,14 +10,17 @@ use backup_plan::api::{
 };
 use backup_plan::cron::Schedule;
 use backup_plan::freshness::{NodeView, Verdict, judge};
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Some seconds do for another replica to take over; the rest is for clocks that differ.
+const OPERATOR_RENEWS_WITHIN: SignedDuration = SignedDuration::from_secs(60);
 
 /// A cluster's backups. Its JSON is a contract with scripts.
 #[derive(Debug, Clone, Serialize)]
@@ -62,7 +66,13 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
             nodes: Vec::new(),
         });
     }
-    let upstream = shape.is_some_and(|shape| shape.kinds == KindsOf::Upstream);
+    let upstream = shape
+        .as_ref()
+        .is_some_and(|shape| shape.kinds == KindsOf::Upstream);
+    let renewed = match &shape {
+        Some(shape) => allowed(lease::renewed_at(client, &shape.namespace).await)?,
+        None => None,
+    };
     let all = ListParams::default();
     let nodes: Api<Node> = Api::all(client.clone());
     let nodes = nodes.list(&all).await?.items;
@@ -93,7 +103,11 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
                 .to_string(),
         );
     }
-    problems.extend(pods.as_deref().and_then(operator_problem));
+    problems.extend(
+        renewed.and_then(|renewed| {
+            operator_problem(renewed, pods.as_deref().unwrap_or_default(), now)
+        }),
+    );
     let valid = default
         .and_then(|backup| validate(DEFAULT_BACKUP, &backup.spec).ok())
         .unwrap_or_else(ValidBackup::of_servers);
@@ -173,27 +187,27 @@ fn problems(backups: &[Backup]) -> Vec<String> {
     problems
 }
 
-/// What is wrong with the operator, where its pods are: one that is ready is enough.
-fn operator_problem(pods: &[Arc<Pod>]) -> Option<String> {
-    let is_ready = |pod: &Pod| {
-        let conditions = pod.status.iter().flat_map(|status| &status.conditions);
-        conditions
-            .flatten()
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-    };
+/// What is wrong with the operator, by the lease of the one that works.
+fn operator_problem(
+    renewed_at: Option<Timestamp>,
+    pods: &[Arc<Pod>],
+    now: Timestamp,
+) -> Option<String> {
+    if renewed_at.is_some_and(|at| now.duration_since(at) < OPERATOR_RENEWS_WITHIN) {
+        return None;
+    }
     let own = |pod: &&Arc<Pod>| {
         pod.labels()
             .get("app")
             .is_some_and(|app| app == OPERATOR_APP)
     };
-    let own: Vec<_> = pods.iter().filter(own).collect();
-    if own.is_empty() || own.iter().any(|pod| is_ready(pod)) {
-        return None;
-    }
-    let why = own.iter().find_map(|pod| pod_problem(pod));
-    let why = why.unwrap_or_else(|| "none of its pods is ready".into());
+    let why = pods.iter().filter(own).find_map(|pod| pod_problem(pod));
+    let why = why.unwrap_or_else(|| match renewed_at {
+        Some(at) => format!("its lease was last renewed at {at:.0}"),
+        None => "none has ever held its lease".into(),
+    });
     Some(format!(
-        "the operator does not work: {why}. Backups on the nodes go on, and nobody follows what is written in a Backup"
+        "the operator does not work: {why}; look at Deployment {OPERATOR_APP}. Backups on the nodes go on, and nobody follows what is written in a Backup"
     ))
 }
 
@@ -224,29 +238,34 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn pod(app: &str, ready: bool, waits: &str) -> Arc<Pod> {
-        let state = json!([{"name": "c", "image": "", "imageID": "", "ready": ready, "restartCount": 0,
-            "state": if waits.is_empty() { json!({}) } else { json!({"waiting": {"reason": waits}}) }}]);
-        let status = if ready { "True" } else { "False" };
-        let pod = json!({
-            "metadata": {"name": "p", "labels": {"app": app}},
-            "status": {"conditions": [{"type": "Ready", "status": status}], "containerStatuses": state},
-        });
-        Arc::new(serde_json::from_value(pod).unwrap())
-    }
-
     #[test]
-    fn an_operator_that_does_not_work_is_told_where_its_pods_are() {
-        let server = || pod(SERVER_APP, false, "");
-        let operator = |ready, waits| pod(OPERATOR_APP, ready, waits);
-        assert_eq!(operator_problem(&[server()]), None);
-        assert_eq!(
-            operator_problem(&[server(), operator(false, ""), operator(true, "")]),
-            None
-        );
-        let told = operator_problem(&[operator(false, "ErrImagePull")]).unwrap();
-        assert!(told.contains("pod p: ErrImagePull"), "{told}");
-        let told = operator_problem(&[operator(false, "")]).unwrap();
-        assert!(told.contains("none of its pods is ready"), "{told}");
+    fn an_operator_that_does_not_work_is_told_with_the_reason() {
+        let pod = |app: &str| {
+            let waits = json!([{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"waiting": {"reason": "ErrImagePull"}}}]);
+            let pod = json!({
+                "metadata": {"name": "p", "labels": {"app": app}},
+                "status": {"containerStatuses": waits},
+            });
+            Arc::new(serde_json::from_value::<Pod>(pod).unwrap())
+        };
+        let now: Timestamp = "2026-11-22T03:00:00Z".parse().unwrap();
+        let ago = |seconds: i64| Some(now - SignedDuration::from_secs(seconds));
+        // One that works is enough, whatever the other one waits for.
+        assert_eq!(operator_problem(ago(20), &[pod(OPERATOR_APP)], now), None);
+        // The clock of whoever looks may be behind.
+        assert_eq!(operator_problem(ago(-300), &[], now), None);
+        for (renewed_at, pods, words) in [
+            (ago(70), vec![pod(OPERATOR_APP)], "pod p: ErrImagePull"),
+            (
+                ago(70),
+                vec![pod(SERVER_APP)],
+                "renewed at 2026-11-22T02:58:50Z",
+            ),
+            (None, vec![], "none has ever held its lease"),
+        ] {
+            let told = operator_problem(renewed_at, &pods, now).unwrap();
+            assert!(told.contains(words), "{told}");
+        }
     }
 }

@@ -121,7 +121,6 @@ impl Drop for Agent {
     }
 }
 
-/// One request: the status and the body.
 /// A log that goes on where it was.
 pub fn log_file(path: &Path) -> std::fs::File {
     let mut options = std::fs::File::options();
@@ -133,6 +132,7 @@ pub fn signal(name: &str, pid: &str) {
     assert!(status.unwrap().success(), "{name} {pid}");
 }
 
+/// One request: the status and the body.
 pub fn http_get(address: &str, path: &str) -> (u16, String) {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).unwrap();

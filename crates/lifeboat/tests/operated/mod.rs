@@ -28,8 +28,7 @@ pub fn other_program() -> PathBuf {
 
 /// Where the operator answers as installed.
 pub const METRICS: &str = "--listen=0.0.0.0:8080";
-/// Instead of it where nodes share one machine: they can't have a port each.
-/// And however full its disk is: a reserve of 1 MiB.
+/// Instead of it where nodes share one machine: they can't have a port each, and its disk may be nearly full.
 pub const SHARED_MACHINE: [&str; 4] = [
     "--listen=127.0.0.1:0",
     "--server-flag=--listen=127.0.0.1:0",
