@@ -50,6 +50,7 @@ pub const NODE_BACKUP_ENTRIES: usize = 20;
     printcolumn = r#"{"name":"Retention","type":"string","jsonPath":".spec.etcd.retentionPolicy.retentionType"}"#,
     printcolumn = r#"{"name":"Degraded","type":"string","jsonPath":".status.conditions[?(@.type=='Degraded')].status"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Degraded')].reason"}"#,
+    printcolumn = r#"{"name":"Judged","type":"date","jsonPath":".status.lastJudged"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -138,6 +139,11 @@ pub struct BackupStatus {
     /// When the next backup is due.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_run: Option<String>,
+    /// When the operator last judged whether its backups are new enough; it does so every five minutes. What is older says how
+    /// it was then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub last_judged: Option<String>,
 }
 
 /// One backup of etcd, now.
@@ -232,6 +238,8 @@ pub struct NodeBackupStatus {
     pub next_due: Option<String>,
     /// How many proven backups the node keeps.
     pub kept: i64,
+    /// How many backups the node has whose record or files are damaged or missing.
+    pub unreadable: i64,
     /// The newest of them, 20 at most.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
@@ -274,6 +282,13 @@ pub struct NodeBackupEntry {
     pub cluster_id: String,
     /// What was checked.
     pub verified: Vec<String>,
+    /// Its place in the order of the node's backups.
+    pub sequence: i64,
+    /// SHA-256 of its snapshot, as hex digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Whether somebody holds it, so that nothing automatic removes it.
+    pub held: bool,
 }
 
 /// A run.

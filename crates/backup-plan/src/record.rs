@@ -13,6 +13,21 @@ pub const VERSION: u32 = 1;
 /// The origin of backups that somebody asked for.
 pub const ON_DEMAND: &str = "on-demand";
 
+/// Whether this can be an origin: what Kubernetes takes as the name of a `Backup`, which is a DNS name in lower case.
+#[must_use]
+pub fn is_origin(name: &str) -> bool {
+    const MAX_BYTES: usize = 253;
+    let is_label = |label: &str| {
+        let ends = [label.bytes().next(), label.bytes().last()];
+        ends.iter()
+            .all(|byte| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    name.len() <= MAX_BYTES && name.split('.').all(is_label)
+}
+
 /// What is known of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -50,6 +65,13 @@ pub struct Record {
     pub source_reason: String,
     /// Which levels were verified, in order.
     pub verified: Vec<String>,
+    /// How the snapshot was read back from the disk: `direct`, around the page cache, or `uncached`, after it was dropped
+    /// from there. Missing in records of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_back: Option<String>,
+    /// Which control-plane files the archive lacks, and why. The archive is whole where this is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub archive_lacks: Vec<String>,
     /// When this member was last asked for its HashKV; it stops writing meanwhile, so once a day is enough.
     /// Goes on from record to record, so that retention does not forget it.
     #[serde(default)]
@@ -108,4 +130,33 @@ pub struct SnapshotRecord {
     pub size_bytes: u64,
     /// The storage version, from etcd 3.6 on.
     pub storage_version: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_a_name_that_a_backup_can_have() {
+        for name in ["default", "on-demand", "a", "a.b-c.9", &"a".repeat(253)] {
+            assert!(is_origin(name), "{name}");
+        }
+        let long = "a".repeat(254);
+        for name in [
+            "",
+            ".",
+            "a..b",
+            "-a",
+            "a-",
+            "A",
+            "a_b",
+            "a/b",
+            "a\n",
+            "\u{1b}[2J",
+            "ä",
+            &long,
+        ] {
+            assert!(!is_origin(name), "{name:?}");
+        }
+    }
 }

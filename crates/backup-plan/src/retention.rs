@@ -29,8 +29,18 @@ pub struct Candidate {
     pub cluster_id: String,
     /// Whether its content was proven.
     pub verified: bool,
+    /// Whether somebody holds it: then nothing automatic removes it, and it counts toward no limit.
+    pub held: bool,
     /// What it takes on the disk, in bytes.
     pub disk_bytes: u64,
+}
+
+impl Candidate {
+    /// Later is newer. Of two with the same sequence, as after a record that has the largest there is, the names decide:
+    /// each new one is later than all before.
+    fn order(&self) -> (u64, &str) {
+        (self.sequence, &self.name)
+    }
 }
 
 /// A backup that goes, and why.
@@ -40,6 +50,8 @@ pub struct Removal {
     pub name: String,
     /// Why it goes.
     pub reason: String,
+    /// What it takes on the disk, in bytes.
+    pub disk_bytes: u64,
 }
 
 /// Which backups of `origin` go under a policy, oldest first; those of all origins without one.
@@ -49,7 +61,7 @@ pub struct Removal {
 #[must_use]
 pub fn removals(candidates: &[Candidate], policy: Policy, origin: Option<&str>) -> Vec<Removal> {
     let mut lineages: BTreeMap<(&str, &str), Vec<&Candidate>> = BTreeMap::new();
-    for candidate in candidates {
+    for candidate in candidates.iter().filter(|candidate| !candidate.held) {
         if origin.is_none_or(|origin| origin == candidate.origin) {
             lineages
                 .entry((&candidate.origin, &candidate.cluster_id))
@@ -57,9 +69,9 @@ pub fn removals(candidates: &[Candidate], policy: Policy, origin: Option<&str>) 
                 .push(candidate);
         }
     }
-    let mut gone: Vec<(u64, Removal)> = Vec::new();
+    let mut gone: Vec<(&Candidate, Removal)> = Vec::new();
     for mut lineage in lineages.into_values() {
-        lineage.sort_by_key(|candidate| std::cmp::Reverse(candidate.sequence));
+        lineage.sort_by(|one, other| other.order().cmp(&one.order()));
         let mut kept = 0u64;
         let mut kept_bytes = 0u64;
         let mut full = false;
@@ -88,25 +100,32 @@ pub fn removals(candidates: &[Candidate], policy: Policy, origin: Option<&str>) 
                 }
                 Policy::None => continue,
             };
-            let name = candidate.name.clone();
-            gone.push((candidate.sequence, Removal { name, reason }));
+            gone.push((candidate, removal(candidate, reason)));
         }
     }
-    gone.sort_by_key(|(sequence, _)| *sequence);
+    gone.sort_by(|(one, _), (other, _)| one.order().cmp(&other.order()));
     gone.into_iter().map(|(_, removal)| removal).collect()
 }
 
-/// The next backup to give up when the disk is short of so many bytes: the oldest of all, but none of the
-/// two newest verified ones, and not the newest verified one of any cluster: a wiped member's backups
-/// must not push out the last of what was there before. Nothing if all that may go is not enough.
+fn removal(candidate: &Candidate, reason: String) -> Removal {
+    Removal {
+        name: candidate.name.clone(),
+        reason,
+        disk_bytes: candidate.disk_bytes,
+    }
+}
+
+/// Which backups to give up when the disk is short of so many bytes, oldest first: no more than it takes. None of the two
+/// newest verified ones, not the newest verified one of any cluster (a wiped member's backups must not push out the last of
+/// what was there before), and none that is held. Nothing if all that may go is not enough.
 #[must_use]
-pub fn next_for_space(candidates: &[Candidate], shortage_bytes: u64) -> Option<Removal> {
+pub fn removals_for_space(candidates: &[Candidate], shortage_bytes: u64) -> Option<Vec<Removal>> {
     const NEVER: usize = 2;
     let mut verified: Vec<_> = candidates
         .iter()
-        .filter(|candidate| candidate.verified)
+        .filter(|candidate| candidate.verified && !candidate.held)
         .collect();
-    verified.sort_by_key(|candidate| std::cmp::Reverse(candidate.sequence));
+    verified.sort_by(|one, other| other.order().cmp(&one.order()));
     let mut clusters = Vec::new();
     let mut safe = Vec::new();
     for (index, candidate) in verified.iter().enumerate() {
@@ -116,21 +135,19 @@ pub fn next_for_space(candidates: &[Candidate], shortage_bytes: u64) -> Option<R
         }
         clusters.push(&candidate.cluster_id);
     }
-    let may_go = || {
-        candidates
-            .iter()
-            .filter(|candidate| !safe.contains(&&candidate.name))
-    };
-    let gained_bytes = may_go().fold(0u64, |sum, candidate| {
-        sum.saturating_add(candidate.disk_bytes)
-    });
-    if gained_bytes < shortage_bytes {
-        return None;
+    let mut may_go: Vec<_> = candidates
+        .iter()
+        .filter(|candidate| !candidate.held && !safe.contains(&&candidate.name))
+        .collect();
+    may_go.sort_by(|one, other| one.order().cmp(&other.order()));
+    let mut gained_bytes = 0u64;
+    let mut gone = Vec::new();
+    for candidate in may_go {
+        if gained_bytes >= shortage_bytes {
+            break;
+        }
+        gained_bytes = gained_bytes.saturating_add(candidate.disk_bytes);
+        gone.push(removal(candidate, "the disk is short of space".into()));
     }
-    may_go()
-        .min_by_key(|candidate| candidate.sequence)
-        .map(|candidate| Removal {
-            name: candidate.name.clone(),
-            reason: "the disk is short of space".into(),
-        })
+    (gained_bytes >= shortage_bytes).then_some(gone)
 }

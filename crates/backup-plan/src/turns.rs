@@ -3,14 +3,33 @@
 
 use std::time::Duration;
 
+/// What a run of a small database takes, with its proof and something to spare.
+const SHORTEST_SLOT: Duration = Duration::from_secs(3);
 /// A member never waits longer for its place than this, times the voters before it.
 const LONGEST_SLOT: Duration = Duration::from_secs(60);
+/// A slow disk reads and writes at least so much.
+const BYTES_PER_S: u64 = 32 << 20;
 
-/// How long after the due time a member starts: by rank among the voters' ids, the leader last.
+/// How long a member's turn is: by its database's size, rounded up to a power of two, since the databases of two members differ
+/// a little and both should come to the same.
+#[must_use]
+pub fn slot(db_bytes: u64) -> Duration {
+    let rounded = db_bytes.checked_next_power_of_two().unwrap_or(u64::MAX);
+    Duration::from_secs(rounded / BYTES_PER_S).clamp(SHORTEST_SLOT, LONGEST_SLOT)
+}
+
+/// How long after the due time a member starts: by rank among the voters' ids, the leader last. `db_bytes` is the size of its
+/// database.
 ///
 /// A member that is no voter, or knows no voters, starts at once.
 #[must_use]
-pub fn delay(voters: &[u64], member: u64, leader: u64, period: Duration) -> Duration {
+pub fn delay(
+    voters: &[u64],
+    member: u64,
+    leader: u64,
+    db_bytes: u64,
+    period: Duration,
+) -> Duration {
     let mut order: Vec<_> = voters.to_vec();
     order.sort_unstable_by_key(|voter| (*voter == leader, *voter));
     order.dedup();
@@ -22,20 +41,22 @@ pub fn delay(voters: &[u64], member: u64, leader: u64, period: Duration) -> Dura
         .position(|voter| *voter == member)
         .and_then(|rank| u32::try_from(rank).ok())
         .unwrap_or(0);
-    let slot = (period / count.max(1)).min(LONGEST_SLOT);
-    slot * rank
+    (period / count.max(1)).min(slot(db_bytes)) * rank
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LARGE: u64 = 8 << 30;
+
     #[test]
     fn members_take_turns_and_the_leader_is_last() {
         let voters = [30, 10, 20];
         let five_minutes = Duration::from_secs(300);
-        let delays =
-            |leader| voters.map(|member| delay(&voters, member, leader, five_minutes).as_secs());
+        let delays = |leader| {
+            voters.map(|member| delay(&voters, member, leader, LARGE, five_minutes).as_secs())
+        };
         assert_eq!(delays(30), [120, 0, 60]);
         assert_eq!(delays(10), [60, 120, 0]);
         assert_eq!(delays(0), [120, 0, 60]);
@@ -44,9 +65,21 @@ mod tests {
     #[test]
     fn slots_fit_in_the_period() {
         let ten_seconds = Duration::from_secs(10);
-        assert_eq!(delay(&[1, 2, 3, 4, 5], 4, 9, ten_seconds).as_secs(), 6);
-        assert_eq!(delay(&[1], 1, 1, ten_seconds), Duration::ZERO);
-        assert_eq!(delay(&[], 1, 1, ten_seconds), Duration::ZERO);
-        assert_eq!(delay(&[1, 2], 7, 1, ten_seconds), Duration::ZERO);
+        assert_eq!(
+            delay(&[1, 2, 3, 4, 5], 4, 9, LARGE, ten_seconds).as_secs(),
+            6
+        );
+        for (voters, member) in [(&[1][..], 1), (&[], 1), (&[1, 2], 7)] {
+            let delay = delay(voters, member, 1, LARGE, ten_seconds);
+            assert_eq!(delay, Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn a_turn_is_as_long_as_the_database_is_large_and_the_same_for_all_members() {
+        for (mib, seconds) in [(0, 3), (20, 3), (100, 4), (300, 16), (500, 16), (2000, 60)] {
+            assert_eq!(slot(mib << 20).as_secs(), seconds, "{mib} MiB");
+        }
+        assert_eq!(slot(u64::MAX).as_secs(), 60);
     }
 }

@@ -6,7 +6,7 @@
     clippy::indexing_slicing
 )]
 
-use backup_plan::retention::{Candidate, Policy, next_for_space, removals};
+use backup_plan::retention::{Candidate, Policy, removals, removals_for_space};
 use proptest::prelude::*;
 
 fn candidate(
@@ -22,6 +22,7 @@ fn candidate(
         origin: origin.into(),
         cluster_id: cluster_id.into(),
         verified,
+        held: false,
         disk_bytes,
     }
 }
@@ -97,13 +98,42 @@ fn a_short_disk_takes_nothing_in_vain_and_never_the_last_of_a_cluster() {
         .collect();
     all.extend((4..=6).map(|n| candidate(n, "default", "new", true, 10)));
     // 1, 2 and 4 may go: 3 is the last of its cluster, 5 and 6 are the two newest.
-    assert_eq!(next_for_space(&all, 31), None);
-    let mut gone = Vec::new();
-    while let Some(removal) = next_for_space(&all, 1) {
-        all.retain(|one| one.name != removal.name);
-        gone.push(removal.name);
+    assert_eq!(removals_for_space(&all, 31), None);
+    assert_eq!(for_space(&all, 30), ["b1", "b2", "b4"]);
+    assert_eq!(for_space(&all, 11), ["b1", "b2"]);
+    assert_eq!(for_space(&all, 10), ["b1"]);
+    assert_eq!(for_space(&all, 0), [""; 0]);
+}
+
+fn for_space(all: &[Candidate], shortage_bytes: u64) -> Vec<String> {
+    let gone = removals_for_space(all, shortage_bytes).unwrap();
+    gone.into_iter().map(|removal| removal.name).collect()
+}
+
+#[test]
+fn what_somebody_holds_goes_for_no_reason_and_counts_toward_no_limit() {
+    let mut all: Vec<_> = (1..=6)
+        .map(|n| candidate(n, "default", "c", true, 10))
+        .collect();
+    all[0].held = true;
+    all[5].held = true;
+    assert_eq!(names(&all, Policy::Number(3), None), ["b2"]);
+    assert_eq!(names(&all, Policy::SizeBytes(20), None), ["b2", "b3"]);
+    // The two newest of the others stay as well.
+    assert_eq!(for_space(&all, 20), ["b2", "b3"]);
+    assert_eq!(removals_for_space(&all, 21), None);
+}
+
+#[test]
+fn the_largest_sequence_there_is_makes_no_new_backup_an_old_one() {
+    let mut all: Vec<_> = (1..=4)
+        .map(|n| candidate(u64::MAX, "default", "c", true, n))
+        .collect();
+    for (number, one) in (1..).zip(&mut all) {
+        one.name = format!("b{number}");
     }
-    assert_eq!(gone, ["b1", "b2", "b4"]);
+    assert_eq!(names(&all, Policy::Number(3), None), ["b1"]);
+    assert_eq!(for_space(&all, 1), ["b1"]);
 }
 
 proptest! {
@@ -137,9 +167,9 @@ proptest! {
             .map(|(n, verified)| candidate(n, "default", "c", *verified, 1))
             .collect();
         let verified = all.iter().filter(|one| one.verified).count();
-        while let Some(gone) = next_for_space(&all, 0) {
-            all.retain(|one| one.name != gone.name);
-        }
+        let may_go = all.len() - verified.min(2);
+        let gone = for_space(&all, may_go as u64);
+        all.retain(|one| !gone.contains(&one.name));
         prop_assert_eq!(all.len(), verified.min(2));
         prop_assert!(all.iter().all(|one| one.verified));
     }

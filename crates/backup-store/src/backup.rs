@@ -1,13 +1,19 @@
 //! One run: from a member to a published backup, or to a reason why there is none.
 //!
-//! Nothing is published that was not proven: the whole stream with its trailer, every page, every
+//! Nothing is published that was not proven: the whole stream with its trailer, the bytes on the disk, every page, every
 //! record, and all that the cluster had agreed on before the run began.
 
 use crate::digest::{Hashed, hex};
-use crate::member::{Connection, HashKvAnswer, Member, MemberError, Peer, Status};
-use crate::progress::{Limited, Monitor};
-use crate::receive::{SpaceGuard, receive};
+use crate::disk::Disk;
+use crate::member::{Connection, HashKvAnswer, Member, Peer, Status};
+use crate::notes::Notes;
+use crate::progress::{Limited, SharedMonitor};
+use crate::read_back::{self, How};
+use crate::receive::{Received, SYNCED_EVERY_BYTES, SpaceGuard, receive};
 use crate::repository::{Lock, RECORD_FILE, Repository, RepositoryError, Run};
+use crate::room::{Room, needed_bytes};
+pub use crate::run_error::RunError;
+use crate::run_error::write_error;
 use crate::{blocks, durable_file, scratch_file, static_resources};
 use backup_plan::record::{self, ClusterMember, MemberRecord, Record, SnapshotRecord};
 use backup_plan::retention::{self, Policy, Removal};
@@ -22,10 +28,10 @@ use rustix::fs::Advice;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// HashKV stops a member's writes while it scans; up to here that is short.
 const MAX_COMPARED_BYTES: u64 = 2 << 30;
@@ -56,6 +62,67 @@ pub struct Order {
     pub max_bytes_per_s: Option<u64>,
 }
 
+/// What happens on the way, for whoever listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunEvent {
+    /// What a run before had left is gone.
+    Swept(String),
+    /// What a run before had left can't be removed.
+    SweepFailed {
+        /// Its name.
+        name: String,
+        /// Why.
+        problem: String,
+    },
+    /// A proven backup was given up to make room.
+    GivenUp(Removal),
+    /// A backup was removed by retention.
+    Removed(Removal),
+    /// Retention could not remove something; the new backup is there all the same.
+    PruneFailed(String),
+    /// The cluster id is another one than that of the backup before.
+    ClusterChanged {
+        /// Of the backup before.
+        old_id: String,
+        /// Of this one.
+        new_id: String,
+    },
+}
+
+impl RunEvent {
+    /// Whether a person should look.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        !matches!(self, RunEvent::Swept(_) | RunEvent::Removed(_))
+    }
+}
+
+impl std::fmt::Display for RunEvent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            RunEvent::Swept(name) => write!(f, "removed {name}, which a run before had left"),
+            RunEvent::SweepFailed { name, problem } => write!(
+                f,
+                "{name}, which a run before had left, can't be removed: {problem}; remove it by hand. Backups go on"
+            ),
+            RunEvent::GivenUp(Removal { name, reason, .. }) => {
+                write!(f, "gave up backup {name} to make room: {reason}")
+            }
+            RunEvent::Removed(Removal { name, reason, .. }) => {
+                write!(f, "removed {name}: {reason}")
+            }
+            RunEvent::PruneFailed(problem) => write!(
+                f,
+                "the backup was made, and older ones could not be removed: {problem}"
+            ),
+            RunEvent::ClusterChanged { old_id, new_id } => write!(
+                f,
+                "the cluster id has changed from {old_id} to {new_id}: this is another cluster than before. Backups of the old one stay until you remove them"
+            ),
+        }
+    }
+}
+
 /// A backup that was made.
 #[derive(Debug, Clone)]
 pub struct Finished {
@@ -65,289 +132,447 @@ pub struct Finished {
     pub record: Record,
 }
 
-/// Why a run made no backup.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RunError {
-    /// The member can't be spoken to, or did not answer.
-    #[error(transparent)]
-    Member(#[from] MemberError),
-    /// The repository can't be used.
-    #[error(transparent)]
-    Repository(#[from] RepositoryError),
-    /// The member has no vote yet, and may lag far behind.
-    #[error("member {id:x} is a learner: backups are taken from voting members only")]
-    Learner {
-        /// Which one.
-        id: u64,
-    },
-    /// The stream ended, and is not whole.
-    #[error("the member ended the stream after {received_bytes} bytes, {problem}")]
-    Cut {
-        /// What came.
-        received_bytes: u64,
-        /// What is missing.
-        problem: String,
-    },
-    /// The stream goes on, and would for ever.
-    #[error("the stream is too slow: {received_bytes} bytes in {} s; what is between, or is the disk?", .took.as_secs())]
-    TooSlow {
-        /// What came.
-        received_bytes: u64,
-        /// In which time.
-        took: Duration,
-    },
-    /// The stream's own SHA-256 is not that of its data.
-    #[error(
-        "the stream's SHA-256 is {expected}, that of what came is {found}: it was changed on its way"
-    )]
-    Trailer {
-        /// What the trailer says.
-        expected: String,
-        /// What the data gives.
-        found: String,
-    },
-    /// The snapshot is whole, and what it holds is damaged: so is the member's database.
-    #[error(
-        "the member's own database is damaged ({errors} errors; replace this member, and keep its older backups): {first}"
-    )]
-    Damaged {
-        /// How many errors there are.
-        errors: u64,
-        /// The first of them.
-        first: String,
-    },
-    /// The snapshot misses what the cluster had agreed on.
-    #[error(
-        "the snapshot ends at revision {found}, but the cluster was at {agreed} before it was taken: the member lags"
-    )]
-    Behind {
-        /// What the snapshot has.
-        found: i64,
-        /// What the cluster had.
-        agreed: i64,
-    },
-    /// Less room than the run and the reserve need, and nothing that may go.
-    #[error(
-        "the disk is short: {} are free, the run needs {} and {} are to stay free; free some, keep fewer backups, or lower --min-free",
-        mib(*.free_bytes), mib(*.needed_bytes), mib(*.reserve_bytes)
-    )]
-    DiskShort {
-        /// What is free.
-        free_bytes: u64,
-        /// What the run needs.
-        needed_bytes: u64,
-        /// What is to stay free.
-        reserve_bytes: u64,
-    },
-    /// A file of the backup can't be written.
-    #[error("{path}: {source}")]
-    Write {
-        /// Which one.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The snapshot can't be read back.
-    #[error("checking the snapshot: {0}")]
-    Check(#[from] Failure),
-    /// The data differs from the member's own.
-    #[error(
-        "HashKV of the snapshot is {found:08x}, the member's is {expected:08x} at revision {revision}"
-    )]
-    Differs {
-        /// What the snapshot gives.
-        found: u32,
-        /// What the member says.
-        expected: u32,
-        /// At which revision.
-        revision: i64,
-    },
-    /// Somebody wanted an end.
-    #[error("stopped")]
-    Stopped,
+/// Makes backups in a repository.
+#[derive(Clone)]
+pub struct Runner {
+    /// Where they go.
+    pub repository: Repository,
+    /// The disk below it, which remembers between runs whether it hangs.
+    pub disk: Disk,
+    /// The time, when it is needed.
+    pub now: fn() -> Timestamp,
+    /// Hears how far a run is, and ends it.
+    pub monitor: SharedMonitor,
+    /// Hears what happens on the way.
+    pub tell: Arc<dyn Fn(RunEvent) + Send + Sync>,
 }
 
-/// For people, who would have to count digits otherwise.
-pub(crate) fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+/// What is known before the member is asked.
+struct Prepared {
+    lock: Arc<Lock>,
+    warnings: Vec<String>,
+    /// Of the newest backup.
+    cluster_id: Option<String>,
 }
 
-impl RunError {
-    /// All reasons.
-    pub const REASONS: [&'static str; 11] = [
-        "member",
-        "locked",
-        "repository",
-        "learner",
-        "stream",
-        "damaged",
-        "behind",
-        "disk-short",
-        "write",
-        "check",
-        "stopped",
-    ];
+/// A run's directory and what is to be known of it, also when the directory is somebody else's to clear.
+#[derive(Clone)]
+struct Place {
+    snapshot: PathBuf,
+    snapshot_file: String,
+    resources: PathBuf,
+    resources_file: String,
+    blocks: PathBuf,
+    record: PathBuf,
+    sequence: u64,
+    space: SpaceGuard,
+}
 
-    /// What it is, in a word that stays the same; one of [`RunError::REASONS`].
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            RunError::Member(_) => "member",
-            RunError::Repository(error) if error.is_disk_full() => "disk-short",
-            RunError::Repository(RepositoryError::Locked { .. }) => "locked",
-            RunError::Repository(_) => "repository",
-            RunError::Learner { .. } => "learner",
-            RunError::Cut { .. } | RunError::TooSlow { .. } | RunError::Trailer { .. } => "stream",
-            RunError::Damaged { .. } | RunError::Differs { .. } => "damaged",
-            RunError::Behind { .. } => "behind",
-            RunError::DiskShort { .. } => "disk-short",
-            RunError::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                "disk-short"
-            }
-            RunError::Write { .. } => "write",
-            RunError::Check(_) => "check",
-            RunError::Stopped => "stopped",
+/// What was found out before anything is published.
+struct Facts {
+    status: Status,
+    peers: Vec<Peer>,
+    linearized: bool,
+    started_at: Timestamp,
+    received: Received,
+    checked: Summary,
+    how: How,
+    verified: Vec<String>,
+    compared_at: Option<Timestamp>,
+    warnings: Vec<String>,
+    took: Steps,
+}
+
+impl Runner {
+    /// Makes a backup, and then removes the older ones of its origin that a policy gives up.
+    ///
+    /// # Errors
+    /// Why there is none. What there was is gone again, or is swept by the next run.
+    pub async fn run(&self, order: &Order, policy: Policy) -> Result<Finished, RunError> {
+        let started_at = (self.now)();
+        let mut took = Steps::default();
+        let this = self.clone();
+        let prepared = self
+            .disk
+            .run("looking at the repository", move || this.prepare())
+            .await??;
+        let mut warnings = order.warnings.clone();
+        warnings.extend(prepared.warnings);
+
+        let member = Member::connect(&order.connection).await?;
+        let status = member.status().await?;
+        if status.learner {
+            return Err(RunError::Learner {
+                id: status.member_id,
+            });
         }
-    }
-}
+        let peers = member.members().await?;
+        let agreed = member.agreed_revision().await?;
+        if agreed.is_none() {
+            warnings.push(
+                "the cluster has no quorum: the newest changes that were acknowledged may be missing"
+                    .into(),
+            );
+        }
+        took.end("ask");
 
-/// Listens to a run from whatever thread it is on.
-pub type SharedMonitor = Arc<dyn Monitor + Send + Sync>;
-
-/// Makes a backup.
-///
-/// `now` is asked for the time when it is needed, `tell` hears what happens on the way.
-///
-/// # Errors
-/// Why there is none. What there was is gone again, or is swept by the next run.
-pub async fn run(
-    repository: &Repository,
-    order: &Order,
-    now: &dyn Fn() -> Timestamp,
-    monitor: &SharedMonitor,
-    tell: &dyn Fn(&str),
-) -> Result<Finished, RunError> {
-    let started_at = now();
-    let mut took = Steps::default();
-    let mut warnings = order.warnings.clone();
-    warnings.extend(repository.mode_warning());
-    let lock = repository.lock()?;
-    for swept in repository.sweep(&lock)? {
-        tell(&format!("swept {swept}, which a run before had left"));
-    }
-
-    let member = Member::connect(&order.connection).await?;
-    let status = member.status().await?;
-    if status.learner {
-        return Err(RunError::Learner {
-            id: status.member_id,
-        });
-    }
-    let peers = member.members().await?;
-    let agreed = member.agreed_revision().await?;
-    if agreed.is_none() {
-        warnings.push(
-            "the cluster has no quorum: the newest changes that were acknowledged may be missing"
-                .into(),
-        );
-    }
-    took.end("ask");
-
-    let reserve_bytes = make_room(repository, &lock, order, status.db_bytes, tell)?;
-    let run = repository.begin(&lock, started_at)?;
-    let snapshot = run.path(&run.snapshot_file());
-    let guard = SpaceGuard {
-        repository,
-        reserve_bytes,
-    };
-    let received = receive(&member, &snapshot, &guard, status.db_bytes, monitor).await?;
-    took.end("stream");
-
-    let data_bytes = received.data_bytes;
-    let checked = {
-        let (path, monitor) = (snapshot.clone(), limited(monitor, order));
-        blocking(move || prove(&path, data_bytes, &monitor)).await?
-    };
-    if let Some(agreed) = agreed
-        && checked.current_revision < agreed
-    {
-        return Err(RunError::Behind {
-            found: checked.current_revision,
+        let (run, place) = self.begin(order, &prepared.lock, status.db_bytes).await?;
+        let asked = Asked {
+            member,
+            status,
+            peers,
             agreed,
+        };
+        let made = self
+            .fill(
+                order,
+                asked,
+                &place,
+                &prepared.lock,
+                started_at,
+                warnings,
+                took,
+            )
+            .await;
+        let record = match made {
+            Ok(record) => record,
+            Err(error) => {
+                // Unless the disk hangs: then the next run sweeps it.
+                let _ = self.disk.run("clearing up", move || run.discard()).await;
+                return Err(error);
+            }
+        };
+        let this = self.clone();
+        let finishing = self.disk.run("publishing", move || {
+            this.publish(run, &place, record, &prepared.lock, policy)
         });
-    }
-    took.end("verify");
-
-    let mut verified = vec!["trailer".to_string(), "structure".into(), "content".into()];
-    let mut compared_at = last_compared(repository, &status)?;
-    if wants_comparison(compared_at, &status, &peers, started_at) {
-        // Also where nothing comes of it: the member is asked once a day, and no more.
-        compared_at = Some(started_at);
-        let monitor = limited(monitor, order);
-        match compare(&member, &snapshot, data_bytes, &checked, &monitor).await? {
-            None => verified.push("member".into()),
-            Some(reason) => warnings.push(format!("not compared with the member: {reason}")),
+        let finished = finishing.await??;
+        let new_id = &finished.record.member.cluster_id;
+        if let Some(old_id) = prepared.cluster_id.filter(|old_id| old_id != new_id) {
+            let new_id = new_id.clone();
+            (self.tell)(RunEvent::ClusterChanged { old_id, new_id });
         }
-        took.end("member");
+        Ok(finished)
     }
 
-    let mut sha256 = BTreeMap::from([(run.snapshot_file(), received.file_sha256)]);
-    let mut written_bytes = received.data_bytes + TRAILER_BYTES;
-    let blocks_path = run.path(blocks::FILE);
-    durable_file::write(&blocks_path, &received.blocks).map_err(write_error(&blocks_path))?;
-    sha256.insert(blocks::FILE.into(), hex(&Sha256::digest(&received.blocks)));
-    written_bytes += received.blocks.len() as u64;
-    if let Some((root, dirs)) = &order.resources {
-        let path = run.path(&run.resources_file());
-        let (archived, digest, bytes) = archive(root, dirs, &path)?;
-        warnings.extend(archived.warnings);
-        sha256.insert(run.resources_file(), digest);
-        written_bytes += bytes;
-        took.end("resources");
+    fn prepare(&self) -> Result<Prepared, RunError> {
+        let repository = &self.repository;
+        let lock = Arc::new(repository.lock()?);
+        let swept = repository.sweep(&lock)?;
+        for name in swept.removed {
+            (self.tell)(RunEvent::Swept(name));
+        }
+        for (name, error) in swept.stuck {
+            let problem = error.to_string();
+            (self.tell)(RunEvent::SweepFailed { name, problem });
+        }
+        let entries = repository.entries()?;
+        let newest = entries.iter().find_map(|entry| entry.record());
+        Ok(Prepared {
+            lock,
+            warnings: repository.mode_warning().into_iter().collect(),
+            cluster_id: newest.map(|record| record.member.cluster_id.clone()),
+        })
     }
 
-    let record = Record {
-        version: record::VERSION,
-        sequence: run.sequence,
-        origin: order.origin.clone(),
-        trigger: order.trigger.clone(),
-        started_at,
-        finished_at: now(),
-        node: order.node.clone(),
-        platform: order.platform.clone(),
-        member: member_record(&status, &peers),
-        members: peers.iter().map(cluster_member).collect(),
-        linearized: agreed.is_some(),
-        snapshot: snapshot_record(&checked, data_bytes),
-        sha256,
-        written_bytes,
-        source: "stream".into(),
-        source_reason: order.source_reason.clone(),
-        verified,
-        compared_at,
-        took_ms: took.took_ms,
-        warnings,
-    };
-    let path = publish(run, &record)?;
-    Ok(Finished { path, record })
+    /// Makes room, and the directory that the run works in.
+    async fn begin(
+        &self,
+        order: &Order,
+        lock: &Arc<Lock>,
+        db_bytes: u64,
+    ) -> Result<(Run, Place), RunError> {
+        let (this, lock, reserve_bytes) = (self.clone(), lock.clone(), order.reserve_bytes);
+        let making_room = move |monitor: &SharedMonitor| {
+            let repository = &this.repository;
+            let reserve_bytes = match reserve_bytes {
+                Some(bytes) => bytes,
+                None => repository.space()?.default_reserve_bytes(),
+            };
+            let now = (this.now)();
+            let room = Room {
+                repository,
+                lock: &lock,
+                monitor,
+                given_up: &|removal| (this.tell)(RunEvent::GivenUp(removal.clone())),
+                now,
+            };
+            room.make(needed_bytes(db_bytes), reserve_bytes)?;
+            let run = repository.begin(&lock, now)?;
+            let place = Place {
+                snapshot: run.path(&run.snapshot_file()),
+                snapshot_file: run.snapshot_file(),
+                resources: run.path(&run.resources_file()),
+                resources_file: run.resources_file(),
+                blocks: run.path(blocks::FILE),
+                record: run.path(RECORD_FILE),
+                sequence: run.sequence,
+                space: SpaceGuard {
+                    repository: repository.clone(),
+                    reserve_bytes,
+                },
+            };
+            Ok((run, place))
+        };
+        self.disk
+            .run_watched("making room", &self.monitor, making_room)
+            .await?
+    }
+
+    /// Fills the run's directory, all but the record.
+    #[allow(clippy::too_many_arguments)]
+    async fn fill(
+        &self,
+        order: &Order,
+        asked: Asked,
+        place: &Place,
+        lock: &Arc<Lock>,
+        started_at: Timestamp,
+        warnings: Vec<String>,
+        mut took: Steps,
+    ) -> Result<Record, RunError> {
+        let Asked {
+            member,
+            status,
+            peers,
+            agreed,
+        } = asked;
+        let (disk, snapshot) = (&self.disk, place.snapshot.clone());
+        let db_bytes = status.db_bytes;
+        let received = receive(
+            disk,
+            &member,
+            &snapshot,
+            &place.space,
+            db_bytes,
+            &self.monitor,
+        )
+        .await?;
+        took.end("stream");
+
+        let data_bytes = received.data_bytes;
+        let limited: SharedMonitor =
+            Arc::new(Limited::new(self.monitor.clone(), order.max_bytes_per_s));
+        let (path, hashes) = (snapshot.clone(), received.blocks.clone());
+        let reading = move |monitor: &SharedMonitor| {
+            let how = read_back::compare(&path, &hashes, &**monitor)?;
+            let proven = prove(&path, data_bytes, monitor);
+            if matches!(proven, Err(RunError::Damaged { .. } | RunError::Check(_))) {
+                // Whether that is the member's doing or the disk's, which may have changed its mind.
+                read_back::compare(&path, &hashes, &**monitor)?;
+            }
+            Ok::<_, RunError>((how, proven?))
+        };
+        let (how, checked) = disk
+            .run_watched("reading the snapshot back", &limited, reading)
+            .await??;
+        if let Some(agreed) = agreed
+            && checked.current_revision < agreed
+        {
+            return Err(RunError::Behind {
+                found: checked.current_revision,
+                agreed,
+            });
+        }
+        took.end("verify");
+
+        let mut facts = Facts {
+            status,
+            peers,
+            linearized: agreed.is_some(),
+            started_at,
+            received,
+            checked,
+            how,
+            verified: vec!["trailer".to_string(), "structure".into(), "content".into()],
+            compared_at: None,
+            warnings,
+            took,
+        };
+        self.compare_with_member(&member, place, lock, &limited, &mut facts)
+            .await?;
+        drop(member);
+        let (this, order, place) = (self.clone(), order.clone(), place.clone());
+        self.disk
+            .run_watched("writing what belongs to the snapshot", &self.monitor, {
+                move |monitor| this.complete(&order, &place, facts, monitor)
+            })
+            .await?
+    }
+
+    /// Compares HashKV with the member's, where that is due.
+    async fn compare_with_member(
+        &self,
+        member: &Member,
+        place: &Place,
+        lock: &Arc<Lock>,
+        limited: &SharedMonitor,
+        facts: &mut Facts,
+    ) -> Result<(), RunError> {
+        let (repository, status) = (self.repository.clone(), facts.status.clone());
+        let reading = move || last_compared(&repository, &status);
+        facts.compared_at = self.disk.run("reading the notes", reading).await??;
+        let started_at = facts.started_at;
+        if !wants_comparison(facts.compared_at, &facts.status, &facts.peers, started_at) {
+            return Ok(());
+        }
+        // Before the member is asked, and also where no backup comes of it: it is asked once a day, and no more.
+        facts.compared_at = Some(started_at);
+        let (repository, lock) = (self.repository.clone(), lock.clone());
+        let key = member_key(&facts.status);
+        let noting = move || {
+            let mut notes = Notes::of(&repository);
+            notes.compared.insert(key, started_at);
+            notes.keep(&repository, &lock)
+        };
+        self.disk.run("writing the notes", noting).await??;
+        let compared = compare(
+            &self.disk,
+            member,
+            &place.snapshot,
+            facts.received.data_bytes,
+            &facts.checked,
+            limited,
+        );
+        match compared.await? {
+            None => facts.verified.push("member".into()),
+            Some(reason) => {
+                let warning = format!("not compared with the member: {reason}");
+                facts.warnings.push(warning);
+            }
+        }
+        facts.took.end("member");
+        Ok(())
+    }
+
+    /// Writes the block hashes and the archive, and gives the record.
+    fn complete(
+        &self,
+        order: &Order,
+        place: &Place,
+        facts: Facts,
+        monitor: &SharedMonitor,
+    ) -> Result<Record, RunError> {
+        let Facts {
+            status,
+            peers,
+            received,
+            checked,
+            mut warnings,
+            mut took,
+            ..
+        } = facts;
+        let mut sha256 = BTreeMap::from([(place.snapshot_file.clone(), received.file_sha256)]);
+        let mut written_bytes = received.data_bytes + TRAILER_BYTES;
+        durable_file::write(&place.blocks, &received.blocks).map_err(write_error(&place.blocks))?;
+        sha256.insert(blocks::FILE.into(), hex(&Sha256::digest(&received.blocks)));
+        written_bytes += received.blocks.len() as u64;
+        let mut archive_lacks = Vec::new();
+        if let Some((root, dirs)) = &order.resources {
+            let archived = archive(root, dirs, &place.resources, &place.space, monitor)?;
+            warnings.extend(archived.warnings);
+            archive_lacks = archived.lacks;
+            if let Some((digest, bytes)) = archived.file {
+                sha256.insert(place.resources_file.clone(), digest);
+                written_bytes += bytes;
+            }
+            took.end("resources");
+        }
+        if monitor.advance(0).is_break() {
+            return Err(RunError::Stopped);
+        }
+        Ok(Record {
+            version: record::VERSION,
+            sequence: place.sequence,
+            origin: order.origin.clone(),
+            trigger: order.trigger.clone(),
+            started_at: facts.started_at,
+            finished_at: (self.now)(),
+            node: order.node.clone(),
+            platform: order.platform.clone(),
+            member: member_record(&status, &peers),
+            members: peers.iter().map(cluster_member).collect(),
+            linearized: facts.linearized,
+            snapshot: snapshot_record(&checked, received.data_bytes),
+            sha256,
+            written_bytes,
+            source: "stream".into(),
+            source_reason: order.source_reason.clone(),
+            verified: facts.verified,
+            read_back: Some(facts.how.name().into()),
+            archive_lacks,
+            compared_at: facts.compared_at,
+            took_ms: took.took_ms,
+            warnings,
+        })
+    }
+
+    /// Gives the backup its name, and then removes what retention gives up.
+    fn publish(
+        &self,
+        run: Run,
+        place: &Place,
+        record: Record,
+        lock: &Lock,
+        policy: Policy,
+    ) -> Result<Finished, RunError> {
+        let mut json = serde_json::to_vec_pretty(&record)
+            .map_err(|error| write_error(&place.record)(io::Error::other(error)))?;
+        json.push(b'\n');
+        durable_file::write(&place.record, &json).map_err(write_error(&place.record))?;
+        let path = run.publish()?;
+        match prune(&self.repository, lock, policy, Some(&record.origin)) {
+            Ok(pruned) => {
+                for removal in pruned.removed {
+                    (self.tell)(RunEvent::Removed(removal));
+                }
+                if !pruned.failed.is_empty() {
+                    (self.tell)(RunEvent::PruneFailed(pruned.failed.join("; ")));
+                }
+            }
+            Err(error) => (self.tell)(RunEvent::PruneFailed(error.to_string())),
+        }
+        Ok(Finished { path, record })
+    }
 }
 
-/// Removes what a policy gives up, oldest first.
+/// What a member says of itself and of its cluster.
+struct Asked {
+    member: Member,
+    status: Status,
+    peers: Vec<Peer>,
+    agreed: Option<i64>,
+}
+
+/// What became of what retention gives up.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// What is gone.
+    pub removed: Vec<Removal>,
+    /// What could not be removed, and why.
+    pub failed: Vec<String>,
+}
+
+/// Removes what a policy gives up, oldest first. One that can't be removed keeps no other.
 ///
 /// # Errors
-/// Why something can't be removed.
+/// Why the repository can't be listed.
 pub fn prune(
     repository: &Repository,
     lock: &Lock,
     policy: Policy,
     origin: Option<&str>,
-) -> Result<Vec<Removal>, RepositoryError> {
-    let removals = planned_removals(repository, policy, origin)?;
-    for removal in &removals {
-        repository.remove(lock, &removal.name)?;
+) -> Result<Pruned, RepositoryError> {
+    let mut pruned = Pruned::default();
+    for removal in planned_removals(repository, policy, origin)? {
+        match repository.remove(lock, &removal.name) {
+            Ok(true) => pruned.removed.push(removal),
+            // Somebody holds it since a moment.
+            Ok(false) => {}
+            Err(error) => pruned.failed.push(error.to_string()),
+        }
     }
-    Ok(removals)
+    Ok(pruned)
 }
 
 /// What [`prune`] would remove.
@@ -395,60 +620,7 @@ impl Steps {
     }
 }
 
-/// For what reads the disk: the stream is never slowed down.
-fn limited(monitor: &SharedMonitor, order: &Order) -> SharedMonitor {
-    Arc::new(Limited::new(monitor.clone(), order.max_bytes_per_s))
-}
-
-/// Gives up old backups until there is room for a run and the reserve; gives the reserve.
-fn make_room(
-    repository: &Repository,
-    lock: &Lock,
-    order: &Order,
-    db_bytes: u64,
-    tell: &dyn Fn(&str),
-) -> Result<u64, RunError> {
-    // The block hashes and the archive are small beside the snapshot.
-    let needed_bytes = db_bytes + db_bytes / 100 + (1 << 20);
-    loop {
-        let space = repository.space()?;
-        let reserve_bytes = order
-            .reserve_bytes
-            .unwrap_or_else(|| space.default_reserve_bytes());
-        let wanted_bytes = needed_bytes.saturating_add(reserve_bytes);
-        if space.free_bytes >= wanted_bytes {
-            return Ok(reserve_bytes);
-        }
-        let short = RunError::DiskShort {
-            free_bytes: space.free_bytes,
-            needed_bytes,
-            reserve_bytes,
-        };
-        let entries = repository.entries()?;
-        let candidates: Vec<_> = entries
-            .iter()
-            .filter_map(|entry| entry.candidate())
-            .collect();
-        // Nothing is given up in vain.
-        let shortage_bytes = wanted_bytes - space.free_bytes;
-        let Some(removal) = retention::next_for_space(&candidates, shortage_bytes) else {
-            return Err(short);
-        };
-        repository.remove(lock, &removal.name)?;
-        tell(&format!("removed {}: {}", removal.name, removal.reason));
-    }
-}
-
-/// Runs work that may take long beside the loop that hears signals.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        // Nothing cancels it, and a panic has ended the process.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// Reads the snapshot back, all of it.
+/// Checks every page and every record of a snapshot.
 fn prove(path: &Path, data_bytes: u64, monitor: &SharedMonitor) -> Result<Summary, RunError> {
     monitor.step("verify", data_bytes);
     let file = File::open(path).map_err(write_error(path))?;
@@ -503,15 +675,24 @@ fn forget(file: &File) {
     let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
 }
 
+fn member_key(status: &Status) -> String {
+    format!("{:x}/{:x}", status.cluster_id, status.member_id)
+}
+
 /// When this member was last asked for its HashKV.
 fn last_compared(repository: &Repository, status: &Status) -> Result<Option<Timestamp>, RunError> {
     let cluster_id = format!("{:x}", status.cluster_id);
-    Ok(repository
+    let noted = Notes::of(repository)
+        .compared
+        .get(&member_key(status))
+        .copied();
+    let recorded = repository
         .entries()?
         .iter()
         .filter_map(|entry| entry.record())
         .find(|record| record.member.cluster_id == cluster_id)
-        .and_then(|record| record.compared_at))
+        .and_then(|record| record.compared_at);
+    Ok(noted.max(recorded))
 }
 
 /// Once a day, never on a leader that has followers, and not where the scan would take long.
@@ -529,6 +710,7 @@ fn wants_comparison(
 
 /// Compares HashKV with the member's; gives the reason if the two can't be compared.
 async fn compare(
+    disk: &Disk,
     member: &Member,
     snapshot: &Path,
     data_bytes: u64,
@@ -550,8 +732,8 @@ async fn compare(
         Err(error) => return Ok(Some(error.to_string())),
     };
     monitor.step("member", data_bytes.saturating_mul(2));
-    let (path, monitor) = (snapshot.to_path_buf(), monitor.clone());
-    let computed = blocking(move || -> Result<Result<u32, String>, RunError> {
+    let path = snapshot.to_path_buf();
+    let computing = move |monitor: &SharedMonitor| -> Result<Result<u32, String>, RunError> {
         let file = File::open(&path).map_err(write_error(&path))?;
         let data = Part::first(&file, data_bytes);
         let bolt = match Bolt::open(&data) {
@@ -567,8 +749,10 @@ async fn compare(
         );
         forget(&file);
         Ok(hash.map_err(|error| error.to_string()))
-    })
-    .await?;
+    };
+    let computed = disk
+        .run_watched("hashing the snapshot", monitor, computing)
+        .await??;
     match computed {
         Ok(found) if found != theirs.hash => Err(RunError::Differs {
             found,
@@ -580,31 +764,113 @@ async fn compare(
     }
 }
 
+/// What came of the control-plane files.
+#[derive(Default)]
+struct ArchiveFile {
+    warnings: Vec<String>,
+    lacks: Vec<String>,
+    /// Its SHA-256 and size; nothing where it could not be written.
+    file: Option<(String, u64)>,
+}
+
+/// Archives the control-plane files. A proven snapshot is not given up for them: what is missing is said.
 fn archive(
     root: &Path,
     dirs: &[PathBuf],
     path: &Path,
-) -> Result<(static_resources::Archived, String, u64), RunError> {
-    let file = durable_file::create(path).map_err(write_error(path))?;
+    space: &SpaceGuard,
+    monitor: &SharedMonitor,
+) -> Result<ArchiveFile, RunError> {
+    let mut stopped = false;
+    let mut go_on = || {
+        stopped |= monitor.advance(0).is_break();
+        if stopped {
+            return Err("stopped".to_string());
+        }
+        space.check().map_err(|error| error.to_string())
+    };
+    let written = write_archive(root, dirs, path, &mut go_on);
+    if stopped {
+        return Err(RunError::Stopped);
+    }
+    match written {
+        Ok(written) => Ok(written),
+        Err(error) => {
+            // The first part of an archive would only mislead.
+            match durable_file::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(write_error(path)(error));
+                }
+                _ => {}
+            }
+            Ok(ArchiveFile {
+                lacks: vec![format!("all of it: the archive can't be written: {error}")],
+                ..ArchiveFile::default()
+            })
+        }
+    }
+}
+
+fn write_archive(
+    root: &Path,
+    dirs: &[PathBuf],
+    path: &Path,
+    go_on: &mut dyn FnMut() -> Result<(), String>,
+) -> io::Result<ArchiveFile> {
+    let file = SyncedInPieces {
+        file: durable_file::create(path)?,
+        unsynced_bytes: 0,
+    };
     let mut out = Hashed::new(file);
-    let archived = static_resources::archive(root, dirs, &mut out).map_err(write_error(path))?;
-    durable_file::sync(&out.out).map_err(write_error(path))?;
-    Ok((archived, out.hex(), out.bytes))
+    let mut hashes = blocks::Hasher::default();
+    let archived = {
+        let mut both = Both(&mut out, &mut hashes);
+        static_resources::archive(root, dirs, &mut both, go_on)?
+    };
+    durable_file::sync(&out.out.file)?;
+    let read = read_back::compare(path, &hashes.finish(), &crate::progress::Silent);
+    read.map_err(io::Error::other)?;
+    Ok(ArchiveFile {
+        warnings: archived.warnings,
+        lacks: archived.lacks,
+        file: Some((out.hex(), out.bytes)),
+    })
 }
 
-fn publish(run: Run, record: &Record) -> Result<PathBuf, RunError> {
-    let path = run.path(RECORD_FILE);
-    let mut json = serde_json::to_vec_pretty(record)
-        .map_err(|error| write_error(&path)(io::Error::other(error)))?;
-    json.push(b'\n');
-    durable_file::write(&path, &json).map_err(write_error(&path))?;
-    Ok(run.publish()?)
+/// What is written is hashed by blocks as well.
+struct Both<'b>(&'b mut Hashed<SyncedInPieces>, &'b mut blocks::Hasher);
+
+impl Write for Both<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.0.write(bytes)?;
+        self.1.update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
-pub(crate) fn write_error(path: &Path) -> impl FnOnce(io::Error) -> RunError {
-    move |source| RunError::Write {
-        path: path.into(),
-        source,
+/// A file that is never far from what is on the disk.
+struct SyncedInPieces {
+    file: File,
+    unsynced_bytes: u64,
+}
+
+impl Write for SyncedInPieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        durable_file::append(&mut self.file, bytes)?;
+        self.unsynced_bytes += bytes.len() as u64;
+        if self.unsynced_bytes >= SYNCED_EVERY_BYTES {
+            self.unsynced_bytes = 0;
+            durable_file::sync_data(&self.file)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

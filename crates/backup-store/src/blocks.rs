@@ -4,7 +4,7 @@
 //! The file is a line of text, `lifeboat-blocks-1 65536 <bytes of the snapshot>`, and then 32 bytes a block.
 
 use etcd_file::ReadAt;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 /// Bytes of a block; the last one may be shorter.
 pub const BLOCK_BYTES: usize = 64 * 1024;
@@ -77,11 +77,13 @@ pub fn max_bytes(snapshot_bytes: u64) -> u64 {
 /// Which parts of a snapshot are not what was written, as offsets in bytes: at most `at_most` of them.
 ///
 /// # Errors
-/// Where the hashes are none of this format, or the snapshot can't be read.
+/// Where the hashes are none of this format, or the snapshot can't be read. `progress` hears of the bytes that were read, and
+/// may end it: then those after are not judged.
 pub fn damaged(
     snapshot: &dyn ReadAt,
     hashes: &[u8],
     at_most: usize,
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Vec<Range<u64>>, String> {
     let no_hashes = || format!("{FILE} is damaged itself");
     let end_of_line = hashes.iter().position(|byte| *byte == b'\n');
@@ -114,6 +116,9 @@ pub fn damaged(
                 break;
             }
         }
+        if progress(end - start).is_break() {
+            break;
+        }
     }
     Ok(found)
 }
@@ -121,6 +126,19 @@ pub fn damaged(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn all_damaged(
+        snapshot: &dyn ReadAt,
+        hashes: &[u8],
+        at_most: usize,
+    ) -> Result<Vec<Range<u64>>, String> {
+        damaged(
+            snapshot,
+            hashes,
+            at_most,
+            &mut |_| ControlFlow::Continue(()),
+        )
+    }
 
     #[test]
     fn hashes_do_not_depend_on_how_the_bytes_come() {
@@ -137,15 +155,15 @@ mod tests {
         let last = blake3::hash(&bytes[3 * BLOCK_BYTES..]);
         assert_eq!(&whole[whole.len() - 32..], last.as_bytes());
 
-        assert_eq!(damaged(&bytes, &whole, 9), Ok(vec![]));
+        assert_eq!(all_damaged(&bytes, &whole, 9), Ok(vec![]));
         let mut flipped = bytes.clone();
         flipped[70_000] ^= 1;
         flipped[199_999] ^= 1;
         let places = vec![65_536..131_072, 196_608..200_000];
-        assert_eq!(damaged(&flipped, &whole, 9), Ok(places.clone()));
-        assert_eq!(damaged(&flipped, &whole, 1), Ok(places[..1].to_vec()));
+        assert_eq!(all_damaged(&flipped, &whole, 9), Ok(places.clone()));
+        assert_eq!(all_damaged(&flipped, &whole, 1), Ok(places[..1].to_vec()));
         assert_eq!(
-            damaged(&bytes[..199_999].to_vec(), &whole, 9),
+            all_damaged(&bytes[..199_999].to_vec(), &whole, 9),
             Ok(places[1..].to_vec())
         );
         for wrong in [
@@ -154,7 +172,7 @@ mod tests {
             b"lifeboat-blocks-1 65536 x\n",
             &whole[3..],
         ] {
-            assert!(damaged(&bytes, wrong, 9).is_err());
+            assert!(all_damaged(&bytes, wrong, 9).is_err());
         }
     }
 }

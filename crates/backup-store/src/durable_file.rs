@@ -17,31 +17,50 @@ pub(crate) const DIR_MODE: u32 = 0o700;
 /// Mode of the files we make: a backup holds the keys of the cluster.
 const FILE_MODE: u32 = 0o600;
 
-/// Where a debug build may be told to end as if it were killed: before its n-th step.
+/// Where a debug build may be told to end as if it were killed, before its n-th step, or to fail at that step (`12:ENOSPC`) and
+/// go on.
 #[cfg(debug_assertions)]
-fn step() {
+fn step() -> io::Result<()> {
+    use rustix::io::Errno;
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
     static KILLED_AT: LazyLock<Option<u64>> = LazyLock::new(|| {
         let step = std::env::var("LIFEBOAT_TEST_KILLED_AT_STEP").ok()?;
         step.parse().ok()
     });
+    static FAILS_AT: LazyLock<Option<(u64, Errno)>> = LazyLock::new(|| {
+        let fault = std::env::var("LIFEBOAT_TEST_FAILS_AT_STEP").ok()?;
+        let (step, errno) = fault.split_once(':')?;
+        let errno = if errno == "ENOSPC" {
+            Errno::NOSPC
+        } else {
+            Errno::IO
+        };
+        Some((step.parse().ok()?, errno))
+    });
     static STEPS: AtomicU64 = AtomicU64::new(0);
-    if *KILLED_AT == Some(STEPS.fetch_add(1, Ordering::Relaxed) + 1) {
+    let step = STEPS.fetch_add(1, Ordering::Relaxed) + 1;
+    if *KILLED_AT == Some(step) {
         // No destructor runs, and nothing is flushed, as with SIGKILL.
         std::process::abort();
+    }
+    match *FAILS_AT {
+        Some((at, errno)) if at == step => Err(errno.into()),
+        _ => Ok(()),
     }
 }
 
 #[cfg(not(debug_assertions))]
-fn step() {}
+fn step() -> io::Result<()> {
+    Ok(())
+}
 
 /// Creates a file that must not exist yet, for its owner alone.
 ///
 /// # Errors
 /// What the operating system says.
 pub fn create(path: &Path) -> io::Result<File> {
-    step();
+    step()?;
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -55,7 +74,7 @@ pub fn create(path: &Path) -> io::Result<File> {
 /// # Errors
 /// What the operating system says.
 pub fn create_dir(path: &Path) -> io::Result<()> {
-    step();
+    step()?;
     std::fs::DirBuilder::new().mode(DIR_MODE).create(path)
 }
 
@@ -74,7 +93,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// What the operating system says.
 pub fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
-    step();
+    step()?;
     file.write_all(bytes)
 }
 
@@ -83,8 +102,46 @@ pub fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// What the operating system says.
 pub fn sync(file: &File) -> io::Result<()> {
-    step();
+    step()?;
     file.sync_all()
+}
+
+/// Syncs what was written to a file, as far as it is needed to read that again: for pieces of a long write.
+///
+/// # Errors
+/// What the operating system says.
+pub fn sync_data(file: &File) -> io::Result<()> {
+    step()?;
+    file.sync_data()
+}
+
+/// Removes a file.
+///
+/// # Errors
+/// What the operating system says.
+pub fn remove_file(path: &Path) -> io::Result<()> {
+    step()?;
+    std::fs::remove_file(path)
+}
+
+/// Gives a file these bytes, all of them or, after a crash, those it had before.
+///
+/// # Errors
+/// What the operating system says; it has the bytes of before then, unless it was the last step that failed.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = Path::new(&name);
+    match remove_file(new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    write(new, bytes)?;
+    rename(new, path)?;
+    match path.parent() {
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
 }
 
 /// Syncs the names in a directory.
@@ -100,7 +157,7 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 /// # Errors
 /// What the operating system says.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    step();
+    step()?;
     std::fs::rename(from, to)
 }
 
@@ -110,13 +167,13 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 /// What the operating system says; some of it may be gone then.
 pub fn remove_dir(path: &Path) -> io::Result<()> {
     if !path.symlink_metadata()?.is_dir() {
-        step();
+        step()?;
         return std::fs::remove_file(path);
     }
     for entry in std::fs::read_dir(path)? {
         remove_dir(&entry?.path())?;
     }
-    step();
+    step()?;
     std::fs::remove_dir(path)
 }
 
@@ -126,7 +183,7 @@ pub fn remove_dir(path: &Path) -> io::Result<()> {
 /// What the operating system says. If it was the last step that failed, the new name may be there.
 pub fn publish(partial: &Path, place: &Path) -> io::Result<()> {
     sync_dir(partial)?;
-    step();
+    step()?;
     rustix::fs::renameat_with(CWD, partial, CWD, place, RenameFlags::NOREPLACE)?;
     match place.parent() {
         Some(parent) => sync_dir(parent),

@@ -125,6 +125,11 @@ impl LocalFile {
         })
     }
 
+    /// The file itself.
+    pub(crate) fn into_file(self) -> File {
+        self.file
+    }
+
     /// How large it was when it was opened, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {

@@ -18,6 +18,7 @@ use api::kv_client::KvClient;
 use api::maintenance_client::MaintenanceClient;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_GRACE: Duration = Duration::from_secs(1);
 /// A stream from which nothing comes for so long is dead: a frozen member keeps its connections.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A cluster with a quorum answers a linearizable read well within it.
@@ -90,6 +91,20 @@ pub enum MemberError {
         endpoint: String,
         /// Why.
         problem: String,
+        /// Whether nobody listens there.
+        refused: bool,
+    },
+    /// It took the connection or the request, and did not answer.
+    #[error(
+        "{endpoint} did not answer within {} s to {what}: it may be frozen, or its disk may hang", .within.as_secs()
+    )]
+    NoAnswer {
+        /// Which one.
+        endpoint: String,
+        /// What was asked.
+        what: &'static str,
+        /// For how long it was waited for.
+        within: Duration,
     },
     /// The connection broke between question and answer.
     #[error("{endpoint} closed the connection without an answer: {problem}{}", hint(.endpoint, *.had_certificate))]
@@ -220,12 +235,18 @@ impl Member {
                 .tls_config(tls(connection).await?)
                 .map_err(|error| endpoint_error(causes(&error)))?;
         }
-        let channel = endpoint
-            .connect()
+        // The handshake of TLS as well: a frozen member takes connections.
+        let channel = tokio::time::timeout(DIAL_TIMEOUT, endpoint.connect())
             .await
+            .map_err(|_| MemberError::NoAnswer {
+                endpoint: url.clone(),
+                what: "a connection",
+                within: DIAL_TIMEOUT,
+            })?
             .map_err(|error| MemberError::Dial {
                 endpoint: url.clone(),
                 problem: causes(&error),
+                refused: is_refused(&error),
             })?;
         let mut member = Member {
             endpoint: url,
@@ -251,10 +272,9 @@ impl Member {
     /// Why there is no answer.
     pub async fn hash_kv(&self, revision: i64) -> Result<HashKvAnswer, MemberError> {
         let request = self.request(api::HashKvRequest { revision }, HASH_TIMEOUT);
-        let answer = MaintenanceClient::new(self.channel.clone())
-            .hash_kv(request)
-            .await;
-        match answer {
+        let mut client = MaintenanceClient::new(self.channel.clone());
+        let answer = self.answered("HashKV", HASH_TIMEOUT, client.hash_kv(request));
+        match answer.await? {
             Ok(response) => {
                 let response = response.into_inner();
                 Ok(HashKvAnswer::Hash(HashKv {
@@ -280,9 +300,10 @@ impl Member {
     /// Why there is no answer.
     pub async fn status(&self) -> Result<Status, MemberError> {
         let request = self.request(api::StatusRequest {}, DIAL_TIMEOUT);
-        let response = MaintenanceClient::new(self.channel.clone())
-            .status(request)
-            .await
+        let mut client = MaintenanceClient::new(self.channel.clone());
+        let response = self
+            .answered("its status", DIAL_TIMEOUT, client.status(request))
+            .await?
             .map_err(|status| self.refused(status))?
             .into_inner();
         let header = response.header.unwrap_or_default();
@@ -307,9 +328,10 @@ impl Member {
             },
             DIAL_TIMEOUT,
         );
-        let response = ClusterClient::new(self.channel.clone())
-            .member_list(request)
-            .await
+        let mut client = ClusterClient::new(self.channel.clone());
+        let response = self
+            .answered("the members", DIAL_TIMEOUT, client.member_list(request))
+            .await?
             .map_err(|status| self.refused(status))?
             .into_inner();
         let peers = response.members.into_iter().map(|member| Peer {
@@ -371,6 +393,22 @@ impl Member {
         })
     }
 
+    /// Waits for an answer a little longer than the member was told: the connection itself may be dead.
+    async fn answered<T>(
+        &self,
+        what: &'static str,
+        within: Duration,
+        request: impl Future<Output = T>,
+    ) -> Result<T, MemberError> {
+        tokio::time::timeout(within + ANSWER_GRACE, request)
+            .await
+            .map_err(|_| MemberError::NoAnswer {
+                endpoint: self.endpoint.clone(),
+                what,
+                within,
+            })
+    }
+
     fn request<T>(&self, message: T, timeout: Duration) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(timeout);
@@ -390,9 +428,10 @@ impl Member {
             password: user.password.clone(),
         };
         let request = self.request(request, DIAL_TIMEOUT);
-        let token = AuthClient::new(self.channel.clone())
-            .authenticate(request)
-            .await
+        let mut client = AuthClient::new(self.channel.clone());
+        let token = self
+            .answered("a password", DIAL_TIMEOUT, client.authenticate(request))
+            .await?
             .map_err(|status| self.refused(status))?
             .into_inner()
             .token;
@@ -405,6 +444,13 @@ impl Member {
     fn refused(&self, status: tonic::Status) -> MemberError {
         refused(&self.endpoint, self.had_certificate, status)
     }
+}
+
+fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let error = error.downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    })
 }
 
 fn refused(endpoint: &str, had_certificate: bool, status: tonic::Status) -> MemberError {

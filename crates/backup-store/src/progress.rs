@@ -14,6 +14,9 @@ pub trait Monitor {
     fn advance(&self, bytes: u64) -> ControlFlow<()>;
 }
 
+/// Listens to work from whatever thread it is on.
+pub type SharedMonitor = Arc<dyn Monitor + Send + Sync>;
+
 /// Nobody listens.
 pub struct Silent;
 
@@ -27,7 +30,7 @@ impl Monitor for Silent {
 
 /// Slows work down to a limit of bytes a second, by its reports of progress.
 pub struct Limited {
-    monitor: Arc<dyn Monitor + Send + Sync>,
+    monitor: SharedMonitor,
     max_bytes_per_s: Option<u64>,
     since: Instant,
     bytes: AtomicU64,
@@ -36,7 +39,7 @@ pub struct Limited {
 impl Limited {
     /// Reports to `monitor`, and keeps to so many bytes a second, if there is a limit.
     #[must_use]
-    pub fn new(monitor: Arc<dyn Monitor + Send + Sync>, max_bytes_per_s: Option<u64>) -> Self {
+    pub fn new(monitor: SharedMonitor, max_bytes_per_s: Option<u64>) -> Self {
         Limited {
             monitor,
             max_bytes_per_s,

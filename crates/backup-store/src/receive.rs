@@ -1,31 +1,43 @@
-//! A member's stream, on its way to the disk.
+//! A member's stream, on its way to the disk. The disk has a thread of its own: while it is waited for, nothing is read, and when
+//! it hangs the stream is let go, since the member's database grows as long as that is open.
 
-use crate::backup::{RunError, SharedMonitor, blocking, write_error};
-use crate::digest::hex;
+use crate::disk::{Disk, HANGS_AFTER};
 use crate::member::Member;
+use crate::progress::SharedMonitor;
 use crate::repository::Repository;
-use crate::{blocks, durable_file};
+use crate::run_error::{RunError, write_error};
+use crate::{blocks, digest::hex, durable_file};
 use etcd_file::snapshot_file::{TRAILER_BYTES, Trailer};
 use sha2::{Digest, Sha256};
 use std::path::Path;
+use std::pin::pin;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{self, Receiver};
+use tonic::codegen::Bytes;
 
 /// After so many bytes the reserve is looked at again.
 const SPACE_CHECK_BYTES: u64 = 64 << 20;
+/// After so many bytes what was written is synced. Where the member's disk is the same, its own syncs wait for all that is dirty.
+pub(crate) const SYNCED_EVERY_BYTES: u64 = 8 << 20;
 /// A stream that is slower than this on the whole is given up: while it is open the member can't reuse
 /// pages, and its database grows.
 const SLOWEST_BYTES_PER_S: u64 = 4 << 20;
 /// Whatever the size, so long is no matter.
 const STREAM_GRACE: Duration = Duration::from_secs(60);
+/// Pieces that wait for the disk. Members send 32 or 64 KiB a piece.
+const PIECES_WAITING: usize = 64;
+/// The wish to end is heard so often, also when nothing comes.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Looks after the reserve while a run writes.
-pub(crate) struct SpaceGuard<'r> {
-    pub(crate) repository: &'r Repository,
+#[derive(Clone)]
+pub(crate) struct SpaceGuard {
+    pub(crate) repository: Repository,
     pub(crate) reserve_bytes: u64,
 }
 
-impl SpaceGuard<'_> {
-    fn check(&self) -> Result<(), RunError> {
+impl SpaceGuard {
+    pub(crate) fn check(&self) -> Result<(), RunError> {
         let free_bytes = self.repository.space()?.free_bytes;
         if free_bytes < self.reserve_bytes {
             return Err(RunError::DiskShort {
@@ -50,41 +62,91 @@ pub(crate) struct Received {
 
 /// Writes the stream to a file, hashed on its way, and syncs it.
 pub(crate) async fn receive(
+    disk: &Disk,
     member: &Member,
     path: &Path,
-    space: &SpaceGuard<'_>,
+    space: &SpaceGuard,
     expected_bytes: u64,
     monitor: &SharedMonitor,
 ) -> Result<Received, RunError> {
     monitor.step("stream", expected_bytes);
     let mut stream = member.snapshot().await?;
+    let (sender, pieces) = mpsc::channel(PIECES_WAITING);
+    let (path, space) = (path.to_path_buf(), space.clone());
+    let writing = disk.start("writing the snapshot", move || write(&path, pieces, &space))?;
+    let start = Instant::now();
+    let allowed = STREAM_GRACE + Duration::from_secs(expected_bytes / SLOWEST_BYTES_PER_S);
+    let mut received_bytes = 0u64;
+    let mut waited_for_disk = Duration::ZERO;
+    let stopped = || monitor.advance(0).is_break();
+    while let Some(piece) = until_stopped(stream.next(), stopped).await?? {
+        received_bytes += piece.len() as u64;
+        if monitor.advance(piece.len() as u64).is_break() {
+            return Err(RunError::Stopped);
+        }
+        let full = Instant::now();
+        let taken = tokio::time::timeout(HANGS_AFTER, sender.send(piece));
+        match until_stopped(taken, stopped).await? {
+            Ok(Ok(())) => {}
+            // The writer has ended: it says why.
+            Ok(Err(_)) => break,
+            Err(_) => return Err(disk.hangs(&writing, HANGS_AFTER).into()),
+        }
+        waited_for_disk += full.elapsed();
+        let took = start.elapsed();
+        if took > allowed {
+            return Err(RunError::TooSlow {
+                received_bytes,
+                took,
+                waited_for_disk,
+            });
+        }
+    }
+    // The member is done with, whatever the disk does.
+    drop((sender, stream));
+    disk.end(writing).await?
+}
+
+/// Waits for something, and looks now and then whether the run is to end.
+async fn until_stopped<T>(
+    work: impl Future<Output = T>,
+    stopped: impl Fn() -> bool,
+) -> Result<T, RunError> {
+    let mut work = pin!(work);
+    loop {
+        match tokio::time::timeout(LOOK_EVERY, &mut work).await {
+            Ok(value) => return Ok(value),
+            Err(_) if stopped() => return Err(RunError::Stopped),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Takes pieces until there are no more, and writes them.
+fn write(
+    path: &Path,
+    mut pieces: Receiver<Bytes>,
+    space: &SpaceGuard,
+) -> Result<Received, RunError> {
     let mut file = durable_file::create(path).map_err(write_error(path))?;
     let mut digest = Sha256::new();
     let mut blocks = blocks::Hasher::default();
     // The last 32 bytes so far: they may be the trailer.
     let mut tail: Vec<u8> = Vec::new();
     let mut received_bytes = 0u64;
-    let mut space_checked_at = 0;
-    let start = Instant::now();
-    let allowed = STREAM_GRACE + Duration::from_secs(expected_bytes / SLOWEST_BYTES_PER_S);
-    while let Some(piece) = stream.next().await? {
+    let (mut space_checked_at, mut synced_at) = (0, 0);
+    while let Some(piece) = pieces.blocking_recv() {
         received_bytes += piece.len() as u64;
         durable_file::append(&mut file, &piece).map_err(write_error(path))?;
         blocks.update(&piece);
         hold_back(&mut tail, &piece, &mut digest);
+        if received_bytes - synced_at >= SYNCED_EVERY_BYTES {
+            synced_at = received_bytes;
+            durable_file::sync_data(&file).map_err(write_error(path))?;
+        }
         if received_bytes - space_checked_at >= SPACE_CHECK_BYTES {
             space_checked_at = received_bytes;
             space.check()?;
-        }
-        if monitor.advance(piece.len() as u64).is_break() {
-            return Err(RunError::Stopped);
-        }
-        let took = start.elapsed();
-        if took > allowed {
-            return Err(RunError::TooSlow {
-                received_bytes,
-                took,
-            });
         }
     }
     let Trailer::Present { data_bytes } = Trailer::of(received_bytes) else {
@@ -103,8 +165,7 @@ pub(crate) async fn receive(
             found: hex(&found),
         });
     }
-    let file = blocking(move || durable_file::sync(&file).map(|()| file)).await;
-    drop(file.map_err(write_error(path))?);
+    durable_file::sync(&file).map_err(write_error(path))?;
     Ok(Received {
         data_bytes,
         file_sha256: hex(&whole.finalize()),

@@ -5,21 +5,25 @@
 
 use crate::durable_file;
 use crate::local_file::read_small;
-use backup_plan::record::Record;
+use backup_plan::record::{Record, is_origin};
 use backup_plan::retention::Candidate;
+use etcd_file::snapshot_file::TRAILER_BYTES;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use rustix::fs::FlockOperation;
-use std::fs::{File, Permissions};
+use rustix::fs::{FlockOperation, OFlags};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where backups are kept unless told otherwise.
 pub const DEFAULT_ROOT: &str = "/var/lib/etcd-auto-backup";
 /// The record's file.
 pub const RECORD_FILE: &str = "backup.json";
 
+/// Beside a backup's record: somebody holds it.
+const HOLD_FILE: &str = "hold";
 const PARTIAL: &str = ".partial-";
 const REMOVING: &str = ".removing-";
 const LOCK_FILE: &str = ".lock";
@@ -51,10 +55,18 @@ pub enum RepositoryError {
         /// Which one.
         path: PathBuf,
     },
+    /// There is no backup of that name.
+    #[error("{root} has no backup {name:?}: `list` shows what there is")]
+    NoBackup {
+        /// Where it was looked for.
+        root: PathBuf,
+        /// What was asked for.
+        name: String,
+    },
 }
 
 impl RepositoryError {
-    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| RepositoryError::Io {
             what,
             path: path.into(),
@@ -84,6 +96,8 @@ pub struct Entry {
     pub kind: Kind,
     /// What it takes on the disk, in bytes.
     pub disk_bytes: u64,
+    /// Whether somebody holds it, so that nothing automatic removes it.
+    pub held: bool,
 }
 
 /// What something in a repository is.
@@ -91,6 +105,9 @@ pub struct Entry {
 pub enum Kind {
     /// A backup of ours.
     Backup(Box<Record>),
+    /// A backup of ours whose record or files are damaged or missing, and what is wrong. Nothing automatic removes it: what
+    /// is left of it may be all there is.
+    Unreadable(String),
     /// Nothing of ours: never touched.
     Foreign,
     /// What a run that is not finished works in, or a crash left.
@@ -130,6 +147,15 @@ impl Space {
     }
 }
 
+/// What became of what crashes have left.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// What is gone.
+    pub removed: Vec<String>,
+    /// What can't be removed, and why.
+    pub stuck: Vec<(String, io::Error)>,
+}
+
 /// A run's working directory; unless it is published, it goes when this is dropped.
 pub struct Run {
     /// The backup's name.
@@ -138,7 +164,10 @@ pub struct Run {
     pub sequence: u64,
     partial: PathBuf,
     place: PathBuf,
-    published: bool,
+    /// Whether there is nothing to clear any more.
+    done: bool,
+    /// Nobody sweeps what is being cleared.
+    lock: Arc<Lock>,
 }
 
 impl Repository {
@@ -199,9 +228,12 @@ impl Repository {
         let path = self.root.join(LOCK_FILE);
         let file = match durable_file::create(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                File::open(&path).map_err(RepositoryError::io("open", &path))?
-            }
+            // Whatever somebody has put there can be locked, and opening it must not wait for who writes into a pipe.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => OpenOptions::new()
+                .read(true)
+                .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed())
+                .open(&path)
+                .map_err(RepositoryError::io("open", &path))?,
             Err(error) => return Err(RepositoryError::io("create", &path)(error)),
         };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -213,17 +245,25 @@ impl Repository {
         }
     }
 
-    /// Removes what crashes have left, and says what that was.
+    /// Removes what crashes have left. Gives the names of what went, and of what can't be removed, with the reason: that is
+    /// in nobody's way.
     ///
     /// # Errors
-    /// Why something can't be removed.
-    pub fn sweep(&self, _lock: &Lock) -> Result<Vec<String>, RepositoryError> {
-        let mut swept = Vec::new();
+    /// Why the repository can't be listed.
+    pub fn sweep(&self, _lock: &Lock) -> Result<Swept, RepositoryError> {
+        let mut swept = Swept::default();
         for name in self.names()? {
-            if name.starts_with(PARTIAL) || name.starts_with(REMOVING) {
-                let path = self.root.join(&name);
-                durable_file::remove_dir(&path).map_err(RepositoryError::io("remove", &path))?;
-                swept.push(name);
+            let path = self.root.join(&name);
+            let cleared = if name.starts_with(PARTIAL) {
+                durable_file::remove_dir(&path)
+            } else if let Some(was) = name.strip_prefix(REMOVING) {
+                self.finish_removal(&path, was).map(drop)
+            } else {
+                continue;
+            };
+            match cleared {
+                Ok(()) => swept.removed.push(name),
+                Err(error) => swept.stuck.push((name, error)),
             }
         }
         Ok(swept)
@@ -256,13 +296,11 @@ impl Repository {
             } else if name.starts_with('.') {
                 continue;
             } else {
-                match read_record(&path, &name) {
-                    Some(record) => Kind::Backup(Box::new(record)),
-                    None => Kind::Foreign,
-                }
+                kind_of(&path, &name)
             };
             entries.push(Entry {
                 disk_bytes: disk_bytes(&path),
+                held: path.join(HOLD_FILE).symlink_metadata().is_ok(),
                 name,
                 kind,
             });
@@ -278,7 +316,7 @@ impl Repository {
     ///
     /// # Errors
     /// Why there is no working directory.
-    pub fn begin(&self, _lock: &Lock, now: Timestamp) -> Result<Run, RepositoryError> {
+    pub fn begin(&self, lock: &Arc<Lock>, now: Timestamp) -> Result<Run, RepositoryError> {
         let mut newest: Option<Timestamp> = None;
         let mut sequence = 0;
         for entry in self.entries()? {
@@ -294,22 +332,78 @@ impl Repository {
         Ok(Run {
             place: self.root.join(&name),
             name,
-            sequence: sequence + 1,
+            // Of two with the largest there is the later name is the newer one.
+            sequence: sequence.saturating_add(1),
             partial,
-            published: false,
+            done: false,
+            lock: lock.clone(),
         })
     }
 
-    /// Removes a backup: it is gone from the list at once, and from the disk when this returns.
+    /// Removes a backup: it is gone from the list at once, and from the disk when this returns. One that somebody holds at the
+    /// last moment stays; says whether it went.
     ///
     /// # Errors
     /// Why it can't be removed.
-    pub fn remove(&self, _lock: &Lock, name: &str) -> Result<(), RepositoryError> {
+    pub fn remove(&self, _lock: &Lock, name: &str) -> Result<bool, RepositoryError> {
         let path = self.root.join(name);
         let hidden = self.root.join(format!("{REMOVING}{name}"));
         durable_file::rename(&path, &hidden).map_err(RepositoryError::io("rename", &path))?;
         durable_file::sync_dir(&self.root).map_err(RepositoryError::io("sync", &self.root))?;
-        durable_file::remove_dir(&hidden).map_err(RepositoryError::io("remove", &hidden))
+        self.finish_removal(&hidden, name)
+            .map_err(RepositoryError::io("remove", &hidden))
+    }
+
+    /// A hold needs no lock: it is there before the backup is hidden, and seen here, or comes too late and fails.
+    fn finish_removal(&self, hidden: &Path, name: &str) -> io::Result<bool> {
+        if hidden.join(HOLD_FILE).symlink_metadata().is_ok() {
+            durable_file::publish(hidden, &self.root.join(name))?;
+            return Ok(false);
+        }
+        durable_file::remove_dir(hidden)?;
+        Ok(true)
+    }
+
+    /// Holds a backup: nothing automatic removes it, and it counts toward no limit, until it is released.
+    ///
+    /// # Errors
+    /// Where there is no such backup, or it can't be written.
+    pub fn hold(&self, name: &str) -> Result<(), RepositoryError> {
+        let path = self.backup_dir(name)?.join(HOLD_FILE);
+        match durable_file::write(&path, b"") {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            written => written.map_err(RepositoryError::io("write", &path))?,
+        }
+        self.sync_backup(name)
+    }
+
+    /// Lets retention have a backup again.
+    ///
+    /// # Errors
+    /// Where there is no such backup, or it can't be changed.
+    pub fn release(&self, name: &str) -> Result<(), RepositoryError> {
+        let path = self.backup_dir(name)?.join(HOLD_FILE);
+        match durable_file::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed.map_err(RepositoryError::io("remove", &path))?,
+        }
+        self.sync_backup(name)
+    }
+
+    fn backup_dir(&self, name: &str) -> Result<PathBuf, RepositoryError> {
+        let path = self.root.join(name);
+        if time_of_name(name).is_some() && !matches!(kind_of(&path, name), Kind::Foreign) {
+            return Ok(path);
+        }
+        Err(RepositoryError::NoBackup {
+            root: self.root.clone(),
+            name: name.into(),
+        })
+    }
+
+    fn sync_backup(&self, name: &str) -> Result<(), RepositoryError> {
+        let path = self.root.join(name);
+        durable_file::sync_dir(&path).map_err(RepositoryError::io("sync", &path))
     }
 
     /// Room on its filesystem.
@@ -347,6 +441,7 @@ impl Entry {
             origin: record.origin.clone(),
             cluster_id: record.member.cluster_id.clone(),
             verified: record.verified.iter().any(|level| level == "content"),
+            held: self.held,
             disk_bytes: self.disk_bytes,
         })
     }
@@ -378,17 +473,33 @@ impl Run {
     pub fn publish(mut self) -> Result<PathBuf, RepositoryError> {
         durable_file::publish(&self.partial, &self.place)
             .map_err(RepositoryError::io("publish", &self.place))?;
-        self.published = true;
+        self.done = true;
         Ok(self.place.clone())
+    }
+
+    /// Clears the working directory.
+    pub fn discard(mut self) {
+        self.clear();
+    }
+
+    fn clear(&mut self) {
+        self.done = true;
+        // What stays behind here is swept by the next run.
+        let _ = durable_file::remove_dir(&self.partial);
     }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
-        if !self.published {
-            // What stays behind here is swept by the next run.
-            let _ = durable_file::remove_dir(&self.partial);
+        if self.done {
+            return;
         }
+        // The disk may hang, and who drops this may hear signals: nobody waits for it.
+        let (partial, lock) = (self.partial.clone(), self.lock.clone());
+        std::thread::spawn(move || {
+            let _ = durable_file::remove_dir(&partial);
+            drop(lock);
+        });
     }
 }
 
@@ -403,19 +514,47 @@ pub(crate) fn time_of_name(name: &str) -> Option<Timestamp> {
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
-/// The record of a backup of ours: the directory's name is a time, its snapshot is as long as recorded, and
-/// the other files are there.
-fn read_record(path: &Path, name: &str) -> Option<Record> {
-    time_of_name(name)?;
-    let json = read_small(&path.join(RECORD_FILE), MAX_RECORD_BYTES).ok()?;
-    let record: Record = serde_json::from_slice(&json).ok()?;
-    let snapshot = std::fs::metadata(path.join(format!("snapshot_{name}.db"))).ok()?;
-    let expected = record.snapshot.size_bytes + etcd_file::snapshot_file::TRAILER_BYTES;
-    let there = |file: &String| {
+/// What something is that has no name of a working directory. A backup of ours has the name of a time, a record, a snapshot
+/// as long as recorded, and the other files that its record names.
+fn kind_of(path: &Path, name: &str) -> Kind {
+    let snapshot = path.join(format!("snapshot_{name}.db"));
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    if time_of_name(name).is_none() || !(is_there(&path.join(RECORD_FILE)) || is_there(&snapshot)) {
+        return Kind::Foreign;
+    }
+    match read_record(path, &snapshot) {
+        Ok(record) => Kind::Backup(Box::new(record)),
+        Err(problem) => Kind::Unreadable(problem),
+    }
+}
+
+fn read_record(path: &Path, snapshot: &Path) -> Result<Record, String> {
+    let json = read_small(&path.join(RECORD_FILE), MAX_RECORD_BYTES)
+        .map_err(|error| format!("{RECORD_FILE}: {error}"))?;
+    let record: Record =
+        serde_json::from_slice(&json).map_err(|error| format!("{RECORD_FILE}: {error}"))?;
+    if !is_origin(&record.origin) {
+        return Err(format!(
+            "{RECORD_FILE}: the origin {:?} is not a name that a Backup can have",
+            record.origin
+        ));
+    }
+    let found_bytes = std::fs::metadata(snapshot)
+        .map_err(|error| format!("its snapshot: {error}"))?
+        .len();
+    let data_bytes = record.snapshot.size_bytes;
+    if data_bytes.checked_add(TRAILER_BYTES) != Some(found_bytes) {
+        return Err(format!(
+            "its snapshot has {found_bytes} bytes, expected {data_bytes} and {TRAILER_BYTES} of a SHA-256"
+        ));
+    }
+    for file in record.sha256.keys() {
         let metadata = path.join(file).symlink_metadata();
-        !file.contains('/') && metadata.is_ok_and(|metadata| metadata.is_file())
-    };
-    (snapshot.len() == expected && record.sha256.keys().all(there)).then_some(record)
+        if file.contains('/') || !metadata.is_ok_and(|metadata| metadata.is_file()) {
+            return Err(format!("its file {file:?} is missing"));
+        }
+    }
+    Ok(record)
 }
 
 /// What a directory's files take, or a file.

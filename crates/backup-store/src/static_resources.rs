@@ -1,29 +1,59 @@
 //! The archive of a node's control-plane files: manifests, certificates, keys, encryption configuration.
 //! A snapshot alone does not bring a cluster back.
 
+use crate::local_file::read_small;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use std::fs::{File, Metadata};
-use std::io::{self, Read, Write};
+use std::fs::Metadata;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+/// Manifests, certificates and keys are small; what is larger was put there by mistake.
+const MAX_FILE_BYTES: u64 = 8 << 20;
+const MAX_TOTAL_BYTES: u64 = 128 << 20;
+const MAX_ENTRIES: u64 = 100_000;
+/// So many things that are missing are named.
+const NAMED: usize = 20;
+/// Directories right below an archived one that are left out: kubeadm keeps copies of etcd's data in it.
+const LEFT_OUT: &str = "tmp";
 
 /// What came of an archive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Archived {
     /// Files, directories and links in it.
     pub entries: u64,
-    /// What could not be taken, and why.
+    /// What is missing and needs nobody's attention, such as a file that went away meanwhile.
     pub warnings: Vec<String>,
+    /// What should be in it and is not, and why. The archive is not whole unless this is empty.
+    pub lacks: Vec<String>,
+    lacking: usize,
+    bytes: u64,
+}
+
+impl Archived {
+    fn lacks(&mut self, path: &Path, why: impl std::fmt::Display) {
+        self.lacking += 1;
+        match self.lacking {
+            count if count <= NAMED => self.lacks.push(format!("{}: {why}", path.display())),
+            count if count == NAMED + 1 => self.lacks.push("and more".into()),
+            _ => {}
+        }
+    }
 }
 
 /// Writes a gzipped tar of `dirs`, which are below `root`, with paths relative to it, owners, modes, and
-/// links as links, in the order of their names.
+/// links as links, in the order of their names. What can't be read or is too large is left out, and said to be missing.
 ///
-/// A file that goes away meanwhile is left out, and told.
+/// `go_on` is asked before each entry; when it says why not, the archive ends there, readable.
 ///
 /// # Errors
-/// Why the archive can't be written, or a directory can't be read.
-pub fn archive(root: &Path, dirs: &[PathBuf], out: impl Write) -> io::Result<Archived> {
+/// Why the archive can't be written.
+pub fn archive(
+    root: &Path,
+    dirs: &[PathBuf],
+    out: impl Write,
+    go_on: &mut dyn FnMut() -> Result<(), String>,
+) -> io::Result<Archived> {
     let mut archived = Archived::default();
     let mut tar = tar::Builder::new(GzEncoder::new(out, Compression::default()));
     tar.mode(tar::HeaderMode::Complete);
@@ -31,19 +61,40 @@ pub fn archive(root: &Path, dirs: &[PathBuf], out: impl Write) -> io::Result<Arc
     // What is still to be added, the next one last.
     let mut waiting: Vec<PathBuf> = dirs.iter().rev().cloned().collect();
     while let Some(path) = waiting.pop() {
-        let Some(metadata) = there(&path, std::fs::symlink_metadata(&path), &mut archived)? else {
+        let room = go_on().and_then(|()| {
+            if archived.entries < MAX_ENTRIES {
+                Ok(())
+            } else {
+                Err(format!("there are more than {MAX_ENTRIES} files"))
+            }
+        });
+        if let Err(why) = room {
+            archived.lacks(&path, format!("{why}; this and all after it is missing"));
+            break;
+        }
+        let Some(metadata) = there(&path, std::fs::symlink_metadata(&path), &mut archived) else {
             continue;
         };
         let name = path.strip_prefix(root).unwrap_or(&path).to_path_buf();
         if metadata.is_dir() {
-            tar.append_dir(&name, &path)?;
-            let mut below: Vec<_> = std::fs::read_dir(&path)?
-                .map(|entry| entry.map(|entry| entry.path()))
-                .collect::<io::Result<_>>()?;
+            let below = std::fs::read_dir(&path).and_then(|entries| {
+                entries
+                    .map(|entry| entry.map(|entry| entry.path()))
+                    .collect::<io::Result<Vec<_>>>()
+            });
+            let Some(mut below) = there(&path, below, &mut archived) else {
+                continue;
+            };
+            let is_ours = dirs.contains(&path);
+            below.retain(|path| !(is_ours && path.ends_with(LEFT_OUT)));
             below.sort_by(|left, right| right.cmp(left));
             waiting.extend(below);
+            let mut header = header_of(&metadata);
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_size(0);
+            tar.append_data(&mut header, &name, io::empty())?;
         } else if metadata.is_symlink() {
-            let Some(target) = there(&path, std::fs::read_link(&path), &mut archived)? else {
+            let Some(target) = there(&path, std::fs::read_link(&path), &mut archived) else {
                 continue;
             };
             let mut header = header_of(&metadata);
@@ -51,17 +102,15 @@ pub fn archive(root: &Path, dirs: &[PathBuf], out: impl Write) -> io::Result<Arc
             header.set_size(0);
             tar.append_link(&mut header, &name, target)?;
         } else if metadata.is_file() {
-            let Some(file) = there(&path, File::open(&path), &mut archived)? else {
+            let left_bytes = MAX_TOTAL_BYTES.saturating_sub(archived.bytes);
+            let content = read_small(&path, MAX_FILE_BYTES.min(left_bytes));
+            let Some(content) = there(&path, content, &mut archived) else {
                 continue;
             };
+            archived.bytes += content.len() as u64;
             let mut header = header_of(&metadata);
-            header.set_size(metadata.len());
-            // A file that grows or shrinks meanwhile keeps the length that the header says.
-            let padded = file
-                .take(metadata.len())
-                .chain(io::repeat(0))
-                .take(metadata.len());
-            tar.append_data(&mut header, &name, padded)?;
+            header.set_size(content.len() as u64);
+            tar.append_data(&mut header, &name, content.as_slice())?;
         } else {
             continue;
         }
@@ -77,21 +126,21 @@ fn header_of(metadata: &Metadata) -> tar::Header {
     header
 }
 
-/// The result, or nothing where a file is gone.
-fn there<T>(path: &Path, result: io::Result<T>, archived: &mut Archived) -> io::Result<Option<T>> {
+/// The result, or nothing where a file is gone or can't be read.
+fn there<T>(path: &Path, result: io::Result<T>, archived: &mut Archived) -> Option<T> {
     match result {
-        Ok(value) => Ok(Some(value)),
+        Ok(value) => Some(value),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let path = path.display();
             archived
                 .warnings
                 .push(format!("{path} went away while it was archived"));
-            Ok(None)
+            None
         }
-        Err(error) => Err(io::Error::new(
-            error.kind(),
-            format!("{}: {error}", path.display()),
-        )),
+        Err(error) => {
+            archived.lacks(path, error);
+            None
+        }
     }
 }
 
@@ -109,7 +158,7 @@ mod tests {
         }
         let names = ["gone", "c", "a", "b"].map(|name| dir.path().join(name));
         let mut bytes = Vec::new();
-        let archived = archive(dir.path(), &names, &mut bytes).unwrap();
+        let archived = archive(dir.path(), &names, &mut bytes, &mut || Ok(())).unwrap();
         assert_eq!(archived.warnings.len(), 1);
         assert!(archived.warnings[0].contains("gone went away"));
         let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(bytes.as_slice()));
@@ -121,7 +170,77 @@ mod tests {
         assert_eq!(found, ["c", "c/d", "c/e", "a", "b"]);
         assert_eq!(archived.entries, 5);
         let mut again = Vec::new();
-        archive(dir.path(), &names, &mut again).unwrap();
+        archive(dir.path(), &names, &mut again, &mut || Ok(())).unwrap();
         assert_eq!(bytes, again);
+    }
+
+    fn names_in(archive: &[u8]) -> Vec<String> {
+        tar::Archive::new(flate2::read::GzDecoder::new(archive))
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_too_large_or_no_file_costs_nothing_but_itself_and_copies_of_data_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("kubernetes");
+        for name in ["tmp/etcd/db", "pki/ca.key", "pki/tmp/kept", "z.yaml"] {
+            let path = config.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, name).unwrap();
+        }
+        let large = std::fs::File::create(config.join("snapshot.db")).unwrap();
+        large.set_len(MAX_FILE_BYTES + 1).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            config.join("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        let mut bytes = Vec::new();
+        let dirs = [config];
+        let archived = archive(dir.path(), &dirs, &mut bytes, &mut || Ok(())).unwrap();
+        let files: Vec<_> = names_in(&bytes)
+            .into_iter()
+            .filter(|name| dir.path().join(name).is_file())
+            .collect();
+        assert_eq!(
+            files,
+            [
+                "kubernetes/pki/ca.key",
+                "kubernetes/pki/tmp/kept",
+                "kubernetes/z.yaml"
+            ]
+        );
+        assert_eq!(archived.lacks.len(), 1, "{archived:?}");
+        assert!(archived.lacks[0].contains("snapshot.db: 8388609 bytes, expected 8388608 at most"));
+    }
+
+    #[test]
+    fn an_archive_that_has_no_room_ends_readable_and_says_where() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..9 {
+            std::fs::write(dir.path().join(format!("f{number}")), [7; 1000]).unwrap();
+        }
+        let mut left = 5;
+        let mut go_on = || {
+            left -= 1;
+            if left > 0 {
+                Ok(())
+            } else {
+                Err("the disk is short".into())
+            }
+        };
+        let mut bytes = Vec::new();
+        let dirs = [dir.path().to_path_buf()];
+        let archived =
+            archive(dir.path().parent().unwrap(), &dirs, &mut bytes, &mut go_on).unwrap();
+        assert_eq!(names_in(&bytes).len(), 4);
+        assert_eq!(archived.lacks.len(), 1);
+        assert!(archived.lacks[0].contains("f3: the disk is short; this and all after it"));
     }
 }

@@ -1,7 +1,6 @@
 //! A backup on its way to another machine: a tar archive of its directory, the record first. Where it arrives only
 //! what the record names is taken, and it appears under its name when it is whole and proven again.
 
-use crate::backup::mib;
 use crate::digest::Hashed;
 use crate::durable_file;
 use crate::local_file::{LocalFile, OpenError};
@@ -9,6 +8,7 @@ use crate::progress::Monitor;
 use crate::repository::{
     Entry, MAX_RECORD_BYTES, RECORD_FILE, Repository, RepositoryError, Space, time_of_name,
 };
+use crate::run_error::mib;
 use crate::verify::{Level, Options, Report, VerifyError, verify};
 use backup_plan::record::Record;
 use rustix::fs::Advice;

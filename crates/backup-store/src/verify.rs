@@ -346,7 +346,8 @@ fn damaged_blocks(file: &LocalFile, dir: &Path) -> Vec<String> {
     let Ok(hashes) = read_small(&dir.join(blocks::FILE), max_bytes) else {
         return Vec::new();
     };
-    match blocks::damaged(file, &hashes, TOLD) {
+    let mut go_on = |_| std::ops::ControlFlow::Continue(());
+    match blocks::damaged(file, &hashes, TOLD, &mut go_on) {
         Ok(places) => places
             .into_iter()
             .map(|place| {

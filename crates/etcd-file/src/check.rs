@@ -14,6 +14,8 @@ pub enum Origin {
     Database,
 }
 
+const MAX_TXID: u64 = 1 << 62;
+
 /// What a check of a file gave.
 #[derive(Debug, Clone)]
 pub struct Checked {
@@ -86,6 +88,13 @@ fn judge_metas(bolt: &Bolt<'_>, origin: Origin, findings: &mut Findings) {
             Origin::Snapshot => finding,
             Origin::Database => finding.as_warning(),
         });
+    }
+    // Behind the largest there is comes 0, and bbolt frees pages that are in use.
+    if bolt.meta.txid > MAX_TXID {
+        findings.push(Finding::error(format!(
+            "transaction {} is one that no database comes to",
+            bolt.meta.txid
+        )));
     }
     let behind = bolt.size_bytes.saturating_sub(bolt.logical_bytes());
     if origin == Origin::Snapshot && behind > 0 {

@@ -6,9 +6,9 @@ use crate::progress_bar::Bar;
 use crate::retention::{DEFAULT_NUMBER, RetentionArgs, Type};
 use crate::{EXIT_DONE, EXIT_USAGE};
 use anyhow::Context;
-use backup_plan::record::ON_DEMAND;
-use backup_plan::retention::Policy;
-use backup_store::backup::{self, RunError, SharedMonitor};
+use backup_plan::record::{ON_DEMAND, is_origin};
+use backup_store::backup::{RunError, Runner};
+use backup_store::disk::Disk;
 use backup_store::repository::{Repository, RepositoryError};
 use jiff::Timestamp;
 use std::path::PathBuf;
@@ -56,6 +56,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         output::error(&problem);
         return Ok(EXIT_USAGE);
     }
+    if !is_origin(&args.origin) {
+        output::error(&format!(
+            "--origin {:?} is not a name that a Backup can have: use small letters, digits, - and .",
+            args.origin
+        ));
+        return Ok(EXIT_USAGE);
+    }
     let policy = match args.retention.policy(args.kind, DEFAULT_NUMBER) {
         Ok(policy) => policy,
         Err(problem) => {
@@ -73,12 +80,21 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         .build()
         .context("starting")?;
     let bar = Bar::new();
-    let monitor: SharedMonitor = Arc::new(bar.clone());
+    let runner = Runner {
+        repository,
+        disk: Disk::default(),
+        now: Timestamp::now,
+        monitor: Arc::new(bar.clone()),
+        tell: {
+            let bar = bar.clone();
+            // Beside the result, which scripts read.
+            Arc::new(move |event| bar.print(&output::one_line(&event.to_string())))
+        },
+    };
     let deadline = Instant::now() + args.lock_timeout;
     let made = runtime.block_on(async {
         loop {
-            let made = backup::run(&repository, &order, &Timestamp::now, &monitor, &|_| {}).await;
-            match made {
+            match runner.run(&order, policy).await {
                 Err(RunError::Repository(RepositoryError::Locked { .. }))
                     if Instant::now() < deadline =>
                 {
@@ -88,24 +104,25 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             }
         }
     });
+    // A disk that hangs must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(200));
     bar.finish();
     let made = made?;
-    if policy != Policy::None {
-        // The backup is there all the same.
-        if let Err(error) = prune(&repository, policy, &args.origin) {
-            output::error(&format!(
-                "the backup was made, older ones were not removed: {error}"
-            ));
-        }
-    }
     let text = match args.output {
         Format::Json => serde_json::to_string_pretty(&made.record)? + "\n",
         Format::Table => {
             let snapshot = &made.record.snapshot;
+            let lacks = made
+                .record
+                .archive_lacks
+                .iter()
+                .map(|what| format!("the archive of control-plane files is not whole: {what}"));
             let warnings: String = made
                 .record
                 .warnings
                 .iter()
+                .cloned()
+                .chain(lacks)
                 .map(|warning| format!("warning: {warning}\n"))
                 .collect();
             format!(
@@ -120,13 +137,4 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     };
     output::print(&text);
     Ok(EXIT_DONE)
-}
-
-fn prune(repository: &Repository, policy: Policy, origin: &str) -> Result<(), RepositoryError> {
-    let lock = repository.lock()?;
-    for removal in backup::prune(repository, &lock, policy, Some(origin))? {
-        // Beside the result, which scripts read.
-        eprintln!("removed {}: {}", removal.name, removal.reason);
-    }
-    Ok(())
 }

@@ -4,7 +4,7 @@ use backup_store::member::{Connection, User};
 use std::path::PathBuf;
 
 /// Certificates and user for a member.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
     /// Certificate authority of the member's certificate, a PEM file

@@ -33,19 +33,27 @@ struct Listed {
     size_bytes: Option<u64>,
     written_bytes: Option<u64>,
     verified: Vec<String>,
+    /// Whether nothing automatic removes it.
+    held: bool,
+    /// What is wrong with one that is unreadable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
 }
 
 impl From<Entry> for Listed {
     fn from(entry: Entry) -> Self {
-        let kind = match entry.kind {
-            Kind::Backup(_) => "backup",
-            Kind::Foreign => "foreign",
-            Kind::Partial => "partial",
+        let (kind, problem) = match &entry.kind {
+            Kind::Backup(_) => ("backup", None),
+            Kind::Unreadable(problem) => ("unreadable", Some(problem.clone())),
+            Kind::Foreign => ("foreign", None),
+            Kind::Partial => ("partial", None),
         };
         let record = entry.record().cloned();
         Listed {
             name: entry.name,
             kind,
+            held: entry.held,
+            problem,
             origin: record.as_ref().map(|record| record.origin.clone()),
             time: record.as_ref().map(|record| record.started_at),
             revision: record.as_ref().map(|record| record.snapshot.revision),
@@ -67,28 +75,40 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     }
     let entries = Repository::open(&args.backup_path)?.entries()?;
     let listed: Vec<_> = entries.into_iter().map(Listed::from).collect();
+    let problems: Vec<_> = listed
+        .iter()
+        .filter_map(|line| {
+            let problem = line.problem.as_ref()?;
+            let text = format!("{} can't be read as a backup: {problem}", line.name);
+            Some(output::one_line(&text))
+        })
+        .collect();
     let text = match args.output {
         Format::Json => serde_json::to_string_pretty(&listed)? + "\n",
         Format::Table => {
             let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
             output::table(
                 [
-                    "NAME", "KIND", "ORIGIN", "REVISION", "SIZE", "WRITTEN", "VERIFIED",
+                    "NAME", "KIND", "ORIGIN", "REVISION", "SIZE", "WRITTEN", "VERIFIED", "HELD",
                 ],
                 listed.into_iter().map(|line| {
                     [
-                        line.name,
+                        output::one_line(&line.name),
                         line.kind.into(),
                         or_dash(line.origin),
                         or_dash(line.revision.map(|revision| revision.to_string())),
                         or_dash(line.size_bytes.map(output::bytes)),
                         or_dash(line.written_bytes.map(output::bytes)),
                         or_dash((!line.verified.is_empty()).then(|| line.verified.join(","))),
+                        or_dash(line.held.then(|| "held".into())),
                     ]
                 }),
             )
         }
     };
     output::print(&text);
+    for problem in problems {
+        output::error(&problem);
+    }
     Ok(EXIT_DONE)
 }

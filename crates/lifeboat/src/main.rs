@@ -9,6 +9,7 @@ mod completions;
 mod connection;
 mod duration;
 mod export;
+mod hold;
 mod list;
 mod listener;
 mod logging;
@@ -55,6 +56,7 @@ enum Command {
     BackupServer(backup_server::Args),
     ClusterBackup(cluster_backup::Args),
     Export(export::Args),
+    Hold(hold::Args),
     List(list::Args),
     Manifests(manifests::Args),
     Operator(operator::Args),
@@ -111,6 +113,7 @@ fn main() -> ExitCode {
         Command::BackupServer(args) => backup_server::run(args),
         Command::ClusterBackup(args) => cluster_backup::run(args),
         Command::Export(args) => export::run(args),
+        Command::Hold(args) => hold::run(args),
         Command::List(args) => list::run(args),
         Command::Manifests(args) => manifests::run(args),
         Command::Operator(args) => operator::run(args),

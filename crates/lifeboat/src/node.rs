@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 /// Which node, and what of it.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Node")]
 pub(crate) struct NodeArgs {
     /// The node's own member; of several the one on this node is taken [default: as the node's files say]

@@ -21,7 +21,33 @@ pub(crate) fn print(text: &str) {
 
 /// Prints an error, beside the results.
 pub(crate) fn error(text: &str) {
+    let text = printable(text);
     let _ = writeln!(std::io::stderr().lock(), "error: {text}");
+}
+
+/// Without what would change how a terminal looks or what a line seems to say. Names in files and in a cluster may be
+/// anybody's. Ends of lines stay.
+fn printable(text: &str) -> String {
+    let is_plain = |char: char| char == '\n' || !(char.is_control() || reorders(char));
+    let mut plain = String::with_capacity(text.len());
+    for char in text.chars() {
+        if is_plain(char) {
+            plain.push(char);
+        } else {
+            plain.extend(char.escape_unicode());
+        }
+    }
+    plain
+}
+
+/// Marks that turn the order of what follows around, and separators that some terminals take for the end of a line.
+fn reorders(char: char) -> bool {
+    matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The same in one line: for what must not look like two.
+pub(crate) fn one_line(text: &str) -> String {
+    printable(text).replace('\n', "\\n")
 }
 
 /// An error and its causes, each said once: many say their cause themselves.
@@ -47,7 +73,7 @@ pub(crate) fn table<const N: usize>(
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.map(|cell| printable(&cell)));
     }
     let mut text: String = table
         .lines()
@@ -67,6 +93,15 @@ pub(crate) fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_somebody_wrote_can_not_forge_a_row_or_command_a_terminal() {
+        let name = "\u{1b}[2Jx\ny\u{202e}";
+        assert_eq!(one_line(name), "\\u{1b}[2Jx\\ny\\u{202e}");
+        let table = table(["NAME"], [[one_line(name)]]);
+        assert_eq!(table.lines().count(), 2, "{table}");
+        assert!(!table.contains('\u{1b}'));
+    }
 
     #[test]
     fn a_cause_is_told_once() {

@@ -21,6 +21,11 @@ impl Bar {
 }
 
 impl Bar {
+    /// Prints a line beside the bar.
+    pub(crate) fn print(&self, line: &str) {
+        self.0.suspend(|| eprintln!("{line}"));
+    }
+
     pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
     }

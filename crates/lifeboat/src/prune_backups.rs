@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// Remove the backups that retention gives up, and nothing else
 ///
 /// Backups of each origin and each cluster are judged for themselves. The newest verified one always stays,
-/// and so does everything that is no backup of ours.
+/// and so does every one that is held, and everything that is no backup of ours.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -62,12 +62,19 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         return Ok(EXIT_FAILED);
     }
     let repository = Repository::open(&args.backup_path)?;
+    let mut problems = Vec::new();
     let removals: Vec<Removal> = if args.dry_run {
         backup::planned_removals(&repository, policy, None)?
     } else {
         let lock = repository.lock()?;
-        repository.sweep(&lock)?;
-        backup::prune(&repository, &lock, policy, None)?
+        let swept = repository.sweep(&lock)?;
+        let pruned = backup::prune(&repository, &lock, policy, None)?;
+        let stuck = swept
+            .stuck
+            .iter()
+            .map(|(name, error)| format!("{name} can't be removed: {error}"));
+        problems.extend(stuck.chain(pruned.failed));
+        pruned.removed
     };
     let gone: Vec<_> = removals.iter().map(|removal| &removal.name).collect();
     let kept: Vec<_> = repository
@@ -83,7 +90,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
                 removed: removals.iter().map(|gone| gone.name.clone()).collect(),
                 reasons: removals
                     .into_iter()
-                    .map(|Removal { name, reason }| (name, reason))
+                    .map(|removal| (removal.name, removal.reason))
                     .collect(),
             };
             serde_json::to_string_pretty(&pruned)? + "\n"
@@ -96,10 +103,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             };
             let lines = removals
                 .iter()
-                .map(|Removal { name, reason }| format!("{done} {name}: {reason}\n"));
+                .map(|removal| format!("{done} {}: {}\n", removal.name, removal.reason));
             lines.collect::<String>() + &format!("{} kept\n", kept.len())
         }
     };
     output::print(&text);
-    Ok(EXIT_DONE)
+    for problem in &problems {
+        output::error(problem);
+    }
+    Ok(if problems.is_empty() {
+        EXIT_DONE
+    } else {
+        EXIT_FAILED
+    })
 }

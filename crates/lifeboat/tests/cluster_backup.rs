@@ -291,8 +291,11 @@ fn what_is_not_ours_is_listed_as_foreign_and_never_touched() {
     std::fs::write(repository.join("notes.txt"), "mine").unwrap();
     std::fs::write(repository.join(".hidden"), "mine").unwrap();
     std::fs::write(repository.join(&newest).join("backup.json"), "{").unwrap();
-    let foreign = ["notes.txt", "mine", &newest, "2020-01-01_000000"];
+    let foreign = ["notes.txt", "mine"];
     assert_eq!(names(&repository, "foreign"), foreign);
+    // What was a backup of ours is said to be one, and is not removed either.
+    let unreadable = [&newest, "2020-01-01_000000"];
+    assert_eq!(names(&repository, "unreadable"), unreadable);
     let output = lifeboat(&[
         "prune-backups",
         "--backup-path",
@@ -313,6 +316,7 @@ fn what_is_not_ours_is_listed_as_foreign_and_never_touched() {
         "1 newer ones are kept"
     );
     assert_eq!(names(&repository, "foreign"), foreign);
+    assert_eq!(names(&repository, "unreadable"), unreadable);
     assert!(repository.join(".hidden").exists());
 }
 

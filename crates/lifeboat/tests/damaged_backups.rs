@@ -23,55 +23,55 @@ use test_support::etcd_server::Server;
 const OUTCOMES: &str = "\
 place           damage     list     verify                       prune    next run
 snapshot header flip       backup   trailer                      oldest   backup, newest whole
-snapshot header truncate   foreign  trailer                      -        backup, both whole
+snapshot header truncate   unreadable trailer                      -        backup, both whole
 snapshot header zero       backup   trailer                      oldest   backup, newest whole
-snapshot header delete     foreign  trailer                      -        backup, both whole
-snapshot header duplicate  foreign  trailer                      -        backup, both whole
+snapshot header delete     unreadable trailer                      -        backup, both whole
+snapshot header duplicate  unreadable trailer                      -        backup, both whole
 meta 0          flip       backup   trailer                      oldest   backup, newest whole
-meta 0          truncate   foreign  trailer                      -        backup, both whole
+meta 0          truncate   unreadable trailer                      -        backup, both whole
 meta 0          zero       backup   trailer                      oldest   backup, newest whole
-meta 0          delete     foreign  trailer                      -        backup, both whole
-meta 0          duplicate  foreign  trailer                      -        backup, both whole
+meta 0          delete     unreadable trailer                      -        backup, both whole
+meta 0          duplicate  unreadable trailer                      -        backup, both whole
 meta 1          flip       backup   trailer                      oldest   backup, newest whole
-meta 1          truncate   foreign  trailer                      -        backup, both whole
+meta 1          truncate   unreadable trailer                      -        backup, both whole
 meta 1          zero       backup   trailer                      oldest   backup, newest whole
-meta 1          delete     foreign  trailer                      -        backup, both whole
-meta 1          duplicate  foreign  trailer                      -        backup, both whole
+meta 1          delete     unreadable trailer                      -        backup, both whole
+meta 1          duplicate  unreadable trailer                      -        backup, both whole
 branch          flip       backup   trailer                      oldest   backup, newest whole
-branch          truncate   foreign  trailer                      -        backup, both whole
+branch          truncate   unreadable trailer                      -        backup, both whole
 branch          zero       backup   trailer                      oldest   backup, newest whole
-branch          delete     foreign  trailer                      -        backup, both whole
-branch          duplicate  foreign  trailer                      -        backup, both whole
+branch          delete     unreadable trailer                      -        backup, both whole
+branch          duplicate  unreadable trailer                      -        backup, both whole
 leaf            flip       backup   trailer                      oldest   backup, newest whole
-leaf            truncate   foreign  trailer                      -        backup, both whole
+leaf            truncate   unreadable trailer                      -        backup, both whole
 leaf            zero       backup   trailer                      oldest   backup, newest whole
-leaf            delete     foreign  trailer                      -        backup, both whole
-leaf            duplicate  foreign  trailer                      -        backup, both whole
+leaf            delete     unreadable trailer                      -        backup, both whole
+leaf            duplicate  unreadable trailer                      -        backup, both whole
 trailer         flip       backup   trailer                      oldest   backup, newest whole
-trailer         truncate   foreign  trailer                      -        backup, both whole
+trailer         truncate   unreadable trailer                      -        backup, both whole
 trailer         zero       backup   trailer                      oldest   backup, newest whole
-trailer         delete     foreign  trailer                      -        backup, both whole
-trailer         duplicate  foreign  trailer                      -        backup, both whole
-record          flip       foreign  files                        -        backup, both whole
-record          truncate   foreign  files                        -        backup, both whole
-record          zero       foreign  files                        -        backup, both whole
-record          delete     foreign  files                        -        backup, both whole
-record          duplicate  foreign  files                        -        backup, both whole
+trailer         delete     unreadable trailer                      -        backup, both whole
+trailer         duplicate  unreadable trailer                      -        backup, both whole
+record          flip       unreadable files                        -        backup, both whole
+record          truncate   unreadable files                        -        backup, both whole
+record          zero       unreadable files                        -        backup, both whole
+record          delete     unreadable files                        -        backup, both whole
+record          duplicate  unreadable files                        -        backup, both whole
 blocks.b3       flip       backup   files                        oldest   backup, newest whole
 blocks.b3       truncate   backup   files                        oldest   backup, newest whole
 blocks.b3       zero       backup   files                        oldest   backup, newest whole
-blocks.b3       delete     foreign  files                        -        backup, both whole
+blocks.b3       delete     unreadable files                        -        backup, both whole
 blocks.b3       duplicate  backup   files                        oldest   backup, newest whole
 archive         flip       backup   files                        oldest   backup, newest whole
 archive         truncate   backup   files                        oldest   backup, newest whole
 archive         zero       backup   files                        oldest   backup, newest whole
-archive         delete     foreign  files                        -        backup, both whole
+archive         delete     unreadable files                        -        backup, both whole
 archive         duplicate  backup   files                        oldest   backup, newest whole
-directory name  flip       foreign  whole                        -        backup, both whole
-directory name  truncate   foreign  whole                        -        backup, both whole
+directory name  flip       unreadable whole                        -        backup, both whole
+directory name  truncate   unreadable whole                        -        backup, both whole
 directory name  zero       foreign  whole                        -        backup, both whole
 directory name  delete     -        can't be read                -        backup, both whole
-directory name  duplicate  foreign  whole                        oldest   backup, newest whole
+directory name  duplicate  unreadable whole                        oldest   backup, newest whole
 ";
 
 const PAGE: usize = 4096;

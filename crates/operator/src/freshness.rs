@@ -3,6 +3,7 @@
 
 use crate::backup::{Outcome, outcome};
 use crate::conditions::{Saying, before};
+use crate::lenient::{self, Lenient};
 use crate::names::{SERVER_APP, SERVER_MANAGER};
 use crate::pods::ROLES;
 use crate::seen::Seen;
@@ -10,7 +11,8 @@ use crate::shape::KindsOf;
 use crate::telling::NodeTold;
 use crate::{Context, gone_is_well, plain};
 use backup_plan::api::{
-    BACKUP_ANNOTATION, Backup, DEFAULT_BACKUP, EtcdBackup, NodeBackup, ValidBackup, validate,
+    BACKUP_ANNOTATION, Backup, DEFAULT_BACKUP, EtcdBackup, NodeBackup, NodeBackupEntry,
+    ValidBackup, validate,
 };
 use backup_plan::cron::Schedule;
 use backup_plan::freshness::{Judgement, NodeView, Verdict, judge, stale_at, sum_up};
@@ -32,7 +34,10 @@ const MANAGER: &str = "etcd-lifeboat-operator-freshness";
 const CONDITION: &str = "Degraded";
 const SETTLE: Duration = Duration::from_millis(500);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
-const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+/// What was judged is judged anew so often, and said with the time: what nobody renews is of then.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
+/// A little less than the time between two looks.
+const RENEWED_EVERY: SignedDuration = SignedDuration::from_secs(290);
 /// What a node that has left has told is kept for so long.
 const LEFT_NODES_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
@@ -45,8 +50,8 @@ const NODES_CATCH_UP: SignedDuration = SignedDuration::from_secs(45);
 struct Memory {
     /// When it was first looked.
     started: Option<Timestamp>,
-    /// By node: its newest proven backup, and when it was seen to be that.
-    advanced: HashMap<String, (String, Timestamp)>,
+    /// By node, also while it tells nothing: how far its backups have come.
+    advanced: HashMap<String, Advance>,
     /// By node: since when it is one of the control plane; of those from before there is its age.
     joined: HashMap<String, Timestamp>,
     /// By `Backup`: the generation of what it says, and when that was seen.
@@ -57,6 +62,68 @@ struct Memory {
     looked: bool,
     /// What was last said where there is no condition for it.
     said: Option<(bool, String)>,
+}
+
+/// What makes a backup newer than another one. A name does not: what was newest before is it again when the newest is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    sequence: i64,
+    revision: i64,
+    /// By the node's clock.
+    finished_at: Timestamp,
+}
+
+impl Mark {
+    fn of(entry: &NodeBackupEntry) -> Self {
+        Mark {
+            sequence: entry.sequence,
+            revision: entry.revision,
+            finished_at: entry.finished_at.parse().unwrap_or(Timestamp::UNIX_EPOCH),
+        }
+    }
+
+    fn is_beyond(&self, other: &Mark) -> bool {
+        self.sequence > other.sequence
+            || self.revision > other.revision
+            || self.finished_at > other.finished_at
+    }
+
+    fn max(&self, other: &Mark) -> Mark {
+        Mark {
+            sequence: self.sequence.max(other.sequence),
+            revision: self.revision.max(other.revision),
+            finished_at: self.finished_at.max(other.finished_at),
+        }
+    }
+}
+
+/// How far a node's backups have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Advance {
+    highest: Mark,
+    /// Of the newest one there is now.
+    shown: Mark,
+    /// When that was seen to be a new one.
+    at: Timestamp,
+}
+
+impl Advance {
+    /// What is shown now, seen at `now`.
+    fn see(&mut self, mark: Mark, now: Timestamp) {
+        if mark.is_beyond(&self.highest) {
+            self.highest = self.highest.max(&mark);
+            self.at = now;
+        } else {
+            // An older one is the newest now. How much older it is, the node's own clock says.
+            let older = self.shown.finished_at.duration_since(mark.finished_at);
+            self.at = self
+                .at
+                .checked_sub(older)
+                .unwrap_or(Timestamp::UNIX_EPOCH)
+                .min(now);
+        }
+        self.shown = mark;
+    }
 }
 
 /// Acts on whatever changes, and on time going by.
@@ -118,6 +185,9 @@ async fn look(
         tell(context, backup, &judged).await?;
     }
     memory.looked = true;
+    context
+        .telling
+        .change(|telling| telling.judged_at = Some(now));
     let is_there = |name: &String| backups.iter().any(|backup| backup.name_any() == *name);
     memory.generations.retain(|name, _| is_there(name));
     context.telling.change(|telling| {
@@ -199,7 +269,8 @@ async fn look_at_nodes(
         verdicts.push((name.as_str(), verdict));
     }
     memory.joined.retain(|name, _| names.contains(name));
-    memory.advanced.retain(|name, _| told.contains_key(name));
+    // A NodeBackup that somebody has removed comes back with what was known already.
+    memory.advanced.retain(|name, _| names.contains(name));
     context.telling.change(|telling| telling.nodes = tellings);
     let mut judged = sum_up(&verdicts);
     let known_from = memory
@@ -247,36 +318,39 @@ impl Memory {
         let status = told.status.as_ref()?;
         let newest = status.last_verified.as_ref()?;
         let name = told.name_any();
-        match self.advanced.get(&name) {
-            Some((known, at)) if *known == newest.name => Some(*at),
-            known => {
-                let at = if known.is_some() || self.looked {
-                    now
-                } else {
-                    known_advance(told, now)?
-                };
-                self.advanced.insert(name, (newest.name.clone(), at));
-                Some(at)
-            }
+        let mark = Mark::of(newest);
+        if let Some(known) = self.advanced.get_mut(&name) {
+            known.see(mark, now);
+            return Some(known.at);
         }
+        let at = known_advance(told, now)?;
+        let advance = Advance {
+            highest: mark,
+            shown: mark,
+            at,
+        };
+        self.advanced.insert(name, advance);
+        Some(at)
     }
 }
 
 /// When a node's newest proven backup became that, as far as it can be known without having watched: the node wrote it when
-/// it had it, unless it has only failed since.
+/// it had it, if it is what its last run has made. Else it is as old as the node says.
 pub(crate) fn known_advance(told: &NodeBackup, now: Timestamp) -> Option<Timestamp> {
     let status = told.status.as_ref()?;
     let newest = status.last_verified.as_ref()?;
-    let written = written_by_node(told).unwrap_or(now);
-    let failing = status
-        .last_attempt
-        .as_ref()
-        .is_some_and(|attempt| !attempt.succeeded);
-    let finished = newest.finished_at.parse().unwrap_or(written);
-    Some(if failing {
-        finished.min(written)
-    } else {
+    let written = written_by_node(told).unwrap_or(now).min(now);
+    let Ok(finished) = newest.finished_at.parse::<Timestamp>() else {
+        return Some(written);
+    };
+    let of_last_run = status.last_attempt.as_ref().is_some_and(|attempt| {
+        let started = attempt.started_at.parse::<Timestamp>();
+        attempt.succeeded && started.is_ok_and(|started| started <= finished)
+    });
+    Some(if of_last_run {
         written
+    } else {
+        finished.min(written)
     })
 }
 
@@ -382,8 +456,8 @@ pub(crate) fn pod_problem(pod: &Pod) -> Option<String> {
 
 /// What is wrong with a node itself.
 async fn node_problem(context: &Context, name: &str) -> Result<Option<String>, kube::Error> {
-    let nodes: Api<Node> = Api::all(context.client.clone());
-    let node = nodes.get_opt(name).await?;
+    let nodes: Api<Lenient<Node>> = Api::all(context.client.clone());
+    let node = lenient::get(&nodes, name).await?;
     let conditions = node.and_then(|node| node.status?.conditions);
     let ready = conditions
         .into_iter()
@@ -477,15 +551,25 @@ async fn tell(context: &Context, backup: &Backup, judged: &Judgement) -> Result<
         .map(|status| status.conditions.clone());
     let conditions = conditions.unwrap_or_default();
     let before = before(&conditions, CONDITION);
-    if saying.is_old(before, generation) {
+    let now = Timestamp::now();
+    let is_old = saying.is_old(before, generation);
+    let judged_at = backup.status.as_ref().and_then(|status| {
+        let judged_at: Timestamp = status.last_judged.as_ref()?.parse().ok()?;
+        Some(judged_at)
+    });
+    let is_renewed = judged_at.is_some_and(|at| now.duration_since(at).abs() < RENEWED_EVERY);
+    if is_old && is_renewed {
         return Ok(());
     }
+    if !is_old {
+        context
+            .announce(&backup.object_ref(&()), before, &saying)
+            .await;
+    }
+    let condition = saying.after(before, generation, now);
+    let judged_at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     context
-        .announce(&backup.object_ref(&()), before, &saying)
-        .await;
-    let condition = saying.after(before, generation, Timestamp::now());
-    context
-        .tell_backup(&name, MANAGER, &condition, json!({}))
+        .tell_backup(&name, MANAGER, &condition, json!({"lastJudged": judged_at}))
         .await
 }
 
@@ -551,6 +635,40 @@ mod tests {
         pod_problem(&serde_json::from_value(pod).unwrap())
     }
 
+    fn mark(sequence: i64, revision: i64, finished_s: i64) -> Mark {
+        Mark {
+            sequence,
+            revision,
+            finished_at: Timestamp::from_second(finished_s).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_newest_backup_that_was_removed_makes_none_of_those_before_it_new() {
+        let second = |second| Timestamp::from_second(second).unwrap();
+        let first = mark(7, 700, 1000);
+        let mut advance = Advance {
+            highest: first,
+            shown: first,
+            // The node's clock is an hour behind.
+            at: second(4600),
+        };
+        let next = mark(8, 800, 1300);
+        advance.see(next, second(4900));
+        assert_eq!(advance.at, second(4900));
+        // The newest is removed: what is shown is as old as it was.
+        advance.see(first, second(5000));
+        assert_eq!(advance.at, second(4600));
+        // It comes back, from another disk, say.
+        advance.see(next, second(5100));
+        assert_eq!(advance.at, second(4900));
+        // On a new disk sequences begin anew; a later time is enough, and so is a higher revision.
+        advance.see(mark(1, 900, 1200), second(5200));
+        assert_eq!(advance.at, second(5200));
+        advance.see(mark(2, 100, 1500), second(5300));
+        assert_eq!(advance.at, second(5300));
+    }
+
     #[test]
     fn what_somebody_else_writes_on_a_node_backup_makes_no_backup_new() {
         let written = |manager: &str, time: &str| json!({"manager": manager, "operation": "Update", "apiVersion": "v1", "time": time});
@@ -562,13 +680,24 @@ mod tests {
                 written("kubectl-label", "2026-11-22T09:00:00Z"),
             ]},
             "spec": {},
-            "status": {"lastVerified": {"name": "b", "finishedAt": "2026-11-22T03:00:00Z"}},
+            "status": {
+                "lastVerified": {"name": "b", "finishedAt": "2026-11-22T03:00:00Z"},
+                "lastAttempt": {"startedAt": "2026-11-22T03:00:00Z", "succeeded": true},
+            },
         }))
         .unwrap();
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         assert_eq!(
             known_advance(&told, at("2026-11-22T10:00:00Z")),
             Some(at("2026-11-22T03:00:05Z"))
+        );
+        // Where the last run has not made what is newest, the node's word counts.
+        let mut removed = told.clone();
+        let status = removed.status.as_mut().unwrap();
+        status.last_verified.as_mut().unwrap().finished_at = "2026-11-22T01:00:00Z".into();
+        assert_eq!(
+            known_advance(&removed, at("2026-11-22T10:00:00Z")),
+            Some(at("2026-11-22T01:00:00Z"))
         );
     }
 

@@ -21,6 +21,7 @@ pub mod events;
 pub mod freshness;
 mod install;
 pub mod lease;
+mod lenient;
 pub mod manifests;
 pub mod names;
 pub mod overview;
@@ -48,6 +49,7 @@ use std::collections::BTreeSet;
 use std::future::{Future, pending};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use telling::Shared;
 use tokio::task::JoinSet;
 
@@ -130,29 +132,12 @@ impl Controllers {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OperatorError {
-    /// The API server refused something without which nothing goes.
-    #[error("{what}: {problem}")]
-    Api {
-        /// What was tried.
-        what: &'static str,
-        /// What the API server says.
-        problem: String,
-    },
     /// Another replica holds the lease now: whoever is left must not write.
     #[error("the lease was lost: {0}")]
     LeaseLost(String),
     /// The cluster is another one than what was started for.
     #[error("a feature gate of the cluster has changed: to be started anew")]
     ShapeChanged,
-}
-
-impl OperatorError {
-    fn api(what: &'static str) -> impl FnOnce(kube::Error) -> Self {
-        move |error| OperatorError::Api {
-            what,
-            problem: plain(&error),
-        }
-    }
 }
 
 /// What all controllers share.
@@ -261,6 +246,34 @@ fn killed_here() {
 #[cfg(not(debug_assertions))]
 fn killed_here() {}
 
+/// The API server is asked again after this, then after twice as long each time.
+const FIRST_AGAIN: Duration = Duration::from_secs(1);
+const LONGEST_AGAIN: Duration = Duration::from_secs(15);
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// Does something without which nothing goes, until it works. After a disaster the API server is away for a while: whoever ended its
+/// process then would be held back for minutes by its kubelet.
+async fn persistently<T, F>(what: &str, attempt: impl Fn() -> F) -> T
+where
+    F: Future<Output = Result<T, kube::Error>>,
+{
+    let mut again = FIRST_AGAIN;
+    let mut said = String::new();
+    loop {
+        let problem = match tokio::time::timeout(ANSWER_WITHIN, attempt()).await {
+            Ok(Ok(done)) => return done,
+            Ok(Err(error)) => plain(&error),
+            Err(_) => "the API server does not answer".into(),
+        };
+        if problem != said {
+            tracing::warn!("{what}: {problem}; tried again until it works");
+            said = problem;
+        }
+        tokio::time::sleep(again).await;
+        again = (again * 2).min(LONGEST_AGAIN);
+    }
+}
+
 /// Runs until the lease is lost; the caller ends the process then, and a new one waits for its turn.
 ///
 /// # Errors
@@ -270,18 +283,15 @@ pub async fn run(
     options: Options,
     telling: Arc<Shared>,
 ) -> Result<(), OperatorError> {
-    let shape = shape::look(&client)
-        .await
-        .map_err(OperatorError::api("look at the cluster"))?;
+    let shape = persistently("looking at the cluster", || shape::look(&client)).await;
     tracing::info!(
         namespace = shape.namespace,
         platform = shape.platform.name(),
         "started as {}",
         options.identity
     );
-    install::namespace(&client, &shape.namespace)
-        .await
-        .map_err(OperatorError::api("make the namespace"))?;
+    let namespace = || install::namespace(&client, &shape.namespace);
+    persistently("making the namespace", namespace).await;
     if shape.external {
         tracing::warn!("{}", shape::ELSEWHERE);
         return pending().await;
@@ -312,10 +322,10 @@ async fn control(context: Arc<Context>) -> Result<(), OperatorError> {
     if !ours && !context.options.automated_backup {
         return pending().await;
     }
-    context
-        .write(install::definitions(&context.client, &context.shape))
-        .await
-        .map_err(OperatorError::api("define the kinds"))?;
+    let define = || context.write(install::definitions(&context.client, &context.shape));
+    persistently("defining the custom resources", define).await;
+    let judges = context.options.controllers.has(freshness::NAME);
+    context.telling.change(|telling| telling.judges = judges);
     // Aborted with the lease.
     let mut tasks = JoinSet::new();
     let chosen = context.options.controllers.clone();
@@ -340,6 +350,7 @@ async fn control(context: Arc<Context>) -> Result<(), OperatorError> {
         &context.client,
         &context.shape.namespace,
         ours,
+        &context.telling,
         &mut watches,
     )
     .await;

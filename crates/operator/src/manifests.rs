@@ -320,6 +320,22 @@ pub fn alerts() -> Value {
             "Either no node has a role label control-plane, master or etcd, or none of them has a member of etcd with a vote.",
         ),
         alert(
+            "EtcdLifeboatNotJudged",
+            "absent(etcd_lifeboat_operator_last_judged_timestamp_seconds) or time() - max(etcd_lifeboat_operator_last_judged_timestamp_seconds) > 900",
+            "5m",
+            "warning",
+            "Nobody judges whether backups of etcd are new enough",
+            "The operator of etcd-lifeboat works and has not looked at the nodes for 15 minutes: its log says what it waits for.",
+        ),
+        alert(
+            "EtcdLifeboatUnreadableObjects",
+            "etcd_lifeboat_operator_unreadable_objects > 0",
+            "5m",
+            "warning",
+            "The operator of etcd-lifeboat can't read {{ $value }} objects of the cluster",
+            "It leaves them out, and works with all others. Its log names them and says why.",
+        ),
+        alert(
             "EtcdLifeboatOptedOut",
             "etcd_lifeboat_operator_opted_out == 1",
             "15m",

@@ -2,6 +2,7 @@
 
 use crate::freshness::{created, known_advance, pod_problem, problem_on};
 use crate::lease;
+use crate::lenient::{self, Lenient};
 use crate::names::{OPERATOR_APP, SERVER_APP};
 use crate::pods::ROLES;
 use crate::shape::{self, KindsOf};
@@ -74,9 +75,10 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
         None => None,
     };
     let all = ListParams::default();
-    let nodes: Api<Node> = Api::all(client.clone());
-    let nodes = nodes.list(&all).await?.items;
-    let told = or_none(Api::<NodeBackup>::all(client.clone()).list(&all).await)?;
+    let nodes: Api<Lenient<Node>> = Api::all(client.clone());
+    let (nodes, mut unreadable) = lenient::list(&nodes, &all).await?;
+    let told: Api<Lenient<NodeBackup>> = Api::all(client.clone());
+    let told = or_none(lenient::list(&told, &all).await, &mut unreadable)?;
     let told: BTreeMap<_, _> = told
         .into_iter()
         .map(|told| (told.name_any(), told))
@@ -85,17 +87,22 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
     let backups = if upstream {
         Vec::new()
     } else {
-        or_none(Api::<Backup>::all(client.clone()).list(&all).await)?
+        let backups: Api<Lenient<Backup>> = Api::all(client.clone());
+        or_none(lenient::list(&backups, &all).await, &mut unreadable)?
     };
     let ours = format!("app in ({SERVER_APP},{OPERATOR_APP})");
     let ours = all.clone().labels(&ours);
-    let pods: Api<Pod> = Api::all(client.clone());
-    let pods: Option<Vec<_>> =
-        allowed(pods.list(&ours).await)?.map(|pods| pods.into_iter().map(Arc::new).collect());
+    let pods: Api<Lenient<Pod>> = match &shape {
+        Some(shape) => Api::namespaced(client.clone(), &shape.namespace),
+        None => Api::all(client.clone()),
+    };
+    let pods: Option<Vec<_>> = allowed(lenient::list(&pods, &ours).await)?
+        .map(|(pods, _)| pods.into_iter().map(Arc::new).collect());
     let default = backups
         .iter()
         .find(|backup| backup.name_any() == DEFAULT_BACKUP);
     let mut problems = problems(&backups);
+    problems.extend(unreadable);
     let servers_run = upstream || default.is_some();
     if !servers_run {
         problems.push(
@@ -103,6 +110,7 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
                 .to_string(),
         );
     }
+    problems.extend(default.and_then(|backup| not_judged(backup, now)));
     problems.extend(
         renewed.and_then(|renewed| {
             operator_problem(renewed, pods.as_deref().unwrap_or_default(), now)
@@ -152,12 +160,16 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
 }
 
 /// A kind that is not there has no objects.
-fn or_none<K: Clone>(
-    listed: Result<kube::core::ObjectList<K>, kube::Error>,
+fn or_none<K>(
+    listed: Result<(Vec<K>, Vec<String>), kube::Error>,
+    unreadable: &mut Vec<String>,
 ) -> Result<Vec<K>, kube::Error> {
     match listed {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
-        listed => listed.map(|list| list.items),
+        listed => listed.map(|(objects, problems)| {
+            unreadable.extend(problems);
+            objects
+        }),
     }
 }
 
@@ -185,6 +197,18 @@ fn problems(backups: &[Backup]) -> Vec<String> {
         );
     }
     problems
+}
+
+/// A judgement that nobody has renewed says how it was then.
+fn not_judged(backup: &Backup, now: Timestamp) -> Option<String> {
+    const RENEWED_WITHIN: SignedDuration = SignedDuration::from_mins(15);
+    let judged_at = backup.status.as_ref()?.last_judged.as_ref()?;
+    let age = now.duration_since(judged_at.parse::<Timestamp>().ok()?);
+    (age > RENEWED_WITHIN).then(|| {
+        format!(
+            "Backup {DEFAULT_BACKUP} was last judged at {judged_at}: its conditions say how it was then. Look at Deployment {OPERATOR_APP}"
+        )
+    })
 }
 
 /// What is wrong with the operator, by the lease of the one that works.

@@ -1,7 +1,9 @@
 //! What the operator sees of the cluster: one watch a kind, kept in memory. Whoever decides looks here first, and
 //! asks the API server for what is not watched, or where a mistake would remove something.
 
+use crate::lenient::Lenient;
 use crate::names::{CRON_APP, JOB_APP, SERVER_APP};
+use crate::telling::Shared;
 use crate::watch_again::{Complaint, WatchAgain};
 use crate::{Context, plain};
 use backup_plan::api::{Backup, EtcdBackup, NodeBackup};
@@ -52,6 +54,7 @@ impl Seen {
         client: &Client,
         namespace: &str,
         ours: bool,
+        telling: &Arc<Shared>,
         tasks: &mut JoinSet<()>,
     ) -> Arc<Seen> {
         let changes = watch::Sender::new(0);
@@ -59,17 +62,18 @@ impl Seen {
             watcher::Config::default().labels(&format!("app in ({})", apps.join(",")))
         };
         let all = watcher::Config::default;
-        let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
-        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let nodes: Api<PartialObjectMeta<Node>> = Api::all(client.clone());
+        let jobs: Api<Lenient<Job>> = Api::namespaced(client.clone(), namespace);
+        let pods: Api<Lenient<Pod>> = Api::namespaced(client.clone(), namespace);
+        let nodes: Api<Lenient<PartialObjectMeta<Node>>> = Api::all(client.clone());
         let mut keep = Keep {
             changes: &changes,
+            telling,
             tasks,
         };
-        let node_backups: Api<NodeBackup> = Api::all(client.clone());
+        let node_backups: Api<Lenient<NodeBackup>> = Api::all(client.clone());
         let (backups, requests) = if ours {
-            let backups: Api<Backup> = Api::all(client.clone());
-            let requests: Api<EtcdBackup> = Api::all(client.clone());
+            let backups: Api<Lenient<Backup>> = Api::all(client.clone());
+            let requests: Api<Lenient<EtcdBackup>> = Api::all(client.clone());
             (
                 keep.stripped(watcher(backups, all())).await,
                 keep.stripped(watcher(requests, all())).await,
@@ -175,19 +179,47 @@ impl<K, S> Events<K> for S where
 {
 }
 
+/// What can be read of an event; of what can't be, it is told which object that is.
+fn readable<K: Watched>(
+    event: watcher::Event<Lenient<K>>,
+    telling: &Shared,
+) -> Option<watcher::Event<K>> {
+    let look = |object: Lenient<K>| {
+        telling.readable(
+            &K::kind(&K::DynamicType::default()),
+            &object.name_any(),
+            object.problem(),
+        );
+        object.object.ok()
+    };
+    Some(match event {
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitApply(object) => watcher::Event::InitApply(look(object)?),
+        watcher::Event::InitDone => watcher::Event::InitDone,
+        watcher::Event::Apply(object) => watcher::Event::Apply(look(object)?),
+        watcher::Event::Delete(object) => watcher::Event::Delete(object.object.ok()?),
+    })
+}
+
 struct Keep<'k> {
     changes: &'k watch::Sender<u64>,
+    telling: &'k Arc<Shared>,
     tasks: &'k mut JoinSet<()>,
 }
 
 impl Keep<'_> {
-    fn now<K: Watched>(&mut self, stream: impl Events<K>) -> Store<K> {
+    fn now<K: Watched>(&mut self, stream: impl Events<Lenient<K>>) -> Store<K> {
         let (store, writer) = reflector::store();
         let changes = self.changes.clone();
         let complaint = Complaint::default();
+        let telling = self.telling.clone();
         self.tasks.spawn(async move {
             let mut events = stream
                 .backoff(WatchAgain::default())
+                .filter_map(move |event| {
+                    let event = event.map(|event| readable(event, &telling)).transpose();
+                    std::future::ready(event)
+                })
                 .reflect(writer)
                 .boxed();
             while let Some(event) = events.next().await {
@@ -204,7 +236,7 @@ impl Keep<'_> {
         store
     }
 
-    async fn first_seen<K: Watched>(&mut self, stream: impl Events<K>) -> Store<K> {
+    async fn first_seen<K: Watched>(&mut self, stream: impl Events<Lenient<K>>) -> Store<K> {
         let store = self.now(stream);
         // It is dropped only with everything else.
         let _ = store.wait_until_ready().await;
@@ -212,7 +244,7 @@ impl Keep<'_> {
     }
 
     /// Without what takes half the memory and is of no use here.
-    async fn stripped<K: Watched>(&mut self, stream: impl Events<K>) -> Store<K> {
+    async fn stripped<K: Watched>(&mut self, stream: impl Events<Lenient<K>>) -> Store<K> {
         self.first_seen(stream.modify(|object| object.managed_fields_mut().clear()))
             .await
     }

@@ -1,5 +1,6 @@
 //! What kind of cluster it is, and what follows from that.
 
+use crate::lenient::{self, Lenient};
 use crate::manifests::Install;
 use crate::watch_again::WatchAgain;
 use futures::StreamExt;
@@ -87,9 +88,9 @@ pub async fn look(client: &Client) -> Result<Shape, kube::Error> {
     } else {
         (None, None)
     };
-    let nodes: Api<Node> = Api::all(client.clone());
-    let one = nodes.list(&ListParams::default().limit(1)).await?;
-    let kubelet = one.items.first().and_then(|node| {
+    let nodes: Api<Lenient<Node>> = Api::all(client.clone());
+    let (some, _) = lenient::list(&nodes, &ListParams::default().limit(10)).await?;
+    let kubelet = some.first().and_then(|node| {
         let info = node.status.as_ref()?.node_info.as_ref()?;
         Some(info.kubelet_version.clone())
     });

@@ -37,6 +37,12 @@ pub struct Telling {
     pub nodes: BTreeMap<String, NodeTold>,
     /// `EtcdBackup`s by what came of them, as they are in the cluster.
     pub requests: BTreeMap<&'static str, u64>,
+    /// Whether this replica judges how old backups are.
+    pub judges: bool,
+    /// When it last did.
+    pub judged_at: Option<Timestamp>,
+    /// Objects of the cluster that can't be read, by kind and name, and why.
+    pub unreadable: BTreeMap<String, String>,
     /// Writes that the API server refused or did not answer, by controller.
     pub errors: BTreeMap<&'static str, u64>,
 }
@@ -58,6 +64,22 @@ impl Shared {
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Telling)) {
         change(&mut self.lock());
+    }
+
+    /// Remembers whether an object can be read; one that can't be is told once.
+    pub(crate) fn readable(&self, kind: &str, name: &str, problem: Option<(String, String)>) {
+        let key = format!("{kind}/{name}");
+        self.change(|telling| match problem {
+            Some((_, problem)) => {
+                if telling.unreadable.insert(key.clone(), problem.clone()).as_ref() != Some(&problem)
+                {
+                    tracing::error!(
+                        "{key} can't be read and is left out: {problem}; look at it with kubectl get -o yaml"
+                    );
+                }
+            }
+            None => drop(telling.unreadable.remove(&key)),
+        });
     }
 
     pub(crate) fn error(&self, controller: &'static str) {

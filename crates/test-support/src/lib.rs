@@ -11,6 +11,8 @@ pub mod etcd_binaries;
 pub mod etcd_client;
 pub mod etcd_content;
 pub mod etcd_server;
+pub mod etcd_start;
+pub mod faulty_disk;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod lying_member;

@@ -23,8 +23,11 @@ impl ScratchDir {
     pub fn create(prefix: &str) -> ScratchDir {
         clear_left(prefix);
         let dir = tempfile::Builder::new().prefix(prefix).tempdir().unwrap();
-        let lock = File::create(dir.path().join(LOCK)).unwrap();
+        // It has its name only when it is locked: before that another thread would take the folder for one that was left.
+        let unnamed = dir.path().join(".new");
+        let lock = File::create(&unnamed).unwrap();
         lock.lock().unwrap();
+        std::fs::rename(unnamed, dir.path().join(LOCK)).unwrap();
         ScratchDir { dir, _lock: lock }
     }
 

@@ -32,6 +32,8 @@ pub trait Visitor {
 pub struct Entry<'a> {
     /// The key.
     pub key: &'a [u8],
+    /// Whether it is a nested bucket.
+    pub is_bucket: bool,
     /// The value; nothing for a nested bucket, as bbolt's own cursor has it.
     pub value: Value<'a>,
     /// The page it is on.
@@ -416,6 +418,7 @@ impl<'f> Walk<'_, 'f> {
             (2, _) => {
                 let entry = Entry {
                     key,
+                    is_bucket: root.is_some(),
                     value: if root.is_some() {
                         Value::whole(b"")
                     } else {

@@ -3,12 +3,15 @@
 //! A visitor of the structural check, so that content costs no second pass.
 
 use super::keys::{KeyHasher, KeyObserver, KeyRecord, Keys};
+use super::start::{self, Problem};
 use super::{DecodeError, KEY_BUCKET, KeyValue, LEASE_BUCKET, META_BUCKET, RecordKey, Revision};
 use crate::bolt::{Bolt, CursorError, Entry, Visitor};
 use crate::finding::{Finding, Findings, printable};
-use crate::mvcc::key_value::varint;
 use crate::{Failure, ScratchSource};
 use crc32c::crc32c_append;
+
+/// Leaves room for a restore that raises all revisions; etcd dies when it comes to the largest there is.
+const MAX_REVISION: i64 = 1 << 62;
 
 /// What a database holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +44,12 @@ enum Bucket {
     Meta,
     Cluster,
     Members,
+    MembersRemoved,
     Alarm,
     Lease,
+    Auth,
+    AuthUsers,
+    AuthRoles,
     Other,
 }
 
@@ -181,6 +188,17 @@ impl<'s> Content<'s> {
                 return Ok(());
             }
         };
+        // The mark of a deletion is no part of the order: both would be the same change.
+        if self.last == Some(revision) {
+            tell(format!(
+                "record of revision {revision}: there are two of it"
+            ));
+        }
+        if revision.main > MAX_REVISION {
+            tell(format!(
+                "record of revision {revision}: no cluster comes that far, and etcd could write no more"
+            ));
+        }
         self.last = Some(revision);
         self.records += 1;
         // What a restore with a revision bump leaves: a record of its own kind, for the empty key.
@@ -251,6 +269,11 @@ impl<'s> Content<'s> {
             },
             name @ (b"scheduledCompactRev" | b"finishedCompactRev") => {
                 match RecordKey::parse(value) {
+                    Ok(key) if key.revision.main > MAX_REVISION => tell(format!(
+                        "{} is {}: no cluster comes that far, and etcd could write no more",
+                        printable(name),
+                        key.revision.main
+                    )),
                     Ok(key) if name == b"scheduledCompactRev" => {
                         self.scheduled_compact = Some(key.revision.main);
                     }
@@ -258,7 +281,15 @@ impl<'s> Content<'s> {
                     Err(error) => tell(format!("{}: {error}", printable(name))),
                 }
             }
-            b"storageVersion" => self.storage_version = Some(printable(value)),
+            b"term" if value.len() != 8 => {
+                tell(format!("term has {} bytes, expected 8", entry.value.len()));
+            }
+            b"storageVersion" => {
+                self.storage_version = Some(printable(value));
+                if let Err(problem) = start::storage_version(value) {
+                    self.tell(entry, problem);
+                }
+            }
             _ => {}
         }
     }
@@ -269,6 +300,10 @@ impl<'s> Content<'s> {
             id: u64,
         }
         self.members += 1;
+        if let Err(problem) = start::member_id(entry.key) {
+            self.tell(entry, problem);
+            return;
+        }
         let value = entry.value.in_memory().unwrap_or_default();
         let problem = match serde_json::from_slice::<Member>(value) {
             Ok(Member { id }) if format!("{id:x}").as_bytes() == entry.key => return,
@@ -282,32 +317,62 @@ impl<'s> Content<'s> {
         );
     }
 
-    fn alarm(&mut self, entry: &Entry<'_>) {
-        // AlarmMember: 1 the member's id, 2 the alarm.
-        let mut fields = entry.key;
-        let (mut member, mut alarm) = (0, 0);
-        while let Some((tag, rest)) = varint(fields)
-            && let Some((number, rest)) = varint(rest)
-        {
-            match tag {
-                0x08 => member = number,
-                0x10 => alarm = number,
-                _ => {}
-            }
-            fields = rest;
+    /// What etcd decodes at its start. Its own limit for a request is far below what is read here.
+    fn decoded_at_start(&mut self, bucket: Bucket, entry: &mut Entry<'_>) -> Result<(), Failure> {
+        const MAX_BYTES: u64 = 16 << 20;
+        let (key, len) = (entry.key, entry.value.len());
+        let mut value = Vec::new();
+        if len <= MAX_BYTES {
+            entry
+                .value
+                .pieces(0, len, |piece| value.extend_from_slice(piece))?;
+        } else {
+            let problem = format!("a value of {len} bytes, expected {MAX_BYTES} at most");
+            self.tell(entry, Problem::Error(problem));
+            return Ok(());
         }
-        let name = match alarm {
-            1 => "NOSPACE (the database reached its quota)".to_string(),
-            2 => "CORRUPT (this member's data differs from the others')".to_string(),
-            other => format!("number {other}"),
+        let judged = match bucket {
+            Bucket::Lease => start::lease(key, &value),
+            Bucket::Auth => start::auth(key, &value),
+            Bucket::AuthUsers => start::user(key, &value),
+            Bucket::AuthRoles => start::role(key, &value),
+            Bucket::MembersRemoved => start::member_id(key),
+            Bucket::Alarm => {
+                start::alarm(key).and_then(|(member, alarm)| Err(raised(member, alarm)))
+            }
+            _ => {
+                if key == b"clusterVersion" {
+                    self.cluster_version = Some(printable(&value));
+                }
+                start::cluster(key, &value)
+            }
+        };
+        if let Err(problem) = judged {
+            self.tell(entry, problem);
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, entry: &Entry<'_>, problem: Problem) {
+        let finding = match problem {
+            Problem::Error(problem) => Finding::error(problem),
+            Problem::Warning(problem) => Finding::error(problem).as_warning(),
         };
         self.findings.push(
-            Finding::error(format!("an alarm is raised for member {member:x}: {name}"))
-                .as_warning()
+            finding
                 .on_page(entry.page, entry.offset_bytes)
                 .in_bucket(&self.bucket_name),
         );
     }
+}
+
+fn raised(member: u64, alarm: u64) -> Problem {
+    let name = match alarm {
+        1 => "NOSPACE (the database reached its quota)".to_string(),
+        2 => "CORRUPT (this member's data differs from the others')".to_string(),
+        other => format!("number {other}"),
+    };
+    Problem::Warning(format!("an alarm is raised for member {member:x}: {name}"))
 }
 
 impl Visitor for Content<'_> {
@@ -319,7 +384,11 @@ impl Visitor for Content<'_> {
             LEASE_BUCKET => Bucket::Lease,
             b"cluster" => Bucket::Cluster,
             b"members" => Bucket::Members,
+            b"members_removed" => Bucket::MembersRemoved,
             b"alarm" => Bucket::Alarm,
+            b"auth" => Bucket::Auth,
+            b"authUsers" => Bucket::AuthUsers,
+            b"authRoles" => Bucket::AuthRoles,
             _ => Bucket::Other,
         };
         self.bucket_name = name.to_vec();
@@ -334,23 +403,19 @@ impl Visitor for Content<'_> {
             .value
             .pieces(0, len, |piece| hash = crc32c_append(hash, piece))?;
         self.status_hash = hash;
+        if entry.is_bucket {
+            let name = printable(entry.key);
+            let problem =
+                format!("a bucket \"{name}\" inside a bucket, where etcd has values only");
+            self.tell(&entry, Problem::Error(problem));
+            return Ok(());
+        }
         match self.bucket {
             Bucket::Key => self.record(&mut entry)?,
             Bucket::Meta => self.meta(&entry),
             Bucket::Members => self.member(&entry),
-            Bucket::Alarm => self.alarm(&entry),
-            Bucket::Cluster if entry.key == b"clusterVersion" => {
-                self.cluster_version = entry.value.in_memory().map(printable);
-            }
-            Bucket::Lease if entry.key.len() != 8 => self.findings.push(
-                Finding::error(format!(
-                    "a lease id of {} bytes, expected 8",
-                    entry.key.len()
-                ))
-                .on_page(entry.page, entry.offset_bytes)
-                .in_bucket(LEASE_BUCKET),
-            ),
-            Bucket::Cluster | Bucket::Lease | Bucket::Other => {}
+            Bucket::Other => {}
+            small => self.decoded_at_start(small, &mut entry)?,
         }
         Ok(())
     }

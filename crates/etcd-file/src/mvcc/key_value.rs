@@ -3,6 +3,7 @@
 //! Read by hand and in place: a value may be longer than what is in memory, and only numbers and the
 //! place of the key are wanted of it.
 
+use super::wire::{MAX_FIELD, varint};
 use crate::Failure;
 use crate::bolt::Value;
 use std::ops::Range;
@@ -69,8 +70,8 @@ impl KeyValue {
             let number = varint(rest);
             let behind = |rest: &[u8]| at + (head.len() - rest.len()) as u64;
             let (wire_type, field) = (tag & 7, tag >> 3);
-            if field == 0 {
-                return Err(malformed("field number 0"));
+            if !(1..=MAX_FIELD).contains(&field) {
+                return Err(malformed("a field number that none can have"));
             }
             if matches!(field, 1 | 5) != (wire_type == BYTES) && field <= 6
                 || matches!(field, 2 | 3 | 4 | 6) && wire_type != VARINT
@@ -121,24 +122,6 @@ impl KeyValue {
     }
 }
 
-/// A base-128 number and what is behind it.
-pub(crate) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    const MAX_BYTES: usize = 10;
-    let mut number = 0u64;
-    for (index, byte) in bytes.iter().take(MAX_BYTES).enumerate() {
-        let bits = u64::from(byte & 0x7f);
-        // The tenth byte has room for one bit.
-        if index == MAX_BYTES - 1 && bits > 1 {
-            return None;
-        }
-        number |= bits << (7 * index);
-        if byte & 0x80 == 0 {
-            return Some((number, bytes.get(index + 1..)?));
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,7 +170,8 @@ mod tests {
             (b"\x10", "a cut number"),
             (b"\x10\x80", "a cut number"),
             (b"\x80", "without its number"),
-            (b"\x02\x00", "field number 0"),
+            (b"\x02\x00", "that none can have"),
+            (b"\x80\x80\x80\x80\x10\x01", "that none can have"),
             (b"\x08\x01", "another type"),
             (b"\x12\x00", "another type"),
             (b"\x49\0\0", "longer than the record"),

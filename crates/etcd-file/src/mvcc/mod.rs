@@ -7,6 +7,8 @@ mod hash_kv;
 mod key_value;
 mod keys;
 mod revision;
+mod start;
+mod wire;
 
 pub use content::{Content, Summary};
 pub use hash_kv::{HashKvError, hash_kv};

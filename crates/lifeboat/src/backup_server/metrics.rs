@@ -1,7 +1,7 @@
 //! What is observed, as metrics. `docs/metrics.md` explains each.
 
 use super::observed::View;
-use super::serve::NODE_UNKNOWN;
+use super::serve::{NO_ETCD, NODE_UNKNOWN};
 use crate::openmetrics::{Metrics, flag, number, seconds};
 use backup_store::backup::RunError;
 use prometheus_client::collector::Collector;
@@ -15,7 +15,7 @@ fn reasons() -> impl Iterator<Item = &'static str> {
     RunError::REASONS
         .into_iter()
         .filter(|reason| *reason != "stopped")
-        .chain([NODE_UNKNOWN])
+        .chain([NODE_UNKNOWN, NO_ETCD])
 }
 
 impl Collector for View {
@@ -63,6 +63,14 @@ impl View {
             "failures_in_a_row",
             "Runs that failed since the last one that made a backup",
             number(attempts.failures_in_a_row),
+        )?;
+        out.family(
+            "backups_given_up",
+            "Proven backups that were removed to make room for newer ones, since the start",
+            [(
+                [("reason", "disk-short")],
+                ConstCounter::new(attempts.given_up),
+            )],
         )?;
         out.time(
             "last_attempt_timestamp_seconds",
@@ -170,6 +178,24 @@ impl View {
                     ];
                     (labels, ConstGauge::new(*count))
                 }),
+        )?;
+        out.gauge(
+            "unreadable_backups",
+            "Backups whose record or files are damaged or missing",
+            number(self.kept.unreadable.len() as u64),
+        )?;
+        out.gauge(
+            "held_backups",
+            "Backups that somebody holds, so that nothing automatic removes them",
+            number(self.kept.held),
+        )?;
+        out.gauge(
+            "archive_whole",
+            "Whether the newest proven backup has all control-plane files",
+            self.kept
+                .newest
+                .as_ref()
+                .and_then(|newest| flag(newest.archive_lacks.is_empty())),
         )?;
         out.gauge(
             "cluster_changed",

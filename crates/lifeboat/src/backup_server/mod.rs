@@ -16,6 +16,7 @@ use anyhow::Context;
 use backup_plan::agenda::Agenda;
 use backup_plan::cron::Schedule;
 use backup_plan::retention::Policy;
+use backup_store::disk::Disk;
 use backup_store::repository::DEFAULT_ROOT;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -123,6 +124,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             args: &args,
             policy,
             stop,
+            disk: Disk::default(),
             observed,
         }
         .serve(agenda)

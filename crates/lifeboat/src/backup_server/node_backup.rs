@@ -1,17 +1,18 @@
 //! In a cluster: what the server knows, as its node's `NodeBackup`, and Events of what changes for the worse or the
 //! better. Without an API server backups go on; when it is back it is told how things are then.
 
-use super::observed::{Observed, View};
-use super::serve::NODE_UNKNOWN;
+use super::observed::{KeptBackup, Observed, View};
+use super::serve::NO_ETCD;
 use backup_plan::api::{Attempt, NodeBackup, NodeBackupEntry, NodeBackupStatus, NodeMember};
-use backup_plan::record::Record;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Config, Resource};
 use operator::events::Events;
 use operator::names::SERVER_MANAGER;
 use operator::plain;
 use serde_json::json;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,12 +38,20 @@ pub(super) async fn tell(node: String, observed: Arc<Observed>) {
         events: Events::new(&client, SERVER_MANAGER, &node, "Backup"),
         node,
         told: None,
+        object: None,
+        told_given_up: 0,
     };
     let mut looks = observed.looks();
     let mut retry = FIRST_RETRY;
     loop {
         let status = status(&observed);
-        match tokio::time::timeout(ANSWER_WITHIN, teller.bring(status)).await {
+        let (given_up, news) = observed.given_up();
+        let bringing = async {
+            teller.bring(status).await?;
+            teller.bring_news(given_up, news).await;
+            Ok::<_, kube::Error>(())
+        };
+        match tokio::time::timeout(ANSWER_WITHIN, bringing).await {
             Ok(Ok(())) => {
                 retry = FIRST_RETRY;
                 if looks.changed().await.is_err() {
@@ -72,9 +81,25 @@ struct Teller {
     node: String,
     /// What the API server has heard.
     told: Option<NodeBackupStatus>,
+    /// What events are about.
+    object: Option<ObjectReference>,
+    /// So many backups that were given up were an event.
+    told_given_up: u64,
 }
 
 impl Teller {
+    /// An event for each backup that was given up since the last time.
+    async fn bring_news(&mut self, given_up: u64, news: VecDeque<String>) {
+        let Some(object) = &self.object else {
+            return;
+        };
+        let new = usize::try_from(given_up - self.told_given_up).unwrap_or(usize::MAX);
+        for note in news.iter().skip(news.len().saturating_sub(new)) {
+            self.events.warning(object, "BackupGivenUp", note).await;
+        }
+        self.told_given_up = given_up;
+    }
+
     /// Brings the API server to know this.
     async fn bring(&mut self, status: NodeBackupStatus) -> Result<(), kube::Error> {
         if self.told.as_ref() == Some(&status) {
@@ -113,6 +138,7 @@ impl Teller {
             }
             None => {}
         }
+        self.object = Some(object);
         self.told = Some(status);
         Ok(())
     }
@@ -161,6 +187,7 @@ fn status(observed: &Observed) -> NodeBackupStatus {
         problem: problem(&view),
         next_due: view.next_due.map(|due| due.to_string()),
         kept: signed(kept),
+        unreadable: signed(view.kept.unreadable.len() as u64),
         backups: view.kept.entries.iter().map(entry).collect(),
     }
 }
@@ -169,7 +196,7 @@ fn status(observed: &Observed) -> NodeBackupStatus {
 fn member(view: &View) -> NodeMember {
     match view.attempts.reason {
         Some("learner") => NodeMember::Learner,
-        Some(NODE_UNKNOWN) => NodeMember::None,
+        Some(NO_ETCD) => NodeMember::None,
         _ if view.attempts.successes > 0 || view.kept.newest.is_some() => NodeMember::Voter,
         _ => NodeMember::Unknown,
     }
@@ -181,7 +208,7 @@ fn attempt(view: &View) -> Option<Attempt> {
         started_at: to_the_second(attempts.last_ended?),
         succeeded: attempts.problem.is_none(),
         reason: attempts.reason.unwrap_or_default().into(),
-        message: attempts.problem.clone().unwrap_or_default(),
+        message: short(attempts.problem.clone().unwrap_or_default()),
         failures_in_a_row: signed(attempts.failures_in_a_row),
     })
 }
@@ -196,18 +223,59 @@ fn problem(view: &View) -> Option<String> {
     }
     let kept = view.kept.problem.clone();
     kept.or(view.attempts.problem.clone())
+        .or_else(|| archive_problem(view))
+        .or_else(|| unreadable_problem(view))
+        .map(short)
 }
 
-fn entry((name, record): &(String, Record)) -> NodeBackupEntry {
+fn archive_problem(view: &View) -> Option<String> {
+    let lacks = &view.kept.newest.as_ref()?.archive_lacks;
+    let first = lacks.first()?;
+    Some(format!(
+        "the newest backup lacks control-plane files, which a restore on a new machine needs: {first}"
+    ))
+}
+
+fn unreadable_problem(view: &View) -> Option<String> {
+    let (name, problem) = view.kept.unreadable.first()?;
+    Some(format!(
+        "{} of the backups can't be read as such: {name}: {problem}; copy what you need of it and remove it by hand",
+        view.kept.unreadable.len()
+    ))
+}
+
+/// A string in a `NodeBackup`: each has a limit, so that the whole has one.
+fn short(text: String) -> String {
+    const MAX_CHARS: usize = 1024;
+    if text.chars().count() <= MAX_CHARS {
+        return text;
+    }
+    text.chars().take(MAX_CHARS).chain(['…']).collect()
+}
+
+fn entry(kept: &KeptBackup) -> NodeBackupEntry {
+    // Records are read from a disk: none of their strings is as long as it likes.
+    const MAX_CHARS: usize = 253;
+    let short = |text: &str| text.chars().take(MAX_CHARS).collect::<String>();
+    let record = &kept.record;
+    let snapshot = format!("snapshot_{}.db", kept.name);
     NodeBackupEntry {
-        name: name.clone(),
-        origin: record.origin.clone(),
+        name: kept.name.clone(),
+        origin: short(&record.origin),
         finished_at: to_the_second(record.finished_at),
         revision: record.snapshot.revision,
         keys: signed(record.snapshot.total_keys),
         size_bytes: signed(record.snapshot.size_bytes),
-        cluster_id: record.member.cluster_id.clone(),
-        verified: record.verified.clone(),
+        cluster_id: short(&record.member.cluster_id),
+        verified: record
+            .verified
+            .iter()
+            .take(8)
+            .map(|level| short(level))
+            .collect(),
+        sequence: signed(record.sequence),
+        sha256: record.sha256.get(&snapshot).map(|sha256| short(sha256)),
+        held: kept.held,
     }
 }
 

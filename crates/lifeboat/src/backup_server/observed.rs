@@ -6,16 +6,19 @@ use crate::openmetrics;
 use backup_plan::api::NODE_BACKUP_ENTRIES;
 use backup_plan::cron::Schedule;
 use backup_plan::record::Record;
-use backup_store::repository::{Entry, Repository, RepositoryError, Space};
+use backup_store::backup::RunEvent;
+use backup_store::repository::{Entry, Kind, Repository, RepositoryError, Space};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
+/// So many backups that were given up are kept in mind, for who has not heard of them yet.
+const NEWS: usize = 16;
 /// The repository is looked at this often, and after each run.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -47,6 +50,18 @@ pub(super) struct Attempts {
     pub(super) reason: Option<&'static str>,
     /// Of the last attempt, if it failed.
     pub(super) problem: Option<String>,
+    /// Proven backups that were given up to make room.
+    pub(super) given_up: u64,
+    /// What was said of the newest of them.
+    pub(super) news_of_given_up: VecDeque<String>,
+}
+
+/// A proven backup.
+#[derive(Debug, Clone)]
+pub(super) struct KeptBackup {
+    pub(super) name: String,
+    pub(super) held: bool,
+    pub(super) record: Record,
 }
 
 /// In the repository, whichever process put it there.
@@ -55,11 +70,14 @@ pub(super) struct Kept {
     /// The newest proven backup.
     pub(super) newest: Option<Record>,
     /// The newest proven backups, by name.
-    pub(super) entries: Vec<(String, Record)>,
+    pub(super) entries: Vec<KeptBackup>,
     /// When this server's newest backup was complete.
     pub(super) last_success: Option<Timestamp>,
     /// Proven backups by origin and cluster id.
     pub(super) lineages: BTreeMap<(String, String), u64>,
+    /// Backups of ours that can't be read as such, by name, and why.
+    pub(super) unreadable: Vec<(String, String)>,
+    pub(super) held: u64,
     pub(super) space: Option<Space>,
     /// Why nothing is known of it.
     pub(super) problem: Option<String>,
@@ -129,6 +147,30 @@ impl Observed {
         attempts.reason = Some(reason);
         attempts.problem = Some(problem);
         self.changed.notify_one();
+    }
+
+    /// Hears what happens in a run.
+    pub(super) fn hear(&self, event: &RunEvent) {
+        if event.is_warning() {
+            tracing::warn!("{event}");
+        } else {
+            tracing::info!("{event}");
+        }
+        if matches!(event, RunEvent::GivenUp(_)) {
+            let attempts = &mut self.state().0;
+            attempts.given_up += 1;
+            attempts.news_of_given_up.push_back(event.to_string());
+            while attempts.news_of_given_up.len() > NEWS {
+                attempts.news_of_given_up.pop_front();
+            }
+            self.changed.notify_one();
+        }
+    }
+
+    /// How many proven backups were given up to make room, and what was said of the newest of them.
+    pub(super) fn given_up(&self) -> (u64, VecDeque<String>) {
+        let attempts = &self.state().0;
+        (attempts.given_up, attempts.news_of_given_up.clone())
     }
 
     /// Keeps what is known of the repository new. A disk that hangs keeps one thread, and no more.
@@ -203,6 +245,10 @@ fn kept(entries: &[Entry]) -> Kept {
     let mut kept = Kept::default();
     // Newest first.
     for entry in entries {
+        if let Kind::Unreadable(problem) = &entry.kind {
+            kept.unreadable.push((entry.name.clone(), problem.clone()));
+        }
+        kept.held += u64::from(entry.held);
         let (Some(record), Some(candidate)) = (entry.record(), entry.candidate()) else {
             continue;
         };
@@ -218,7 +264,11 @@ fn kept(entries: &[Entry]) -> Kept {
         }
         kept.newest.get_or_insert_with(|| record.clone());
         if kept.entries.len() < NODE_BACKUP_ENTRIES {
-            kept.entries.push((entry.name.clone(), record.clone()));
+            kept.entries.push(KeptBackup {
+                name: entry.name.clone(),
+                held: entry.held,
+                record: record.clone(),
+            });
         }
     }
     kept

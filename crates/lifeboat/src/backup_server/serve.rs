@@ -6,8 +6,9 @@ use crate::stop::{Stop, UntilStopped};
 use backup_plan::agenda::{Agenda, Next, retry_delay};
 use backup_plan::retention::Policy;
 use backup_plan::turns;
-use backup_store::backup::{self, RunError, SharedMonitor};
-use backup_store::member::Member;
+use backup_store::backup::{Order, RunError, RunEvent, Runner};
+use backup_store::disk::Disk;
+use backup_store::member::{Member, MemberError};
 use backup_store::progress::Silent;
 use backup_store::repository::Repository;
 use jiff::Timestamp;
@@ -17,13 +18,16 @@ use std::time::Duration;
 /// After a signal a run has so long to clean up; what it leaves is swept by the next one.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
 
-/// The reason of a run that failed because the node's files do not say where etcd is.
+/// The reason of a run that failed because the node's files can't be read, or do not say where etcd is.
 pub(super) const NODE_UNKNOWN: &str = "node";
+/// The reason of a run on a node without etcd: no file speaks of it, and nobody listens at the usual place.
+pub(super) const NO_ETCD: &str = "no-etcd";
 
 pub(super) struct Server<'a> {
     pub(super) args: &'a Args,
     pub(super) policy: Policy,
     pub(super) stop: Stop,
+    pub(super) disk: Disk,
     pub(super) observed: Arc<Observed>,
 }
 
@@ -33,6 +37,8 @@ struct Failed {
     reason: &'static str,
     /// For people.
     problem: String,
+    /// Whether trying again soon would only cost the member as much again.
+    waits_for_the_next_run: bool,
 }
 
 impl From<RunError> for Failed {
@@ -40,8 +46,16 @@ impl From<RunError> for Failed {
         Failed {
             reason: error.reason(),
             problem: error.to_string(),
+            waits_for_the_next_run: error.waits_for_the_next_run(),
         }
     }
+}
+
+/// This node's etcd, as its files have it.
+struct Node {
+    order: Order,
+    /// Whether nothing but the usual place speaks for it.
+    guessed: bool,
 }
 
 impl Server<'_> {
@@ -53,7 +67,7 @@ impl Server<'_> {
             next_due = agenda.next_due().map(tracing::field::display),
             "started"
         );
-        if self.missed(&agenda) {
+        if self.missed(&agenda).await {
             tracing::info!("no backup since the last one was due: catching up");
             self.take_turn_and_run(&mut agenda, "catch-up").await;
         }
@@ -70,17 +84,19 @@ impl Server<'_> {
         tracing::info!("stopped");
     }
 
-    fn missed(&self, agenda: &Agenda) -> bool {
-        let entries = Repository::open(&self.args.backup_path).and_then(|all| all.entries());
-        let newest = entries.ok().and_then(|entries| {
-            entries
-                .iter()
-                .filter_map(|entry| entry.record())
-                .filter(|record| record.origin == ORIGIN)
-                .map(|record| record.started_at)
-                .max()
-        });
-        agenda.missed(newest, Timestamp::now())
+    /// Whether a run should have been while nobody was here. A disk that can't say is asked again by the run itself.
+    async fn missed(&self, agenda: &Agenda) -> bool {
+        let path = self.args.backup_path.clone();
+        let looking = move || {
+            let entries = Repository::open(&path).and_then(|all| all.entries());
+            let own = entries.ok()?.into_iter().filter_map(|entry| {
+                let record = entry.record().filter(|record| record.origin == ORIGIN);
+                record.map(|record| record.started_at)
+            });
+            own.max()
+        };
+        let newest = self.disk.run("looking at the repository", looking).await;
+        agenda.missed(newest.ok().flatten(), Timestamp::now())
     }
 
     /// Runs, and tries again until it works or the next run is due.
@@ -100,7 +116,21 @@ impl Server<'_> {
                     return;
                 }
                 Err(_) if self.stop.wanted() => return,
-                Err(Failed { reason, problem }) => {
+                Err(Failed {
+                    reason,
+                    problem,
+                    waits_for_the_next_run: true,
+                }) => {
+                    tracing::error!(
+                        reason,
+                        "backup failed: {problem}; not tried again before the next one is due"
+                    );
+                    self.observed.failure(reason, problem);
+                    return;
+                }
+                Err(Failed {
+                    reason, problem, ..
+                }) => {
                     failures += 1;
                     let retry = retry_delay(failures, period);
                     tracing::error!(
@@ -123,8 +153,8 @@ impl Server<'_> {
     /// How long this member lets others go first.
     async fn turn(&self, period: Duration) -> Duration {
         let known = async {
-            let order = self.args.node.order(ORIGIN, "").ok()?;
-            let member = Member::connect(&order.connection).await.ok()?;
+            let node = self.node("").await.ok()?;
+            let member = Member::connect(&node.order.connection).await.ok()?;
             let status = member.status().await.ok()?;
             let voters: Vec<_> = member
                 .members()
@@ -138,6 +168,7 @@ impl Server<'_> {
                 &voters,
                 status.member_id,
                 status.leader,
+                status.db_bytes,
                 period,
             ))
         };
@@ -148,28 +179,48 @@ impl Server<'_> {
         }
     }
 
+    /// Reads the node's files.
+    async fn node(&self, trigger: &str) -> Result<Node, Failed> {
+        let (node, trigger) = (self.args.node.clone(), trigger.to_string());
+        let reading = move || {
+            let order = node.order(ORIGIN, &trigger)?;
+            let guessed = node.guesses();
+            Ok(Node { order, guessed })
+        };
+        let read = self.disk.run("reading the node's files", reading).await;
+        let read = read.map_err(RunError::DiskHangs)?;
+        read.map_err(|problem| Failed {
+            reason: NODE_UNKNOWN,
+            problem,
+            waits_for_the_next_run: false,
+        })
+    }
+
     async fn run_once(&self, trigger: &str) -> Result<(), Failed> {
-        let order = self
-            .args
-            .node
-            .order(ORIGIN, trigger)
-            .map_err(|problem| Failed {
-                reason: NODE_UNKNOWN,
-                problem,
-            })?;
-        let repository = Repository::open(&self.args.backup_path).map_err(RunError::Repository)?;
-        let monitor: SharedMonitor = Arc::new(UntilStopped(self.stop.clone(), Silent));
-        let tell = |what: &str| tracing::info!("{what}");
-        let running = backup::run(&repository, &order, &Timestamp::now, &monitor, &tell);
+        let Node { order, guessed } = self.node(trigger).await?;
+        let path = self.args.backup_path.clone();
+        let opening = move || Repository::open(&path);
+        let repository = self.disk.run("opening the repository", opening).await;
+        let repository = repository
+            .map_err(RunError::DiskHangs)?
+            .map_err(RunError::Repository)?;
+        let observed = self.observed.clone();
+        let runner = Runner {
+            repository,
+            disk: self.disk.clone(),
+            now: Timestamp::now,
+            monitor: Arc::new(UntilStopped(self.stop.clone(), Silent)),
+            tell: Arc::new(move |event: RunEvent| observed.hear(&event)),
+        };
         let stopped = async {
             self.stop.wait().await;
             tokio::time::sleep(STOP_WITHIN).await;
         };
         let made = tokio::select! {
-            made = running => made,
+            made = runner.run(&order, self.policy) => made,
             () = stopped => Err(RunError::Stopped),
         };
-        let made = made.map_err(|error| self.explained(error))?;
+        let made = made.map_err(|error| explained(error, guessed))?;
         let record = &made.record;
         tracing::info!(
             backup = %made.path.display(),
@@ -184,49 +235,33 @@ impl Server<'_> {
         for warning in &record.warnings {
             tracing::warn!("{warning}");
         }
-        self.tell_of_a_new_cluster(&repository, &record.member.cluster_id);
-        let pruned = repository
-            .lock()
-            .and_then(|lock| backup::prune(&repository, &lock, self.policy, Some(ORIGIN)));
-        match pruned {
-            Ok(removals) => {
-                for removal in removals {
-                    tracing::info!("removed {}: {}", removal.name, removal.reason);
-                }
-            }
-            // The backup is there all the same.
-            Err(error) => tracing::error!("pruning failed: {error}"),
+        for what in &record.archive_lacks {
+            tracing::error!("the archive of control-plane files is not whole: {what}");
         }
         Ok(())
     }
+}
 
-    /// Where nothing on the node speaks of etcd and nobody answers at the usual place, there is no member here.
-    fn explained(&self, error: RunError) -> Failed {
-        match error {
-            RunError::Member(problem) if self.args.node.guesses() => Failed {
-                reason: NODE_UNKNOWN,
-                problem: format!(
-                    "no file of this node says where etcd is, and at the usual place: {problem}"
-                ),
-            },
-            other => other.into(),
-        }
-    }
-
-    /// A cluster id that was not there before means a restore, or a wiped cluster.
-    fn tell_of_a_new_cluster(&self, repository: &Repository, cluster_id: &str) {
-        let Ok(entries) = repository.entries() else {
-            return;
-        };
-        let before = entries.iter().filter_map(|entry| entry.record()).nth(1);
-        if let Some(before) = before
-            && before.member.cluster_id != cluster_id
-        {
-            tracing::error!(
-                old_cluster_id = before.member.cluster_id,
-                cluster_id,
-                "the cluster id has changed: this is another cluster than before; backups of the old one stay until you remove them"
-            );
-        }
+/// Only where nothing on the node speaks of etcd and nobody listens at the usual place there is none. All else is not known.
+fn explained(error: RunError, guessed: bool) -> Failed {
+    let (reason, problem) = match error {
+        RunError::Member(MemberError::Dial {
+            refused: true,
+            endpoint,
+            ..
+        }) if guessed => (
+            NO_ETCD,
+            format!("no file of this node speaks of etcd, and nobody listens at {endpoint}"),
+        ),
+        RunError::Member(problem) if guessed => (
+            NODE_UNKNOWN,
+            format!("no file of this node says where etcd is, and at the usual place: {problem}"),
+        ),
+        other => return other.into(),
+    };
+    Failed {
+        reason,
+        problem,
+        waits_for_the_next_run: false,
     }
 }

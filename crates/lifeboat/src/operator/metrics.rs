@@ -1,7 +1,7 @@
 //! What the operator judges, as metrics. `docs/metrics.md` explains each.
 
 use crate::listener::Answers;
-use crate::openmetrics::{self, Metrics, flag, seconds};
+use crate::openmetrics::{self, Metrics, flag, number, seconds};
 use operator::Controllers;
 use operator::telling::{Shared, Telling};
 use prometheus_client::collector::Collector;
@@ -21,7 +21,11 @@ impl Answers for Told {
 
     // A replica that waits for its turn is as it should be.
     fn not_ready(&self) -> Option<String> {
-        None
+        let telling = self.0.now();
+        let blind = telling.leader && telling.judges && telling.judged_at.is_none();
+        blind.then(|| {
+            "it has not judged the nodes' backups yet: its log says what it waits for".into()
+        })
     }
 }
 
@@ -57,6 +61,16 @@ impl Collector for View {
                 let count = telling.errors.get(name).copied().unwrap_or_default();
                 ([("controller", name)], ConstCounter::new(count))
             }),
+        )?;
+        out.time(
+            "operator_last_judged_timestamp_seconds",
+            "When the operator last judged whether backups are new enough",
+            telling.judged_at,
+        )?;
+        out.gauge(
+            "operator_unreadable_objects",
+            "Objects of the cluster that the operator can't read and leaves out; its log names them",
+            number(telling.unreadable.len() as u64),
         )?;
         let backups = || {
             telling

@@ -240,6 +240,23 @@ pub fn fill(server: &Server, mib: usize) {
     }
 }
 
+/// Values that no other block of a disk looks like.
+pub fn fill_with_noise(server: &Server, mib: usize) {
+    let client = server.client();
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    for number in 0..mib {
+        let mut value = Vec::with_capacity(1 << 20);
+        while value.len() < 1 << 20 {
+            // Marsaglia's xorshift.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            value.extend_from_slice(&state.to_le_bytes());
+        }
+        client.put(format!("/noise/{number}").as_bytes(), &value);
+    }
+}
+
 /// A filesystem in memory, of a size of its own.
 pub struct SmallDisk(pub PathBuf);
 

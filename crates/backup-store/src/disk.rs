@@ -1,0 +1,203 @@
+//! Work on a disk that may hang. It is done on threads of its own and waited for with a limit, so that whoever holds something
+//! of etcd's, answers health or hears signals never waits for a disk.
+//!
+//! A thread that is stuck in a system call can't be ended. As long as one is, no more work is begun: it would only get
+//! stuck as well.
+
+use crate::progress::{Monitor, SharedMonitor};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A disk that does nothing for so long hangs.
+pub(crate) const HANGS_AFTER: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The disk did not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(
+    "the disk hangs: {what} has not moved for {} s; look at the disk of the backups and at the kernel's log", .for_at_least.as_secs()
+)]
+pub struct DiskHangs {
+    /// What was being done.
+    pub what: &'static str,
+    /// For how long nothing happened.
+    pub for_at_least: Duration,
+}
+
+/// The disk of a repository, as far as it answers.
+#[derive(Debug, Clone, Default)]
+pub struct Disk {
+    stuck: Arc<Mutex<Option<Stuck>>>,
+}
+
+#[derive(Debug)]
+struct Stuck {
+    what: &'static str,
+    since: Instant,
+    over: Arc<AtomicBool>,
+}
+
+/// Work that goes on.
+pub(crate) struct Working<T> {
+    task: tokio::task::JoinHandle<T>,
+    what: &'static str,
+    over: Arc<AtomicBool>,
+}
+
+/// Sets it also when work ends by a panic.
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Hears of progress; ends the work when nobody waits for it any more.
+struct Pulse {
+    monitor: SharedMonitor,
+    beats: AtomicU64,
+    given_up: AtomicBool,
+}
+
+impl Monitor for Pulse {
+    fn step(&self, name: &'static str, total_bytes: u64) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+        self.monitor.step(name, total_bytes);
+    }
+
+    fn advance(&self, bytes: u64) -> ControlFlow<()> {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+        if self.given_up.load(Ordering::Relaxed) {
+            return ControlFlow::Break(());
+        }
+        self.monitor.advance(bytes)
+    }
+}
+
+impl Disk {
+    /// Does something short, and gives up waiting after half a minute.
+    ///
+    /// # Errors
+    /// Where the disk hangs, or hung before and has not come back.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, DiskHangs> {
+        let mut working = self.start(what, work)?;
+        match tokio::time::timeout(HANGS_AFTER, &mut working.task).await {
+            Ok(ended) => Ok(finished(ended)),
+            Err(_) => Err(self.hangs(&working, HANGS_AFTER)),
+        }
+    }
+
+    /// Does something that may take long and tells how it goes on, and gives up when it does not go on for half a minute.
+    pub(crate) async fn run_watched<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        monitor: &SharedMonitor,
+        work: impl FnOnce(&SharedMonitor) -> T + Send + 'static,
+    ) -> Result<T, DiskHangs> {
+        let pulse = Arc::new(Pulse {
+            monitor: monitor.clone(),
+            beats: AtomicU64::new(0),
+            given_up: AtomicBool::new(false),
+        });
+        let shared: SharedMonitor = pulse.clone();
+        let mut working = self.start(what, move || work(&shared))?;
+        let mut last = (0, Instant::now());
+        loop {
+            if let Ok(ended) = tokio::time::timeout(LOOK_EVERY, &mut working.task).await {
+                return Ok(finished(ended));
+            }
+            let beats = pulse.beats.load(Ordering::Relaxed);
+            if beats != last.0 {
+                last = (beats, Instant::now());
+            }
+            if last.1.elapsed() >= HANGS_AFTER {
+                pulse.given_up.store(true, Ordering::Relaxed);
+                return Err(self.hangs(&working, HANGS_AFTER));
+            }
+        }
+    }
+
+    /// Begins work on a thread of its own.
+    pub(crate) fn start<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Working<T>, DiskHangs> {
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = stuck.as_ref() {
+            if !before.over.load(Ordering::Relaxed) {
+                return Err(DiskHangs {
+                    what: before.what,
+                    for_at_least: before.since.elapsed(),
+                });
+            }
+            *stuck = None;
+        }
+        let over = Arc::new(AtomicBool::new(false));
+        let sets_it = Over(over.clone());
+        let task = tokio::task::spawn_blocking(move || {
+            let _sets_it = sets_it;
+            work()
+        });
+        Ok(Working { task, what, over })
+    }
+
+    /// Gives up waiting for work that has not moved for so long.
+    pub(crate) fn hangs<T>(&self, working: &Working<T>, for_at_least: Duration) -> DiskHangs {
+        let since = Instant::now();
+        *self.stuck.lock().unwrap_or_else(PoisonError::into_inner) = Some(Stuck {
+            what: working.what,
+            since: since.checked_sub(for_at_least).unwrap_or(since),
+            over: working.over.clone(),
+        });
+        DiskHangs {
+            what: working.what,
+            for_at_least,
+        }
+    }
+
+    /// Waits for the end of work that was begun, but no longer than a disk may take that does not hang.
+    pub(crate) async fn end<T>(&self, mut working: Working<T>) -> Result<T, DiskHangs> {
+        match tokio::time::timeout(HANGS_AFTER, &mut working.task).await {
+            Ok(ended) => Ok(finished(ended)),
+            Err(_) => Err(self.hangs(&working, HANGS_AFTER)),
+        }
+    }
+}
+
+fn finished<T>(ended: Result<T, tokio::task::JoinError>) -> T {
+    match ended {
+        Ok(value) => value,
+        // Nothing cancels it, and a panic has ended the process.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[tokio::test]
+    async fn work_that_hangs_is_given_up_and_nothing_more_is_begun_until_it_is_over() {
+        let disk = Disk::default();
+        assert_eq!(disk.run("a look", || 7).await.unwrap(), 7);
+        let (let_go, waits) = channel::<()>();
+        let working = disk.start("a write", move || waits.recv()).unwrap();
+        // As a wait with a limit gives it up.
+        let told = disk.hangs(&working, HANGS_AFTER).to_string();
+        assert!(told.contains("a write has not moved for 30 s"), "{told}");
+        let refused = disk.run("another write", || ()).await.unwrap_err();
+        assert_eq!(refused.what, "a write");
+        let_go.send(()).unwrap();
+        working.task.await.unwrap().unwrap();
+        disk.run("another write", || ()).await.unwrap();
+    }
+}

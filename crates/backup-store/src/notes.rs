@@ -1,0 +1,65 @@
+//! What a repository remembers beside its backups, in `.notes.json`: what must not be forgotten when a run fails. Without it
+//! nothing is lost but that.
+
+use crate::durable_file;
+use crate::local_file::read_small;
+use crate::repository::{Lock, Repository, RepositoryError};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+const FILE: &str = ".notes.json";
+const MAX_BYTES: u64 = 1 << 16;
+/// Members of one node: few, also over years.
+const MAX_MEMBERS: usize = 100;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Notes {
+    /// When a member was last asked for its HashKV, also when no backup came of it.
+    pub(crate) compared: BTreeMap<String, Timestamp>,
+    /// Space that a removal should bring and has not brought yet.
+    pub(crate) awaited: Option<AwaitedSpace>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AwaitedSpace {
+    /// What was removed.
+    pub(crate) removed: String,
+    /// When.
+    pub(crate) at: Timestamp,
+    /// What was free before.
+    pub(crate) free_bytes_before: u64,
+    /// What it should bring.
+    pub(crate) expected_bytes: u64,
+}
+
+impl Notes {
+    /// Those of a repository; none where they can't be read.
+    pub(crate) fn of(repository: &Repository) -> Notes {
+        let json = read_small(&repository.root().join(FILE), MAX_BYTES);
+        let notes = json
+            .ok()
+            .and_then(|json| serde_json::from_slice(&json).ok());
+        notes.unwrap_or_default()
+    }
+
+    /// Writes them.
+    pub(crate) fn keep(
+        &mut self,
+        repository: &Repository,
+        _lock: &Lock,
+    ) -> Result<(), RepositoryError> {
+        while self.compared.len() > MAX_MEMBERS {
+            let oldest = self.compared.iter().min_by_key(|(_, at)| **at);
+            let Some(oldest) = oldest.map(|(member, _)| member.clone()) else {
+                break;
+            };
+            self.compared.remove(&oldest);
+        }
+        let path = repository.root().join(FILE);
+        let mut json = serde_json::to_vec(self).unwrap_or_default();
+        json.push(b'\n');
+        durable_file::replace(&path, &json).map_err(RepositoryError::io("write", &path))
+    }
+}

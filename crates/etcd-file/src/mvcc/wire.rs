@@ -1,0 +1,148 @@
+//! Small protobuf messages, read as strictly as the strictest of etcd's versions does: 3.4 to 3.6 refuse a known field of another
+//! type than it has, 3.7 refuses numbers that the others take.
+
+/// The largest number that a field can have.
+pub(crate) const MAX_FIELD: u64 = (1 << 29) - 1;
+
+/// What a known field of a message holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Field {
+    /// A number of any kind, a bool or an enumeration.
+    Number,
+    /// Bytes or text.
+    Bytes,
+    /// A message with these fields, which are numbered from 1.
+    Message(&'static [Field]),
+}
+
+/// A field's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content<'b> {
+    Number(u64),
+    Bytes(&'b [u8]),
+}
+
+/// Reads a message whose fields are these, numbered from 1, and shows its own known fields. Unknown ones are passed over.
+pub(crate) fn read<'b>(
+    mut bytes: &'b [u8],
+    fields: &[Field],
+    see: &mut dyn FnMut(u64, Content<'b>),
+) -> Result<(), &'static str> {
+    const NUMBER: u64 = 0;
+    const FIXED64: u64 = 1;
+    const BYTES: u64 = 2;
+    const FIXED32: u64 = 5;
+    while !bytes.is_empty() {
+        let (tag, rest) = varint(bytes).ok_or("a field without its number")?;
+        let (number, wire_type) = (tag >> 3, tag & 7);
+        if !(1..=MAX_FIELD).contains(&number) {
+            return Err("a field with a number that none can have");
+        }
+        let known = usize::try_from(number - 1)
+            .ok()
+            .and_then(|at| fields.get(at));
+        let content = match wire_type {
+            NUMBER => {
+                let (value, rest) = varint(rest).ok_or("a cut number")?;
+                bytes = rest;
+                Content::Number(value)
+            }
+            BYTES => {
+                let (len, rest) = varint(rest).ok_or("a cut length")?;
+                let split = usize::try_from(len).ok();
+                let split = split.and_then(|len| rest.split_at_checked(len));
+                let (value, rest) = split.ok_or("a field longer than what holds it")?;
+                bytes = rest;
+                Content::Bytes(value)
+            }
+            FIXED64 | FIXED32 if known.is_none() => {
+                let len = if wire_type == FIXED64 { 8 } else { 4 };
+                let (_, rest) = rest
+                    .split_at_checked(len)
+                    .ok_or("a field longer than what holds it")?;
+                bytes = rest;
+                continue;
+            }
+            _ => return Err("a field of a type that it can't have"),
+        };
+        match (known, content) {
+            (None, _) => continue,
+            (Some(Field::Number), Content::Number(_)) | (Some(Field::Bytes), Content::Bytes(_)) => {
+            }
+            (Some(Field::Message(fields)), Content::Bytes(inner)) => {
+                read(inner, fields, &mut |_, _| {})?;
+            }
+            (Some(_), _) => return Err("a field of another type than it has in this message"),
+        }
+        see(number, content);
+    }
+    Ok(())
+}
+
+/// A base-128 number and what is behind it.
+pub(crate) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    const MAX_BYTES: usize = 10;
+    let mut number = 0u64;
+    for (index, byte) in bytes.iter().take(MAX_BYTES).enumerate() {
+        let bits = u64::from(byte & 0x7f);
+        // The tenth byte has room for one bit.
+        if index == MAX_BYTES - 1 && bits > 1 {
+            return None;
+        }
+        number |= bits << (7 * index);
+        if byte & 0x80 == 0 {
+            return Some((number, bytes.get(index + 1..)?));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIELDS: &[Field] = &[
+        Field::Bytes,
+        Field::Number,
+        Field::Message(&[Field::Number]),
+    ];
+
+    fn seen(bytes: &[u8]) -> Result<Vec<u64>, &'static str> {
+        let mut numbers = Vec::new();
+        read(bytes, FIELDS, &mut |number, _| numbers.push(number))?;
+        Ok(numbers)
+    }
+
+    #[test]
+    fn known_fields_are_shown_and_unknown_ones_passed_over() {
+        let bytes = b"\x0a\x01a\x10\x81\x00\x1a\x02\x08\x01\x20\x07\x29\0\0\0\0\0\0\0\0\x35\0\0\0\0\x0a\x00";
+        assert_eq!(seen(bytes), Ok(vec![1, 2, 3, 1]));
+        assert_eq!(seen(b""), Ok(vec![]));
+    }
+
+    #[test]
+    fn whatever_one_version_of_etcd_refuses_is_refused() {
+        for (bytes, problem) in [
+            (&b"\x80"[..], "without its number"),
+            (b"\x00\x00", "that none can have"),
+            (b"\x80\x80\x80\x80\x10\x01", "that none can have"),
+            (b"\x10", "a cut number"),
+            (
+                b"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02",
+                "a cut number",
+            ),
+            (b"\x0a", "a cut length"),
+            (b"\x0a\x05abc", "longer than"),
+            (b"\x08\x01", "another type"),
+            (b"\x12\x00", "another type"),
+            (b"\x11\0\0\0\0\0\0\0\0", "that it can't have"),
+            (b"\x23\x24", "that it can't have"),
+            (b"\x24", "that it can't have"),
+            (b"\x1a\x01\x08", "a cut number"),
+            (b"\x29\0\0", "longer than"),
+        ] {
+            let told = seen(bytes).unwrap_err();
+            assert!(told.contains(problem), "{bytes:x?}: {told}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Disks that lie, hang, lose what was not synced, or free space late: a filesystem of its own in an image, so that
+//! no other file of the machine is touched.
+
+use crate::requirement::skip;
+use crate::scratch_dir::ScratchDir;
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const BLOCK_BYTES: usize = 4096;
+/// By so many bytes a block is recognised, before all of it is compared.
+const KEY_BYTES: usize = 64;
+
+/// What the image is formatted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filesystem {
+    /// Frees blocks when nobody holds the file open.
+    Ext4,
+    /// Frees blocks in the background; has reflinks.
+    Xfs,
+    /// Frees blocks when a transaction is committed, every 30 seconds.
+    Btrfs,
+}
+
+impl Filesystem {
+    fn mkfs(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Filesystem::Ext4 => ("mkfs.ext4", &["-q", "-m", "0", "-b", "4096"]),
+            Filesystem::Xfs => ("mkfs.xfs", &["-q", "-m", "reflink=1"]),
+            Filesystem::Btrfs => ("mkfs.btrfs", &["-q"]),
+        }
+    }
+}
+
+/// A mounted filesystem in an image; it goes when this is dropped.
+#[derive(Debug)]
+pub struct FaultyDisk {
+    dir: ScratchDir,
+    mount: PathBuf,
+}
+
+impl FaultyDisk {
+    /// Makes and mounts one; skips the test where that can't be done.
+    #[must_use]
+    pub fn mount(filesystem: Filesystem, mib: u64) -> Option<FaultyDisk> {
+        let dir = ScratchDir::create("lifeboat-disk-");
+        let image = dir.path().join("image");
+        File::create(&image).unwrap().set_len(mib << 20).unwrap();
+        let (mkfs, flags) = filesystem.mkfs();
+        if let Err(problem) = run(Command::new(mkfs).args(flags).arg(&image)) {
+            skip(&format!(
+                "{mkfs}: {problem}: install e2fsprogs, xfsprogs and btrfs-progs"
+            ));
+            return None;
+        }
+        let disk = FaultyDisk {
+            mount: dir.path().join("mount"),
+            dir,
+        };
+        std::fs::create_dir(&disk.mount).unwrap();
+        if let Err(problem) = disk.mount_image() {
+            skip(&format!(
+                "a loop device can't be mounted here: {problem}: run as root"
+            ));
+            return None;
+        }
+        Some(disk)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("image")
+    }
+
+    fn mount_image(&self) -> Result<(), String> {
+        let mut mount = Command::new("mount");
+        run(mount
+            .args(["-o", "loop"])
+            .arg(self.image())
+            .arg(&self.mount))
+    }
+
+    /// Its root directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+
+    /// Free bytes, as `df` counts them.
+    #[must_use]
+    pub fn free_bytes(&self) -> u64 {
+        let output = Command::new("df")
+            .args(["-B1", "--output=avail"])
+            .arg(&self.mount)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().last().unwrap().trim().parse().unwrap()
+    }
+
+    /// Makes a file so large that only this much is left free.
+    pub fn leave_free(&self, mib: u64) {
+        self.sync();
+        let size_bytes = self.free_bytes().saturating_sub(mib << 20);
+        let path = self.mount.join("somebody-elses-file");
+        run(Command::new("fallocate")
+            .args(["-l", &size_bytes.to_string()])
+            .arg(path))
+        .unwrap();
+        self.sync();
+    }
+
+    /// Writes out what is not yet on the disk.
+    pub fn sync(&self) {
+        run(Command::new("sync").arg("-f").arg(&self.mount)).unwrap();
+    }
+
+    /// From now on each write waits, and can't be interrupted, until this is dropped.
+    #[must_use]
+    pub fn freeze(&self) -> Frozen<'_> {
+        run(Command::new("fsfreeze").arg("-f").arg(&self.mount)).unwrap();
+        Frozen(self)
+    }
+
+    /// Changes a byte in some of a file's blocks on the disk, below the filesystem: who reads the file from memory
+    /// sees nothing of it. Gives how many blocks were changed.
+    pub fn corrupt(&self, file: &Path, from_block: usize, blocks: usize) -> usize {
+        let bytes = std::fs::read(file).unwrap();
+        // Blocks of one byte again and again are on the disk in many places.
+        let wanted: HashMap<&[u8], &[u8]> = bytes
+            .chunks_exact(BLOCK_BYTES)
+            .skip(from_block)
+            .filter(|block| block.iter().any(|byte| *byte != block[0]))
+            .map(|block| (&block[..KEY_BYTES], block))
+            .collect();
+        let image = File::options()
+            .read(true)
+            .write(true)
+            .open(self.image())
+            .unwrap();
+        let size_bytes = image.metadata().unwrap().len();
+        let mut block = vec![0; BLOCK_BYTES];
+        let mut changed = 0;
+        for offset in (0..size_bytes).step_by(BLOCK_BYTES) {
+            image.read_exact_at(&mut block, offset).unwrap();
+            let same = wanted.get(&block[..KEY_BYTES]);
+            if changed < blocks && same.is_some_and(|same| **same == block) {
+                let place = offset + 100;
+                image.write_all_at(&[!block[100]], place).unwrap();
+                changed += 1;
+            }
+        }
+        changed
+    }
+
+    /// As when the power fails: what was not synced is gone. Mounted again when this returns.
+    pub fn cut_power(&self) {
+        let mut shutdown = Command::new("xfs_io");
+        run(shutdown.args(["-x", "-c", "shutdown"]).arg(&self.mount)).unwrap();
+        run(Command::new("umount").arg(&self.mount)).unwrap();
+        self.mount_image().unwrap();
+    }
+}
+
+impl Drop for FaultyDisk {
+    fn drop(&mut self) {
+        let _ = run(Command::new("umount").arg("-l").arg(&self.mount));
+    }
+}
+
+/// A filesystem whose writes wait.
+pub struct Frozen<'d>(&'d FaultyDisk);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = run(Command::new("fsfreeze").arg("-u").arg(&self.0.mount));
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    match command.output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
