@@ -4,7 +4,7 @@ use crate::node::NodeArgs;
 use crate::output::{self, Format};
 use crate::progress_bar::Bar;
 use crate::retention::{DEFAULT_NUMBER, RetentionArgs, Type};
-use crate::{EXIT_DONE, EXIT_USAGE};
+use crate::{EXIT_DONE, EXIT_USAGE, sandbox};
 use anyhow::Context;
 use backup_plan::record::{ON_DEMAND, is_origin};
 use backup_store::backup::{RunError, Runner};
@@ -75,6 +75,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         .order(&args.origin, "command")
         .map_err(anyhow::Error::msg)?;
     let repository = Repository::open(&args.backup_dir)?;
+    if let Err(problem) = sandbox::write_only_below(&args.backup_dir) {
+        output::error(&format!(
+            "this pod can write outside of the backups' directory: {problem}; going on"
+        ));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

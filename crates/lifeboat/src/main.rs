@@ -23,6 +23,7 @@ mod progress_bar;
 mod prune_backups;
 mod request_backup;
 mod retention;
+mod sandbox;
 mod send_backup;
 mod status;
 mod stop;
@@ -69,6 +70,29 @@ enum Command {
     ManPages(man_pages::Args),
 }
 
+impl Command {
+    /// Whether it works on a node's files and never starts another program. The others may: a kubeconfig can name one that
+    /// gives credentials.
+    fn is_for_a_node(&self) -> bool {
+        match self {
+            Command::BackupServer(_)
+            | Command::ClusterBackup(_)
+            | Command::Hold(_)
+            | Command::List(_)
+            | Command::PruneBackups(_)
+            | Command::SendBackup(_)
+            | Command::Verify(_) => true,
+            Command::Export(_)
+            | Command::Manifests(_)
+            | Command::Operator(_)
+            | Command::RequestBackup(_)
+            | Command::Status(_)
+            | Command::Completions(_)
+            | Command::ManPages(_) => false,
+        }
+    }
+}
+
 /// Backups of a cluster's etcd that are proven to be restorable.
 #[derive(Parser)]
 #[command(
@@ -109,7 +133,15 @@ fn main() -> ExitCode {
             PluginCommand::Export(args) => export::run(args),
         });
     }
-    ended(match Cli::parse().command {
+    let command = Cli::parse().command;
+    if command.is_for_a_node()
+        && let Err(problem) = sandbox::enter()
+    {
+        output::error(&format!(
+            "this kernel does not let a program give up system calls ({problem}); going on with all of them"
+        ));
+    }
+    ended(match command {
         Command::BackupServer(args) => backup_server::run(args),
         Command::ClusterBackup(args) => cluster_backup::run(args),
         Command::Export(args) => export::run(args),

@@ -10,6 +10,7 @@ use crate::logging::{self, LogFormat};
 use crate::node::NodeArgs;
 use crate::output;
 use crate::retention::{RetentionArgs, Type};
+use crate::sandbox;
 use crate::stop::Stop;
 use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
 use anyhow::Context;
@@ -97,6 +98,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         return dry_run(&args);
     }
     logging::start(args.log_format);
+    if let Err(problem) = sandbox::write_only_below(&args.backup_path) {
+        tracing::warn!("this pod can write outside of the backups' directory: {problem}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
