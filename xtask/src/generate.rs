@@ -71,7 +71,8 @@ fn reference() -> String {
         };
         let summary = word("/annotations/summary")
             .replace("{{ $labels.node }}", "NODE")
-            .replace("{{ $labels.backup }}", "NAME");
+            .replace("{{ $labels.backup }}", "NAME")
+            .replace("{{ $value }}", "some");
         text += &format!(
             "| `{}` | {} | {} | `{}` | {summary} |\n",
             word("/alert"),
@@ -119,7 +120,8 @@ fn describe(path: &str, schema: &JSONSchemaProps, text: &mut String) {
 
 /// The same objects, as a template: what differs by what is asked for is in a condition.
 fn helm_template() -> Result<String> {
-    const IMAGE: &str = "IMAGE-OF-THE-CHART";
+    const IMAGE: &str = "IMAGE-OF-THE-CHART:VERSION";
+    const REPOSITORY: &str = "IMAGE-OF-THE-CHART";
     const NAMESPACE: &str = "namespace-of-the-chart";
     let objects = |openshift, monitoring| {
         all(&Install {
@@ -141,7 +143,13 @@ fn helm_template() -> Result<String> {
             let yaml = serde_saphyr::to_string(object)?
                 .replace("{{ $labels.node }}", "{{ `{{ $labels.node }}` }}")
                 .replace("{{ $labels.backup }}", "{{ `{{ $labels.backup }}` }}")
+                .replace("{{ $value }}", "{{ `{{ $value }}` }}")
                 .replace(IMAGE, "{{ .Values.image }}")
+                // Without its version.
+                .replace(
+                    REPOSITORY,
+                    "{{ regexReplaceAll \":[^/:]*$\" (first (splitList \"@\" .Values.image)) \"\" }}",
+                )
                 .replace(
                     NAMESPACE,
                     "{{ if .Values.openshift }}openshift-etcd{{ else }}etcd-lifeboat{{ end }}",

@@ -65,9 +65,11 @@ pub struct BackupSpec {
 pub struct EtcdBackupPolicy {
     /// When a backup is due: five fields of cron, or a descriptor such as @hourly. Every five minutes if it is empty.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512), extend("x-kubernetes-validations" = crate::admission::schedule()))]
     pub schedule: String,
     /// The IANA time zone of the schedule, such as Europe/Berlin. UTC if it is empty.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-validations" = crate::admission::time_zone()))]
     pub time_zone: String,
     /// Which backups are kept. The newest 15 if it is missing.
     #[serde(skip_serializing_if = "Option::is_none")]

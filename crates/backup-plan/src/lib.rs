@@ -1,6 +1,7 @@
 //! Pure decisions of a node's backups: values in, decision out. No disk, no network, no clock: what time
 //! it is, is an argument.
 //!
+//! - [`admission`]: what the API server itself refuses of a `Backup`.
 //! - [`agenda`]: whether it is due now, whatever the clock does.
 //! - [`api`]: the custom resources.
 //! - [`cron`]: when a backup is due.
@@ -10,6 +11,7 @@
 //! - [`retention`]: which backups are kept.
 //! - [`record`]: what is written beside each backup.
 
+pub mod admission;
 pub mod agenda;
 pub mod api;
 pub mod cron;

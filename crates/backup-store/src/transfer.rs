@@ -59,6 +59,9 @@ pub enum TransferError {
     /// What arrives is not what was sent.
     #[error("what arrives is no whole backup: {0}")]
     Broken(String),
+    /// What arrives ends too soon: the connection broke, or the sender ended.
+    #[error("what arrives is no whole backup: {0}")]
+    Cut(String),
     /// There is something of its name.
     #[error("{place} is there already")]
     There {
@@ -170,6 +173,8 @@ fn chosen(repository: &Repository, name: Option<&str>) -> Result<(Entry, Record)
 pub struct Arrived {
     /// Its name.
     pub name: String,
+    /// Its record, as it was sent.
+    pub record: Record,
     partial: PathBuf,
     place: PathBuf,
     kept: bool,
@@ -217,8 +222,7 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
     // As they are: what a long name is said to be would be read into memory, however long that is.
     let mut entries = tar.entries().map_err(broken)?.raw(true);
     let first = entries.next().transpose().map_err(broken)?;
-    let mut first =
-        first.ok_or_else(|| TransferError::Broken("it ended before it began".into()))?;
+    let mut first = first.ok_or_else(|| TransferError::Cut("it ended before it began".into()))?;
     let (name, file) = names_of(&first)?;
     if file != RECORD_FILE || time_of_name(&name).is_none() {
         return Err(TransferError::Broken(format!(
@@ -252,16 +256,23 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
         .tempdir_in(dir)
         .map_err(TransferError::write("create a directory in", dir))?
         .keep();
+    let mut missing = record.sha256.clone();
     let arrived = Arrived {
         name,
+        record,
         partial,
         place,
         kept: false,
     };
     arrived.write(RECORD_FILE, |path| durable_file::write(path, &json))?;
-    let mut missing = record.sha256;
     for entry in entries {
-        let mut entry = entry.map_err(broken)?;
+        let mut entry = entry.map_err(|error| match error.kind() {
+            // What the library says of a header that is not all there.
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::Other => {
+                TransferError::Cut(error.to_string())
+            }
+            _ => broken(error),
+        })?;
         let (name, file) = names_of(&entry)?;
         let expected = missing.remove(&file).filter(|_| name == arrived.name);
         let Some(expected) = expected else {
@@ -272,7 +283,13 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
         };
         arrived.has_room_for(&file, entry.size())?;
         monitor.step("copying", entry.size());
-        let found = arrived.copy(&file, &mut entry, monitor)?;
+        let size_bytes = entry.size();
+        let (found, bytes) = arrived.copy(&file, &mut entry, monitor)?;
+        if bytes < size_bytes {
+            return Err(TransferError::Cut(format!(
+                "{file} ended after {bytes} of {size_bytes} bytes"
+            )));
+        }
         if found != expected {
             return Err(TransferError::Broken(format!(
                 "{file}: SHA-256 is {found}, expected {expected}"
@@ -280,7 +297,7 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
         }
     }
     match missing.keys().next() {
-        Some(file) => Err(TransferError::Broken(format!("it ended before {file}"))),
+        Some(file) => Err(TransferError::Cut(format!("it ended before {file}"))),
         None => Ok(arrived),
     }
 }
@@ -328,13 +345,13 @@ impl Arrived {
         })
     }
 
-    /// Copies a file, and gives the SHA-256 of what arrived.
+    /// Copies a file, and gives the SHA-256 of what arrived and how much that was.
     fn copy(
         &self,
         file: &str,
         input: &mut impl Read,
         monitor: &dyn Monitor,
-    ) -> Result<String, TransferError> {
+    ) -> Result<(String, u64), TransferError> {
         let path = self.partial.join(file);
         let out = durable_file::create(&path).map_err(TransferError::write("create", &path))?;
         let mut out = Hashed::new(Appending(out));
@@ -352,7 +369,7 @@ impl Arrived {
             }
         }
         durable_file::sync(&out.out.0).map_err(TransferError::write("sync", &path))?;
-        Ok(out.hex())
+        Ok((out.hex(), out.bytes))
     }
 }
 
@@ -450,6 +467,20 @@ mod tests {
         for end in (0..needed - last_padding).step_by(61) {
             refused(&whole[..end], "no whole backup");
         }
+    }
+
+    #[test]
+    fn a_file_that_ends_too_soon_is_not_told_as_one_with_another_digest() {
+        let whole = archive(&sent(&files()));
+        // In the middle of the snapshot: three headers and the record are before it.
+        let head = whole.len() - archive(&sent(&files())[1..]).len() + 512;
+        let dir = tempfile::tempdir().unwrap();
+        let taken = take(&whole[..head + 1000], dir.path(), &Silent);
+        let Err(TransferError::Cut(told)) = taken else {
+            panic!("{:?}", taken.err());
+        };
+        let expected = format!("snapshot_{NAME}.db ended after 1000 of 5000 bytes");
+        assert_eq!(told, expected);
     }
 
     #[test]

@@ -1,20 +1,19 @@
 //! `etcd-lifeboat export`, also as `kubectl lifeboat export`: a backup from a node's disk to the machine of whoever asks.
 //!
-//! The backup server's pod is asked by the API server, as `kubectl exec` does it, so nothing on the node listens for it, and
-//! who may do so is a matter of the cluster's own rights.
+//! What arrives must be what the node itself has written of it in its `NodeBackup`.
 
 use crate::cluster::ClusterArgs;
 use crate::progress_bar::Bar;
+use crate::server_pod::{self, ANSWER_WITHIN, CHUNK_BYTES, Ending};
 use crate::stop::{Stop, UntilStopped};
 use crate::verify::for_people;
 use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, output};
-use anyhow::{Context, anyhow, bail};
-use backup_store::transfer::{Arrived, take};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, AttachParams, AttachedProcess, ListParams};
-use kube::{Client, ResourceExt};
-use operator::names::{REPOSITORY, SERVER_APP, SERVER_CONTAINER};
-use operator::plain;
+use anyhow::{Context, bail, ensure};
+use backup_store::transfer::{Arrived, TransferError, take};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use kube::Client;
+use operator::names::REPOSITORY;
+use operator::servers;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -23,26 +22,23 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::runtime::Handle;
 
 const INTERRUPTED: &str = "interrupted; nothing of it stays here";
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// A node that sends nothing for so long is not waited for.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
-const CHUNK_BYTES: usize = 1 << 18;
 const CHUNKS_WAITING: usize = 8;
 /// Where taking it failed the sender may still be at it.
 const COMPLAINT_WITHIN: Duration = Duration::from_secs(2);
-const MAX_COMPLAINT_BYTES: u64 = 4096;
-/// What is said must not be in the way of what is sent.
-const STDERR_BYTES: usize = 1 << 16;
 
 /// Bring a backup from a node's disk to this machine, and prove it here
 ///
 /// Through the API server, into a directory of its own, which only you can read: the cluster's keys are in it.
-/// It wants the right to run commands in pods (get and create pods/exec) where the backup servers are.
+/// You need the rights to run commands in pods (get and create pods/exec) and to list pods and DaemonSets where the
+/// backup servers are, and to get NodeBackups. What arrives must be the backup that the node lists there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   kubectl lifeboat export node-1
   kubectl lifeboat export node-1/2026-11-22_031500 --to /secure/place
+  kubectl lifeboat export node-1/2025-01-01_000000 --unlisted
 
 Exit codes: 0 it is here and proven, 1 it is not, 2 wrong usage.")]
 pub(crate) struct Args {
@@ -52,6 +48,10 @@ pub(crate) struct Args {
     /// The directory that the backup's own is made in
     #[arg(long, value_name = "DIR", default_value = ".")]
     to: PathBuf,
+    /// Take a backup also if the node's NodeBackup does not list it: that has the newest 20. Then nothing says that what
+    /// arrives is what the node has made
+    #[arg(long)]
+    unlisted: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -89,7 +89,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
 }
 
 /// What can't be a backup's directory.
-fn is_no_name(name: &str) -> bool {
+pub(crate) fn is_no_name(name: &str) -> bool {
     name.is_empty() || name.starts_with('.') || name.contains('/')
 }
 
@@ -126,118 +126,194 @@ async fn export(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyho
     Ok(EXIT_FAILED)
 }
 
-/// Brings it here, not yet under its name.
+/// What the node says of a backup, and so what must arrive.
+struct Expected {
+    name: String,
+    sequence: i64,
+    revision: i64,
+    sha256: String,
+}
+
+impl Expected {
+    /// By what the node itself has written; `name` or the newest.
+    async fn of(client: &Client, node: &str, name: Option<&str>) -> anyhow::Result<Expected> {
+        let asking = servers::node_backup(client, node);
+        let found = tokio::time::timeout(ANSWER_WITHIN, asking)
+            .await
+            .context("the API server does not answer")?
+            .map_err(anyhow::Error::msg)?;
+        let backups = found.and_then(|found| Some(found.status?.backups));
+        let backups = backups.unwrap_or_default();
+        let entry = match name {
+            Some(name) => backups.iter().find(|entry| entry.name == name),
+            None => backups.first(),
+        };
+        let what = name.unwrap_or("a proven backup");
+        let Some(entry) = entry else {
+            let there: Vec<_> = backups.iter().map(|entry| entry.name.as_str()).collect();
+            bail!(
+                "NodeBackup/{node} does not list {what}, so nothing says what has to arrive. It lists: {}. With --unlisted a backup is taken as it comes",
+                if there.is_empty() {
+                    "none".into()
+                } else {
+                    there.join(", ")
+                }
+            );
+        };
+        let Some(sha256) = entry.sha256.clone() else {
+            bail!(
+                "NodeBackup/{node} lists {} without its SHA-256: its backup server is of an older version. With --unlisted it is taken as it comes",
+                entry.name
+            );
+        };
+        Ok(Expected {
+            name: entry.name.clone(),
+            sequence: entry.sequence,
+            revision: entry.revision,
+            sha256,
+        })
+    }
+
+    /// Whether this is what the node speaks of.
+    fn check(&self, arrived: &Arrived, node: &str) -> anyhow::Result<()> {
+        let record = &arrived.record;
+        let snapshot = format!("snapshot_{}.db", arrived.name);
+        let sha256 = record.sha256.get(&snapshot).map_or("", String::as_str);
+        let sequence = i64::try_from(record.sequence).unwrap_or(i64::MAX);
+        let revision = record.snapshot.revision;
+        for (what, expected, found) in [
+            ("name", self.name.as_str(), arrived.name.as_str()),
+            (
+                "sequence",
+                &self.sequence.to_string(),
+                &sequence.to_string(),
+            ),
+            (
+                "revision",
+                &self.revision.to_string(),
+                &revision.to_string(),
+            ),
+            ("SHA-256", &self.sha256, sha256),
+        ] {
+            ensure!(
+                expected == found,
+                "what arrived is not the backup that NodeBackup/{node} lists: its {what} is {found:?}, expected {expected:?}. Nothing of it stays here; find out who has sent it"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Brings it here, not yet under its name. A connection that breaks is made once more.
 async fn fetch(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyhow::Result<Arrived> {
     let client = args.cluster.client().await?;
-    let mut sender = start_sender(client, node, name).await?;
+    // Where none runs that is said first.
+    server_pod::find(&client, node).await?;
+    let expected = if args.unlisted {
+        None
+    } else {
+        Some(Expected::of(&client, node, name).await?)
+    };
+    let name = expected
+        .as_ref()
+        .map(|expected| expected.name.as_str())
+        .or(name);
+    let arrived = match fetch_once(&client, args, node, name, bar).await {
+        Err(error) if is_cut(&error) => {
+            bar.print(&format!("{}; trying once more", output::told(&error)));
+            fetch_once(&client, args, node, name, bar).await
+        }
+        fetched => fetched,
+    }?;
+    if let Some(expected) = expected {
+        expected.check(&arrived, node)?;
+    }
+    Ok(arrived)
+}
+
+fn is_cut(error: &anyhow::Error) -> bool {
+    let is_cut = |error: &TransferError| matches!(error, TransferError::Cut(_));
+    error.downcast_ref().is_some_and(is_cut) || error.downcast_ref::<Broke>().is_some()
+}
+
+/// The connection broke.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection to the API server broke: {0}")]
+struct Broke(#[from] io::Error);
+
+async fn fetch_once(
+    client: &Client,
+    args: &Args,
+    node: &str,
+    name: Option<&str>,
+    bar: &Bar,
+) -> anyhow::Result<Arrived> {
+    let mut command = vec!["send-backup"];
+    command.extend(name);
+    let pod = server_pod::find(client, node).await?;
+    let mut sender = server_pod::start(client, &pod, &command).await?;
     let stream = sender
         .stdout()
         .context("the API server gave no stream of what is sent")?;
-    let arrived = receive(stream, args.to.clone(), bar.clone()).await;
-    // Why the sender failed says more than that it ended too soon.
-    let within = if arrived.is_ok() {
-        ANSWER_WITHIN
-    } else {
-        COMPLAINT_WITHIN
-    };
-    if let Some(complaint) = complaint(&mut sender, within).await {
-        bail!("{node}: {complaint}");
+    let ending = server_pod::ending(&mut sender);
+    let (arrived, mut status) = receive(stream, &ending, args.to.clone(), bar.clone()).await;
+    if status.is_none() {
+        // Why the sender failed says more than that it ended too soon.
+        let within = if arrived.is_ok() {
+            ANSWER_WITHIN
+        } else {
+            COMPLAINT_WITHIN
+        };
+        status = tokio::time::timeout(within, ending).await.ok().flatten();
     }
-    arrived
-}
-
-/// Runs `send-backup` in the node's backup server.
-async fn start_sender(
-    client: Client,
-    node: &str,
-    name: Option<&str>,
-) -> anyhow::Result<AttachedProcess> {
-    let failed =
-        |what: &'static str| move |error: kube::Error| anyhow!("{what}: {}", plain(&error));
-    let all: Api<Pod> = Api::all(client.clone());
-    let of_servers = ListParams::default().labels(&format!("app={SERVER_APP}"));
-    let pods = tokio::time::timeout(ANSWER_WITHIN, all.list(&of_servers))
-        .await
-        .context("the API server does not answer")?
-        .map_err(failed("looking for backup servers"))?;
-    let runs = |pod: &&Pod| {
-        let on = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-        let phase = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.phase.as_deref());
-        on == Some(node) && phase == Some("Running") && pod.metadata.deletion_timestamp.is_none()
-    };
-    let Some(pod) = pods.iter().find(runs) else {
-        let file = name.unwrap_or("…");
-        bail!(
-            "no backup server runs on node {node}, which could send it; on the node itself it is in {REPOSITORY}/{file}"
-        );
-    };
-    let path = format!("--backup-path={REPOSITORY}");
-    let mut command = vec!["/etcd-lifeboat", "send-backup", path.as_str()];
-    command.extend(name);
-    let namespace = pod.namespace().unwrap_or_default();
-    let pods: Api<Pod> = Api::namespaced(client, &namespace);
-    let params = AttachParams::default()
-        .container(SERVER_CONTAINER)
-        .stdin(false)
-        .max_stdout_buf_size(CHUNK_BYTES)
-        .max_stderr_buf_size(STDERR_BYTES);
-    let pod = pod.name_any();
-    tokio::time::timeout(ANSWER_WITHIN, pods.exec(&pod, command, &params))
-        .await
-        .context("the API server does not answer")?
-        .map_err(failed("running a command in the pod of the backup server"))
-}
-
-/// What the sender says, if it failed.
-async fn complaint(sender: &mut AttachedProcess, within: Duration) -> Option<String> {
-    let status = sender.take_status()?;
-    let mut words = String::new();
-    if let Some(errors) = sender.stderr() {
-        let mut errors = errors.take(MAX_COMPLAINT_BYTES);
-        let reading = errors.read_to_string(&mut words);
-        let _ = tokio::time::timeout(within, reading).await;
+    let complaint = server_pod::complaint(&mut sender, status, COMPLAINT_WITHIN).await;
+    match complaint {
+        Some(complaint) => bail!("{node}: {complaint}"),
+        None => arrived,
     }
-    let status = tokio::time::timeout(within, status).await.ok()??;
-    if status.status.as_deref() == Some("Success") {
-        return None;
-    }
-    let words = words.trim();
-    let words = words.strip_prefix("error: ").unwrap_or(words);
-    Some(if words.is_empty() {
-        status.message.unwrap_or_default()
-    } else {
-        words.into()
-    })
 }
 
 /// Takes what is streamed; what writes to the disk is on a thread of its own.
 async fn receive(
     mut stream: impl AsyncRead + Unpin,
+    ending: &Ending,
     to: PathBuf,
     bar: Bar,
-) -> anyhow::Result<Arrived> {
+) -> (anyhow::Result<Arrived>, Option<Status>) {
     let (sender, chunks) = sync_channel(CHUNKS_WAITING);
     let taking = tokio::task::spawn_blocking(move || take(Chunks::of(chunks), &to, &bar));
-    let brought = bring(&mut stream, sender).await;
-    let taken = taking.await.context("taking it")?;
-    brought?;
-    Ok(taken?)
+    let mut status = None;
+    let brought = bring(&mut stream, ending, &mut status, sender).await;
+    let arrived = match (taking.await, brought) {
+        (Err(error), _) => Err(error.into()),
+        (Ok(_), Err(error)) => Err(error),
+        (Ok(taken), Ok(())) => taken.map_err(Into::into),
+    };
+    (arrived, status)
 }
 
 /// Brings chunks to the thread that takes them, until there are no more, or it does not want any more.
 async fn bring(
     stream: &mut (impl AsyncRead + Unpin),
+    ending: &Ending,
+    status: &mut Option<Status>,
     sender: SyncSender<Vec<u8>>,
 ) -> anyhow::Result<()> {
     loop {
         let mut chunk = vec![0; CHUNK_BYTES];
-        let count = tokio::time::timeout(STALLED_AFTER, stream.read(&mut chunk))
-            .await
-            .with_context(|| format!("nothing has come for {} s: try again, or copy it on the node from {REPOSITORY}", STALLED_AFTER.as_secs()))?
-            .context("the stream broke")?;
+        let count = tokio::select! {
+            count = tokio::time::timeout(STALLED_AFTER, stream.read(&mut chunk)) => count
+                .with_context(|| format!("nothing has come for {} s: try again, or copy it on the node from {REPOSITORY}", STALLED_AFTER.as_secs()))?
+                .map_err(Broke)?,
+            ended = ending.clone(), if status.is_none() => match ended {
+                Some(ended) => {
+                    // What was sent before may still come.
+                    *status = Some(ended);
+                    continue;
+                }
+                None => return Err(Broke(io::ErrorKind::ConnectionAborted.into()).into()),
+            },
+        };
         if count == 0 {
             return Ok(());
         }

@@ -25,6 +25,7 @@ mod request_backup;
 mod retention;
 mod sandbox;
 mod send_backup;
+mod server_pod;
 mod status;
 mod stop;
 mod verify;
@@ -115,6 +116,7 @@ enum PluginCommand {
     /// Make a backup now, and wait for it
     Backup(request_backup::Args),
     Export(export::Args),
+    Hold(hold::RemoteArgs),
 }
 
 /// Whether it was started by the name that kubectl looks for.
@@ -131,6 +133,7 @@ fn main() -> ExitCode {
             PluginCommand::List(args) => status::list(args),
             PluginCommand::Backup(args) => request_backup::run(args),
             PluginCommand::Export(args) => export::run(args),
+            PluginCommand::Hold(args) => hold::run_remote(args),
         });
     }
     let command = Cli::parse().command;

@@ -469,3 +469,208 @@ fn a_flipped_byte_of_a_backup_is_named_by_its_place() {
         "{log}"
     );
 }
+
+#[test]
+fn an_archive_that_is_not_whole_costs_no_backup_and_is_reported() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    let config = dir.path().join("config");
+    std::fs::create_dir_all(config.join("tmp/etcd-backup")).unwrap();
+    std::fs::write(config.join("ca.key"), "secret").unwrap();
+    // kubeadm leaves copies of etcd's data there, and somebody else a large file.
+    for (name, mib) in [("tmp/etcd-backup/db", 200), ("snapshot.db", 9)] {
+        let file = std::fs::File::create(config.join(name)).unwrap();
+        file.set_len(mib << 20).unwrap();
+    }
+    let flags = [
+        "--host-root",
+        text(dir.path()),
+        "--config-dir",
+        text(&config),
+    ];
+    let output = backup_once(&server, &repository, &flags);
+    assert!(output.status.success(), "{}", told(&output));
+    assert!(
+        told(&output).contains("is not whole") && told(&output).contains("snapshot.db"),
+        "{}",
+        told(&output)
+    );
+    let name = names(&repository, "backup").remove(0);
+    let record = std::fs::read(repository.join(&name).join("backup.json")).unwrap();
+    let record: Value = serde_json::from_slice(&record).unwrap();
+    assert_eq!(
+        record["archive_lacks"].as_array().unwrap().len(),
+        1,
+        "{record}"
+    );
+    let archive = repository
+        .join(&name)
+        .join(format!("static_kuberesources_{name}.tar.gz"));
+    let list = Command::new("tar")
+        .arg("tzf")
+        .arg(archive)
+        .output()
+        .unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    assert!(
+        list.contains("config/ca.key") && !list.contains("config/tmp"),
+        "{list}"
+    );
+    assert_all_whole(&repository);
+}
+
+#[test]
+fn a_backup_that_somebody_holds_is_kept_until_it_is_released() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    for _ in 0..4 {
+        assert!(backup_once(&server, &repository, &[]).status.success());
+    }
+    let all = names(&repository, "backup");
+    let hold = |args: &[&str]| {
+        let path = ["--backup-path", text(&repository)];
+        lifeboat(&[&["hold"][..], args, &path].concat())
+    };
+    let prune = || {
+        let path = ["--backup-path", text(&repository)];
+        let keep = ["--type", "RetentionNumber", "--max-number-of-backups", "1"];
+        lifeboat(&[&["prune-backups"][..], &path, &keep].concat())
+    };
+    assert!(hold(&[&all[3]]).status.success());
+    // Twice is as good as once.
+    assert!(hold(&[&all[3]]).status.success());
+    assert!(prune().status.success());
+    assert_eq!(
+        names(&repository, "backup"),
+        [all[0].clone(), all[3].clone()]
+    );
+    let listed = node::list(&repository);
+    assert_eq!(
+        (&listed[0]["held"], &listed[1]["held"]),
+        (&false.into(), &true.into())
+    );
+    let table = told(&lifeboat(&["list", "--backup-path", text(&repository)]));
+    assert_eq!(table.matches(" held").count(), 1, "{table}");
+    // What a crash has hidden comes back if it is held.
+    std::fs::rename(
+        repository.join(&all[3]),
+        repository.join(format!(".removing-{}", all[3])),
+    )
+    .unwrap();
+    assert!(prune().status.success());
+    assert!(names(&repository, "backup").contains(&all[3]));
+    assert!(hold(&["--release", &all[3]]).status.success());
+    assert!(prune().status.success());
+    assert_eq!(names(&repository, "backup"), [all[0].clone()]);
+    for wrong in [&all[3], "2020-01-01_000000", "..", "x/y", ""] {
+        let output = hold(&[wrong]);
+        assert_eq!(output.status.code(), Some(1), "{wrong}");
+        assert!(told(&output).contains("has no backup"), "{}", told(&output));
+    }
+}
+
+#[test]
+fn the_largest_sequence_that_a_record_can_have_makes_no_later_backup_an_old_one() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    assert!(backup_once(&server, &repository, &[]).status.success());
+    let first = names(&repository, "backup").remove(0);
+    let path = repository.join(&first).join("backup.json");
+    let record = std::fs::read_to_string(&path).unwrap();
+    let largest = format!("\"sequence\": {}", u64::MAX);
+    std::fs::write(&path, record.replacen("\"sequence\": 1", &largest, 1)).unwrap();
+    let keep = ["--type", "RetentionNumber", "--max-number-of-backups", "2"];
+    for _ in 0..3 {
+        let output = backup_once(&server, &repository, &keep);
+        assert!(output.status.success(), "{}", told(&output));
+        let made = told(&output);
+        let newest = names(&repository, "backup").remove(0);
+        assert!(
+            made.contains(&newest),
+            "the newest is the one just made: {made}"
+        );
+    }
+    assert_eq!(names(&repository, "backup").len(), 2);
+    assert!(!names(&repository, "backup").contains(&first));
+}
+
+#[test]
+fn a_record_that_somebody_forged_forges_no_row() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    assert!(backup_once(&server, &repository, &[]).status.success());
+    let name = names(&repository, "backup").remove(0);
+    let path = repository.join(&name).join("backup.json");
+    let record = std::fs::read_to_string(&path).unwrap();
+    let forged = record.replacen(
+        "on-demand",
+        "x\\u001b[2J\\n2030-01-01_000000 backup default",
+        1,
+    );
+    std::fs::write(&path, forged).unwrap();
+    std::fs::create_dir(repository.join("a\nb\u{1b}[1m")).unwrap();
+    let output = lifeboat(&["list", "--backup-path", text(&repository)]);
+    let shown = told(&output);
+    assert!(!shown.contains('\u{1b}'), "{shown:?}");
+    assert!(
+        !shown.lines().any(|line| line.starts_with("2030")),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("is not a name that a Backup can have"),
+        "{shown}"
+    );
+    let output = backup_once(&server, &repository, &["--origin", "Not a name"]);
+    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+}
+
+#[test]
+fn a_frozen_member_is_a_failed_run_within_seconds_also_with_tls() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let options = Options {
+        tls: true,
+        ..Options::default()
+    };
+    let server = Server::start_with(&binaries, &options);
+    let pki = server.pki.clone().unwrap();
+    let dir = TempDir::new().unwrap();
+    let flags = [
+        "--cacert",
+        text(&pki.ca),
+        "--cert",
+        text(&pki.client_cert),
+        "--key",
+        text(&pki.client_key),
+    ];
+    server.signal("-STOP");
+    let start = std::time::Instant::now();
+    let output = backup_once(&server, &dir.path().join("backups"), &flags);
+    let took = start.elapsed();
+    server.signal("-CONT");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        told(&output).contains("did not answer within 5 s"),
+        "{}",
+        told(&output)
+    );
+    // The limit is 5 s; the rest is for a slow machine.
+    assert!(took.as_secs() < 25, "{took:?}");
+}

@@ -125,7 +125,7 @@ fn installed_by_its_manifests_it_works_and_takes_over_and_goes_again() {
     tell_as(&cluster, token.trim(), "node-1").unwrap();
     let refused = tell_as(&cluster, token.trim(), "node-2").unwrap_err();
     assert!(
-        refused.contains("a backup server tells of its own node only"),
+        refused.contains("a backup server writes the NodeBackup of its own node only"),
         "{refused}"
     );
 
@@ -195,7 +195,6 @@ fn what_its_pods_need_beyond_a_restricted_pod_is_this_and_no_more() {
         format!(
             "Warning: would violate PodSecurity \"restricted:latest\": host namespaces (hostNetwork=true), \
              seLinuxOptions (pod set forbidden securityContext.seLinuxOptions: type \"spc_t\"), \
-             unrestricted capabilities (container \"{name}\" must not include \"DAC_READ_SEARCH\" in securityContext.capabilities.add), \
              restricted volume types (volumes \"node-etc-kubernetes\", \"backups\" use restricted volume type \"hostPath\"), \
              runAsNonRoot != true (pod or container \"{name}\" must set securityContext.runAsNonRoot=true), \
              runAsUser=0 (pod must not set runAsUser=0)"
@@ -246,10 +245,7 @@ fn on_openshift_it_brings_constraints_of_its_own() {
     cluster.apply(&manifests(IMAGE, &["--openshift"]));
     let constraints = get(&cluster, &["securitycontextconstraints", "etcd-lifeboat"]).unwrap();
     assert_eq!(constraints["allowPrivilegedContainer"], false);
-    assert_eq!(
-        constraints["allowedCapabilities"],
-        json!(["DAC_READ_SEARCH"])
-    );
+    assert_eq!(constraints["allowedCapabilities"], Value::Null);
     assert_eq!(
         constraints["users"],
         json!(["system:serviceaccount:openshift-etcd:etcd-lifeboat-agent"])
@@ -287,7 +283,7 @@ fn its_alerts_are_rules_that_prometheus_takes() {
         .output()
         .unwrap();
     assert!(
-        output.status.success() && told(&output).contains("5 rules found"),
+        output.status.success() && told(&output).contains("7 rules found"),
         "{}",
         told(&output)
     );

@@ -213,3 +213,98 @@ fn a_sweep_that_is_killed_before_any_step_is_finished_by_the_next_run() {
         stage.next_run(step);
     }
 }
+
+#[test]
+fn a_disk_that_fails_at_any_call_costs_no_backup_and_is_reported() {
+    let Some(stage) = Stage::set() else {
+        return;
+    };
+    let config = stage.dir.path().join("config");
+    let args = [
+        "cluster-backup",
+        "--min-free",
+        "1",
+        "--endpoints",
+        &stage.server.endpoint,
+        "--host-root",
+        text(stage.dir.path()),
+        "--config-dir",
+        text(&config),
+        "--backup-dir",
+        text(&stage.repository),
+        "--type",
+        "RetentionNumber",
+        "--max-number-of-backups",
+        "3",
+    ];
+    for errno in ["EIO", "ENOSPC"] {
+        let mut failed = 0;
+        for step in 1.. {
+            let before = stage.backups();
+            let output = command(&args)
+                .env("LIFEBOAT_TEST_FAILS_AT_STEP", format!("{step}:{errno}"))
+                .output()
+                .unwrap();
+            let now = stage.backups();
+            let said = told(&output);
+            // Those that retention gives up for a new one are the only ones that may go.
+            assert!(now.len() >= before.len().min(3), "{step}: {said}");
+            assert!(now.contains(&before[0]), "{step}: {said}");
+            assert_eq!(names(&stage.repository, "unreadable"), [""; 0], "{step}");
+            assert_all_whole(&stage.repository);
+            let reported = ["os error 5", "os error 28"]
+                .iter()
+                .any(|error| said.contains(error));
+            if !output.status.success() {
+                failed += 1;
+                assert!(reported, "{step}: {said}");
+            } else if !reported {
+                // All calls were made, and none has failed.
+                break;
+            }
+            stage.next_run(step);
+        }
+        assert!(failed >= 14, "{errno}: {failed}");
+    }
+}
+
+#[test]
+fn a_member_is_asked_for_its_hash_once_a_day_also_when_the_run_fails_after_it() {
+    let Some(stage) = Stage::set() else {
+        return;
+    };
+    let repository = stage.dir.path().join("others");
+    let run = |fails_at: Option<u64>| {
+        let args = [
+            "cluster-backup",
+            "--min-free",
+            "1",
+            "--endpoints",
+            &stage.server.endpoint,
+            "--backup-dir",
+            text(&repository),
+            "--output",
+            "json",
+        ];
+        let mut command = command(&args);
+        if let Some(step) = fails_at {
+            command.env("LIFEBOAT_TEST_FAILS_AT_STEP", format!("{step}:EIO"));
+        }
+        command.output().unwrap()
+    };
+    // The first call that fails after the member was asked: later ones leave the notes as they are.
+    let notes = repository.join(".notes.json");
+    let failed = (1..).any(|step| {
+        assert!(!run(Some(step)).status.success(), "{step}");
+        notes.exists()
+    });
+    assert!(failed);
+    let output = run(None);
+    let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let verified = record["verified"].as_array().unwrap();
+    assert!(
+        !verified.contains(&"member".into()),
+        "it was asked again: {record}"
+    );
+    assert!(record["compared_at"].is_string(), "{record}");
+}

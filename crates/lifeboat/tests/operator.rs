@@ -94,7 +94,7 @@ fn from_day_one_each_node_keeps_proven_backups_until_somebody_says_otherwise() {
     });
 
     // A mistake is told by what to write, and nothing is broken by it.
-    assert!(patch(&cluster, r#"{"schedule":"*/5 */0 * * *"}"#).contains("patched"));
+    assert!(patch(&cluster, r#"{"schedule":"*/5 * * * FRI-1"}"#).contains("patched"));
     let message = wait_until("the mistake to be told", || {
         let (holds, message) = degraded(&cluster, "default")?;
         holds.then_some(message)
@@ -269,7 +269,7 @@ fn the_kinds_explain_themselves() {
     });
     assert_eq!(
         columns("backups"),
-        "NAME SCHEDULE ZONE RETENTION DEGRADED REASON AGE"
+        "NAME SCHEDULE ZONE RETENTION DEGRADED REASON JUDGED AGE"
     );
     assert_eq!(
         columns("nodebackups"),

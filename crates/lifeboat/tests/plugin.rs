@@ -11,10 +11,14 @@ mod operated;
 use operated::node::{examples, list, told, wait_until};
 use operated::{Operated, Operator, cluster, get, stale};
 use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use test_support::kubernetes::binaries;
 use test_support::kubernetes::cluster::Fault;
 
@@ -37,6 +41,63 @@ fn kubectl_lifeboat(cluster: &Operated, args: &[&str]) -> Output {
         .env("KUBECONFIG", cluster.outside_kubeconfig())
         .output()
         .unwrap()
+}
+
+/// A slow way to the API server, which breaks when much has come by it: so many times.
+struct BadWay {
+    kubeconfig: PathBuf,
+}
+
+impl BadWay {
+    fn to(kubeconfig: &Path, dir: &Path, cuts: usize) -> BadWay {
+        let text = std::fs::read_to_string(kubeconfig).unwrap();
+        let server = text.split("https://").nth(1).unwrap();
+        let server: String = server
+            .chars()
+            .take_while(|char| char.is_ascii_digit() || matches!(char, '.' | ':'))
+            .collect();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = listener.local_addr().unwrap().to_string();
+        let path = dir.join(format!("bad-way-{cuts}"));
+        std::fs::write(&path, text.replace(&server, &own)).unwrap();
+        let cuts_left = Arc::new(AtomicUsize::new(cuts));
+        // Ends with the test.
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = TcpStream::connect(&server).unwrap();
+                let cuts_left = cuts_left.clone();
+                let (mut up, mut down) = (
+                    (client.try_clone().unwrap(), server.try_clone().unwrap()),
+                    (server, client),
+                );
+                std::thread::spawn(move || std::io::copy(&mut up.0, &mut up.1));
+                std::thread::spawn(move || slowly(&mut down.0, &mut down.1, &cuts_left));
+            }
+        });
+        BadWay { kubeconfig: path }
+    }
+}
+
+fn slowly(from: &mut TcpStream, to: &mut TcpStream, cuts_left: &AtomicUsize) {
+    const CUT_AFTER_BYTES: usize = 5 << 20;
+    let mut passed = 0;
+    let mut chunk = vec![0; 10_000];
+    loop {
+        let count = from.read(&mut chunk).unwrap_or(0);
+        if count == 0 || to.write_all(&chunk[..count]).is_err() {
+            break;
+        }
+        passed += count;
+        if passed > CUT_AFTER_BYTES {
+            let left = cuts_left.load(Ordering::Relaxed);
+            if left > 0 {
+                cuts_left.store(left - 1, Ordering::Relaxed);
+                break;
+            }
+        }
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
 
 #[test]
@@ -258,7 +319,9 @@ fn a_backup_comes_to_the_machine_of_whoever_asks_whole_and_proven_or_not_at_all(
             "{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: person, namespace: etcd-lifeboat}}}}
 ---
 {{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {{name: person}}, rules: [
-  {{apiGroups: [''], resources: [pods], verbs: [list]}}, {{apiGroups: [''], resources: [pods/exec], verbs: [{verbs}]}}]}}
+  {{apiGroups: [''], resources: [pods], verbs: [list]}}, {{apiGroups: [apps], resources: [daemonsets], verbs: [list]}},
+  {{apiGroups: [lifeboat.etcd.io], resources: [nodebackups], verbs: [get]}},
+  {{apiGroups: [''], resources: [pods/exec], verbs: [{verbs}]}}]}}
 ---
 {{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {{name: person}},
   roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: person}},
@@ -296,7 +359,12 @@ fn a_backup_comes_to_the_machine_of_whoever_asks_whole_and_proven_or_not_at_all(
     }
     let output = kubectl_lifeboat(&cluster, &["backup", "--timeout", "60s"]);
     assert!(output.status.success(), "{}", told(&output));
-    let large = operated::node::names(&repository, "backup").pop().unwrap();
+    let large = operated::node::names(&repository, "backup").remove(0);
+    wait_until("the node to list it", || {
+        told(&kubectl_lifeboat(&cluster, &["list"]))
+            .contains(&large)
+            .then_some(())
+    });
     let interrupted = cluster.dir().join("interrupted");
     std::fs::create_dir(&interrupted).unwrap();
     let what = format!("node-1/{large}");
@@ -330,19 +398,102 @@ fn a_backup_comes_to_the_machine_of_whoever_asks_whole_and_proven_or_not_at_all(
     }
     assert!(heard > 2, "{heard} of 9 were heard in time");
 
+    // By a connection that is slow, one that breaks once, and one that always breaks.
+    for (cuts, whole) in [(0, true), (1, true), (2, false)] {
+        let way = BadWay::to(&cluster.outside_kubeconfig(), cluster.dir(), cuts);
+        let args = ["export", &what, "--to", interrupted.to_str().unwrap()];
+        let config = ["--kubeconfig", way.kubeconfig.to_str().unwrap()];
+        let output = operated::node::lifeboat(&[&args[..], &config].concat());
+        let said = told(&output);
+        assert_eq!(output.status.success(), whole, "{cuts}: {said}");
+        assert_eq!(
+            said.contains("trying once more"),
+            cuts > 0,
+            "{cuts}: {said}"
+        );
+        // Never as a backup that is another one.
+        assert!(!said.contains("SHA-256"), "{cuts}: {said}");
+        if whole {
+            std::fs::remove_dir_all(interrupted.join(&large)).unwrap();
+        } else {
+            let told_why = said.contains("ended after") || said.contains("broke");
+            assert!(told_why, "{said}");
+        }
+        assert_eq!(count(&interrupted), 0, "{cuts}");
+    }
+
+    // A pod of somebody else that only looks like a backup server, first in any list, is not asked.
+    cluster.apply(&format!(
+        "{{apiVersion: v1, kind: Namespace, metadata: {{name: aaa}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: evil, namespace: aaa, labels: {{app: etcd-auto-backup}}}}
+spec:
+  nodeName: node-1
+  containers: [{{name: etcd-backup-server, image: {}, args: [backup-server, --enabled=false, '--listen=127.0.0.1:0']}}]
+",
+        operated::IMAGE
+    ));
+    wait_until("the evil pod", || {
+        let pod = get(&cluster, &["-n", "aaa", "pod", "evil"])?;
+        (pod["status"]["phase"] == "Running").then_some(())
+    });
+    let output = export(&format!("node-1/{large}"));
+    assert!(output.status.success(), "{}", told(&output));
+    std::fs::remove_dir_all(target.join(&large)).unwrap();
+
+    // What is held stays held until it is released, by the same way.
+    let held = || {
+        list(&repository)
+            .iter()
+            .any(|backup| backup["held"] == true)
+    };
+    for (args, holds) in [(&["hold"][..], true), (&["hold", "--release"], false)] {
+        let output = kubectl_lifeboat(&cluster, &[args, &[&what]].concat());
+        assert!(output.status.success(), "{}", told(&output));
+        assert!(told(&output).contains(&what), "{}", told(&output));
+        assert_eq!(held(), holds);
+    }
+    let output = kubectl_lifeboat(&cluster, &["hold", "node-1/2001-01-01_000000"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told(&output).contains("has no backup"), "{}", told(&output));
+
     // As its help says.
     let help = told(&operated::node::lifeboat(&["export", "--help"]));
-    for (example, to) in examples(&help).iter().zip(["first", "second"]) {
+    for (number, example) in examples(&help).iter().enumerate() {
+        let to = format!("example-{number}");
         let to = cluster.dir().join(to);
         std::fs::create_dir(&to).unwrap();
         let example = example
             .replace("2026-11-22_031500", &name)
+            .replace("2025-01-01_000000", &name)
             .replace(" --to /secure/place", "");
         let mut args: Vec<_> = example.split_whitespace().skip(2).collect();
         args.extend(["--to", to.to_str().unwrap()]);
         let output = kubectl_lifeboat(&cluster, &args);
         assert!(output.status.success(), "{example}: {}", told(&output));
     }
+
+    // What arrives must be what the node has written of it.
+    let listed = get(&cluster, &["nodebackup", "node-1"]).unwrap();
+    let listed = listed["status"]["backups"].as_array().unwrap().clone();
+    let place_in_list = listed
+        .iter()
+        .position(|entry| entry["name"] == large.as_str());
+    let other = format!(
+        r#"[{{"op":"replace","path":"/status/backups/{}/sha256","value":"{}"}}]"#,
+        place_in_list.unwrap(),
+        "0".repeat(64)
+    );
+    let patch = ["patch", "nodebackup", "node-1", "--subresource=status"];
+    let _ = cluster.kubectl_ok(&[&patch[..], &["--type=json", "-p", &other]].concat());
+    fails(&what, "is not the backup that NodeBackup/node-1 lists");
+    assert_eq!(count(&target), 1);
+    let to = ["--to", target.to_str().unwrap(), "--unlisted"];
+    let output = kubectl_lifeboat(&cluster, &[&["export", &what][..], &to].concat());
+    assert!(output.status.success(), "{}", told(&output));
+    std::fs::remove_dir_all(target.join(&large)).unwrap();
 
     // One that has been damaged on its disk.
     std::fs::remove_dir_all(&place).unwrap();

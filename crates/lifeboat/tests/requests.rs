@@ -243,7 +243,7 @@ fn any_other_backup_keeps_its_own_schedule_retention_and_history() {
         &format!("{{schedule: '0 * * * *', pvcName: often, retentionPolicy: {policy}}}"),
     );
     // One that can't be done does not hold up the others.
-    backup("bad", "{schedule: '*/5 */0 * * *'}");
+    backup("bad", "{schedule: '*/5 * * * FRI-1'}");
     backup("on-disk", "{schedule: '@hourly'}");
     backup("zoned", "{schedule: '30 2 * * *', timeZone: Europe/Berlin}");
     let message = wait_until("the missing claim to be told", || {
@@ -425,6 +425,24 @@ fn what_can_not_be_done_is_refused_with_what_to_write_instead() {
         ("{timeZone: [UTC]}", "must be of type string"),
         ("{pvcName: [claim]}", "must be of type string"),
         ("[]", "must be of type object"),
+        ("{schedule: '*/5 */0 * * *'}", "the hour, the second field, can't be read"),
+        ("{schedule: '61 * * * *'}", "write numbers from 0 to 59"),
+        ("{schedule: '* 24 * * *'}", "write numbers from 0 to 23"),
+        ("{schedule: '* * 32 * *'}", "write numbers from 1 to 31"),
+        ("{schedule: '* * * 13 *'}", "write numbers from 1 to 12"),
+        ("{schedule: '* * * * 7'}", "There is no 7"),
+        ("{schedule: 'every day'}", "a schedule has five fields"),
+        ("{schedule: '* * * * * *'}", "a schedule has five fields"),
+        ("{schedule: 'TZ=UTC 0 * * * *'}", "write the zone into spec.etcd.timeZone"),
+        ("{schedule: '@weekdays'}", "there is no such word for a schedule"),
+        // OpenShift's own table.
+        ("{schedule: '5 4 * * FOO'}", "names from SUN to SAT"),
+        ("{schedule: '@hourli'}", "write @hourly"),
+        ("{schedule: '* * * * 5L'}", "no L"),
+        ("{schedule: '* * L-5 * *'}", "There is no L"),
+        ("{schedule: '* * 15W * *'}", "no W"),
+        ("{timeZone: GMT2}", "write a name such as Europe/Berlin"),
+        ("{timeZone: GMT+3}", "write a name such as Europe/Berlin"),
         ("{schedul: '* * * * *'}", "unknown field \"spec.etcd.schedul\""),
         ("{retentionPolicy: {retentionType: '', retentionNumbers: {}}}", "unknown field \"spec.etcd.retentionPolicy.retentionNumbers\""),
     ]
@@ -441,18 +459,40 @@ fn what_can_not_be_done_is_refused_with_what_to_write_instead() {
         assert!(!output.status.success(), "{etcd} was taken");
         assert!(refused.contains(told_by), "{etcd}: {refused}");
     }
+    // What can be done is taken: OpenShift's own table, and what only ours takes.
+    for etcd in [
+        "{schedule: '* 2 * * *'}",
+        "{schedule: '* 2 * * *', pvcName: claim}",
+        "{schedule: '0 22 * * 1-5'}",
+        "{schedule: '5 4 * * SUN'}",
+        "{schedule: '@hourly'}",
+        "{timeZone: Africa/Banjul}",
+        "{timeZone: Etc/GMT-8}",
+        "{timeZone: Etc/UTC}",
+        "{timeZone: America/Argentina/Catamarca}",
+        "{schedule: '@every 90s'}",
+        "{schedule: '@midnight'}",
+        "{schedule: '? ? ? ? ?'}",
+        "{schedule: '  */15 0-5/2 1,15 JAN-MAR mon-Fri '}",
+        "{schedule: '', timeZone: ''}",
+        "{timeZone: EST5EDT}",
+        "{timeZone: GMT0}",
+        "{timeZone: W-SU}",
+    ] {
+        let path = cluster.dir().join("valid.yaml");
+        let backup = format!(
+            "apiVersion: config.openshift.io/v1alpha1\nkind: Backup\nmetadata: {{name: valid}}\nspec: {{etcd: {etcd}}}\n"
+        );
+        std::fs::write(&path, backup).unwrap();
+        let output = cluster.kubectl(&["create", "--dry-run=server", "-f", text(&path)]);
+        assert!(output.status.success(), "{etcd}: {}", told(&output));
+    }
     // By the operator, in the Backup's own condition and by an event.
     let invalid = [
-        ("{schedule: '*/5 */0 * * *'}", "spec.etcd.schedule"),
-        ("{schedule: '61 * * * *'}", "spec.etcd.schedule"),
-        ("{schedule: 'every day'}", "spec.etcd.schedule"),
-        ("{schedule: '* * * * * *'}", "spec.etcd.schedule"),
         ("{schedule: '0 0 30 2 *'}", "never due"),
-        (
-            "{schedule: 'TZ=UTC 0 * * * *'}",
-            "write it into spec.etcd.timeZone",
-        ),
-        ("{schedule: '@weekdays'}", "spec.etcd.schedule"),
+        ("{schedule: '* * * * FRI-1'}", "spec.etcd.schedule"),
+        ("{schedule: '* 22-6 * * *'}", "spec.etcd.schedule"),
+        ("{schedule: '@every day'}", "spec.etcd.schedule"),
         (
             "{timeZone: Berlin}",
             "expected one such as UTC or Europe/Berlin",

@@ -11,7 +11,9 @@
 //! - [`freshness`]: whether the nodes' backups are new enough.
 //! - [`manifests`]: what is installed for it to run.
 //! - [`overview`]: what a person wants to know of it all.
+//! - [`servers`]: the pods of backup servers.
 //! - [`shape`]: what kind of cluster it is.
+//! - [`layout`]: what a pod sees of a node.
 //! - [`lease`]: one operator at a time.
 
 pub mod backup;
@@ -20,6 +22,7 @@ pub mod default_backup;
 pub mod events;
 pub mod freshness;
 mod install;
+pub mod layout;
 pub mod lease;
 mod lenient;
 pub mod manifests;
@@ -27,9 +30,11 @@ pub mod names;
 pub mod overview;
 pub mod periodic;
 mod pods;
+mod policies;
 pub mod removal;
 pub mod request;
 mod seen;
+pub mod servers;
 pub mod shape;
 pub mod telling;
 mod watch_again;
@@ -41,6 +46,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Resource};
+use layout::NodeLayout;
 use lease::Lease;
 use seen::Seen;
 use serde_json::{Value, json};
@@ -67,6 +73,8 @@ pub struct Options {
     pub identity: String,
     /// Which controllers run.
     pub controllers: Controllers,
+    /// Where nodes have the files of etcd; by the cluster's platform if nothing was said.
+    pub layout: Option<NodeLayout>,
     /// More flags for the backup servers; for tests.
     pub server_flags: Vec<String>,
     /// More flags for Jobs that make a backup; for tests.
@@ -153,6 +161,12 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// The layout of nodes that say nothing else.
+    fn layout(&self) -> NodeLayout {
+        let layout = self.options.layout;
+        layout.unwrap_or_else(|| NodeLayout::of(self.shape.platform))
+    }
+
     /// Each write goes through here: without the lease there is none.
     async fn write<T>(
         &self,

@@ -2,7 +2,7 @@
 //! what each of them may, and its Deployment.
 
 use crate::names::{AGENT_ACCOUNT, OPERATOR_ACCOUNT, OPERATOR_APP as APP, REQUEST_ACCOUNT};
-use crate::pods;
+use crate::{pods, policies};
 use serde_json::{Value, json};
 
 /// What is asked for.
@@ -68,7 +68,7 @@ pub fn all(install: &Install) -> Vec<Value> {
     if install.openshift {
         all.extend(constraints(home));
     }
-    all.extend(own_node_only(home));
+    all.extend(policies::all(home, &install.image));
     all.extend(deployment(install));
     if install.monitoring {
         all.extend(monitoring(home));
@@ -107,7 +107,7 @@ fn constraints(home: &str) -> Vec<Value> {
         "allowHostPID": false,
         "allowPrivilegedContainer": false,
         "allowPrivilegeEscalation": false,
-        "allowedCapabilities": ["DAC_READ_SEARCH"],
+        "allowedCapabilities": null,
         "requiredDropCapabilities": null,
         "readOnlyRootFilesystem": true,
         "runAsUser": {"type": "RunAsAny"},
@@ -132,42 +132,6 @@ fn constraints(home: &str) -> Vec<Value> {
         "subjects": [{"kind": "ServiceAccount", "name": REQUEST_ACCOUNT, "namespace": home}],
     });
     vec![scc, binding]
-}
-
-/// A backup server's token names the node it was given to: it may tell of that one, and of no other.
-fn own_node_only(home: &str) -> [Value; 2] {
-    let name = "etcd-lifeboat-own-node-only";
-    let api_version = "admissionregistration.k8s.io/v1";
-    let node = "request.userInfo.extra['authentication.kubernetes.io/node-name']";
-    let policy = json!({
-        "apiVersion": api_version,
-        "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": name},
-        "spec": {
-            "failurePolicy": "Fail",
-            "matchConstraints": {"resourceRules": [{
-                "apiGroups": ["lifeboat.etcd.io"],
-                "apiVersions": ["*"],
-                "operations": ["CREATE", "UPDATE"],
-                "resources": ["nodebackups", "nodebackups/status"],
-            }]},
-            "matchConditions": [{
-                "name": "backup-servers",
-                "expression": format!("request.userInfo.username == 'system:serviceaccount:{home}:{AGENT_ACCOUNT}'"),
-            }],
-            "validations": [{
-                "expression": format!("has(request.userInfo.extra) && 'authentication.kubernetes.io/node-name' in request.userInfo.extra && {node}[0] == object.metadata.name"),
-                "message": "a backup server tells of its own node only",
-            }],
-        },
-    });
-    let binding = json!({
-        "apiVersion": api_version,
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": name},
-        "spec": {"policyName": name, "validationActions": ["Deny"]},
-    });
-    [policy, binding]
 }
 
 /// The operator itself: two, of which one works, so that one is there soon when a node goes.

@@ -2,6 +2,8 @@
 //! control-plane node, any other a CronJob that asks for an `EtcdBackup`.
 
 use crate::conditions::{Saying, before};
+use crate::layout::{LABEL, NodeLayout};
+use crate::lenient::{self, Lenient};
 use crate::names::{
     CRON_APP, CRON_JOB_CHARS, DAEMON_SET, JOB_CONTAINER, LABEL_CHARS, NAME_LABEL, REQUEST_ACCOUNT,
     SERVER_APP, SERVER_CONTAINER, shortened,
@@ -9,7 +11,7 @@ use crate::names::{
 use crate::pods::{self, Target, with};
 use crate::shape::Shape;
 use crate::watch_again::{Complaint, WatchAgain};
-use crate::{Context, FIELD_MANAGER, Options, plain};
+use crate::{Context, FIELD_MANAGER, Options, gone_is_well, plain};
 use backup_plan::api::{Backup, DEFAULT_BACKUP, ValidBackup, validate};
 use backup_plan::cron::Schedule;
 use backup_plan::retention::Policy;
@@ -18,13 +20,15 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::batch::v1::CronJob;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::api::{Api, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +51,7 @@ pub(crate) async fn run(context: Arc<Context>) {
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
     let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), namespace);
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    let nodes: Api<Lenient<PartialObjectMeta<Node>>> = Api::all(client.clone());
     let app = |app: &str| watcher::Config::default().labels(&format!("app={app}"));
     let controller = Controller::new(
         Api::<Backup>::all(client.clone()),
@@ -59,6 +64,10 @@ pub(crate) async fn run(context: Arc<Context>) {
         .trigger_backoff(WatchAgain::default())
         .owns(sets, app(SERVER_APP))
         .owns(cron_jobs, app(CRON_APP))
+        // Nodes that get or lose a layout of their own.
+        .watches(nodes, watcher::Config::default().labels(LABEL), |_| {
+            [ObjectRef::<Backup>::new(DEFAULT_BACKUP)]
+        })
         .watches(claims, watcher::Config::default(), move |claim| {
             let backups = store.state();
             let name = claim.name_any();
@@ -95,15 +104,8 @@ pub(crate) async fn run_defaults(context: Arc<Context>) {
             continue;
         }
         // What is applied again as it is changes nothing, and wakes nobody.
-        let set = || {
-            daemon_set(
-                &context.shape,
-                &context.options,
-                &ValidBackup::of_servers(),
-                None,
-            )
-        };
-        while let Err(error) = apply::<DaemonSet>(&context, &set()).await {
+        let valid = ValidBackup::of_servers();
+        while let Err(error) = servers(&context, &valid, None).await {
             tracing::warn!("backup servers: {}", plain(&error));
             tokio::time::sleep(TRY_AGAIN).await;
         }
@@ -147,8 +149,7 @@ async fn make(
 ) -> Result<Told, kube::Error> {
     let owner = json!(backup.controller_owner_ref(&()));
     let made = if backup.name_any() == DEFAULT_BACKUP {
-        let set = daemon_set(&context.shape, &context.options, valid, Some(&owner));
-        apply::<DaemonSet>(context, &set)
+        servers(context, valid, Some(&owner))
             .await
             .map(|()| format!("DaemonSet {DAEMON_SET} has what this Backup says"))
     } else {
@@ -181,6 +182,50 @@ async fn make(
             Ok(Told::degraded("Refused", status.message))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// The backup servers: a DaemonSet for the cluster's layout, and one for each layout that nodes have by their label. Those of
+/// layouts that no node has any more go.
+async fn servers(
+    context: &Context,
+    valid: &ValidBackup,
+    owner: Option<&Value>,
+) -> Result<(), kube::Error> {
+    let nodes: Api<Lenient<PartialObjectMeta<Node>>> = Api::all(context.client.clone());
+    let (nodes, _) = lenient::list(&nodes, &ListParams::default().labels(LABEL)).await?;
+    let labelled: BTreeSet<_> = nodes.iter().filter_map(NodeLayout::of_node).collect();
+    let sets: Api<DaemonSet> = Api::namespaced(context.client.clone(), &context.shape.namespace);
+    let set = |layout| {
+        daemon_set(
+            &context.shape,
+            context.layout(),
+            layout,
+            &context.options,
+            valid,
+            owner,
+        )
+    };
+    apply::<DaemonSet>(context, &set(None)).await?;
+    let ours = ListParams::default().labels(&format!("app={SERVER_APP}"));
+    let there = sets.list(&ours).await?;
+    let there: Vec<_> = there.iter().map(ResourceExt::name_any).collect();
+    for layout in NodeLayout::ALL {
+        let name = daemon_set_name(Some(layout));
+        if labelled.contains(&layout) {
+            apply::<DaemonSet>(context, &set(Some(layout))).await?;
+        } else if there.contains(&name) {
+            let params = DeleteParams::background();
+            gone_is_well(context.write(sets.delete(&name, &params)).await)?;
+        }
+    }
+    Ok(())
+}
+
+fn daemon_set_name(layout: Option<NodeLayout>) -> String {
+    match layout {
+        None => DAEMON_SET.into(),
+        Some(layout) => format!("{DAEMON_SET}-{layout}"),
     }
 }
 
@@ -231,10 +276,12 @@ pub(crate) fn retention_flags(policy: Policy) -> Vec<String> {
     }
 }
 
-/// The DaemonSet, as it is applied.
+/// A DaemonSet, as it is applied: for nodes that have a layout by their label, or for all others, which have the cluster's.
 #[must_use]
 pub fn daemon_set(
     shape: &Shape,
+    of_cluster: NodeLayout,
+    by_label: Option<NodeLayout>,
     options: &Options,
     valid: &ValidBackup,
     owner: Option<&Value>,
@@ -247,28 +294,41 @@ pub fn daemon_set(
     args.extend(retention_flags(valid.policy));
     args.extend(options.server_flags.iter().cloned());
     let pod = pods::taking_backups(
-        shape.platform,
+        by_label.unwrap_or(of_cluster),
         &options.image,
         SERVER_CONTAINER,
         &args,
         Target::Node,
     );
     // It tells of itself by its NodeBackup.
-    let pod = with(pod, json!({"automountServiceAccountToken": true}));
+    let pod = with(
+        pod,
+        json!({
+            "automountServiceAccountToken": true,
+            "affinity": pods::with_layout(by_label),
+        }),
+    );
+    // The selector of a DaemonSet can't be changed: that of the first has no layout.
+    let mut labels = json!({"app": SERVER_APP});
+    let mut selector = labels.clone();
+    if let Some(layout) = by_label {
+        labels = with(labels, json!({LABEL: layout.name()}));
+        selector = labels.clone();
+    }
     json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
         "metadata": {
-            "name": DAEMON_SET,
+            "name": daemon_set_name(by_label),
             "namespace": shape.namespace,
-            "labels": {"app": SERVER_APP},
+            "labels": labels,
             "ownerReferences": owner.into_iter().collect::<Vec<_>>(),
         },
         "spec": {
-            "selector": {"matchLabels": {"app": SERVER_APP}},
+            "selector": {"matchLabels": selector},
             "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
             "template": {
-                "metadata": {"labels": {"app": SERVER_APP}},
+                "metadata": {"labels": labels},
                 "spec": pod,
             },
         },
@@ -441,20 +501,23 @@ mod tests {
             automated_backup: true,
             identity: "a".into(),
             controllers: crate::Controllers::all(),
+            layout: None,
             server_flags: Vec::new(),
             backup_flags: Vec::new(),
         }
     }
 
-    fn set(platform: Platform, policy: Policy) -> Value {
+    fn set(layout: NodeLayout, policy: Policy) -> Value {
         let shape = Shape {
-            platform,
+            platform: Platform::Kubernetes,
             namespace: "ns".into(),
             kinds: crate::shape::KindsOf::Us,
             external: false,
         };
         daemon_set(
             &shape,
+            layout,
+            None,
             &options(),
             &valid(policy),
             Some(&json!({"name": "default"})),
@@ -464,7 +527,7 @@ mod tests {
     #[test]
     fn servers_get_what_the_backup_says() {
         let args = |policy| {
-            set(Platform::Kubernetes, policy)["spec"]["template"]["spec"]["containers"][0]["args"]
+            set(NodeLayout::StaticPod, policy)["spec"]["template"]["spec"]["containers"][0]["args"]
                 .clone()
         };
         assert_eq!(
@@ -484,19 +547,33 @@ mod tests {
     }
 
     #[test]
-    fn pods_have_one_capability_and_see_no_more_of_the_node_than_they_need() {
-        for (platform, directories) in [
-            (Platform::OpenShift, &["/etc/kubernetes"][..]),
-            (Platform::Rke2, &["/etc/rancher", "/var/lib/rancher"]),
+    fn pods_see_no_more_of_the_node_than_they_need_and_have_a_capability_only_where_files_are_others()
+     {
+        for (layout, paths) in [
+            (NodeLayout::StaticPod, &["/etc/kubernetes"][..]),
+            (NodeLayout::Rancher, &["/etc/rancher", "/var/lib/rancher"]),
+            (
+                NodeLayout::MicroShift,
+                &["/etc/microshift", "/var/lib/microshift"],
+            ),
+            (
+                NodeLayout::Kubespray,
+                &["/etc/kubernetes", "/etc/etcd.env", "/etc/ssl/etcd"],
+            ),
         ] {
-            let set = set(platform, Policy::Number(3));
+            let set = set(layout, Policy::Number(3));
             let pod = &set["spec"]["template"]["spec"];
+            // etcd, which is of the node's own class, must outlive it.
+            assert_eq!(pod["priorityClassName"], "system-cluster-critical");
             let container = &pod["containers"][0];
+            assert_eq!(container["resources"]["limits"]["memory"], "128Mi");
             let security = &container["securityContext"];
-            assert_eq!(
-                security["capabilities"],
-                json!({"drop": ["ALL"], "add": ["DAC_READ_SEARCH"]})
-            );
+            let added = match layout {
+                NodeLayout::Kubespray => json!(["DAC_READ_SEARCH"]),
+                _ => Value::Null,
+            };
+            assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+            assert_eq!(security["capabilities"]["add"], added);
             assert_eq!(security["readOnlyRootFilesystem"], true);
             assert_eq!(security["privileged"], Value::Null);
             let mounts = container["volumeMounts"]
@@ -507,9 +584,9 @@ mod tests {
                 let path = mount["mountPath"].as_str().unwrap_or_default();
                 let writable = mount["readOnly"] != true;
                 assert_eq!(writable, path == REPOSITORY, "{path}");
-                assert!(path == REPOSITORY || directories.contains(&path), "{path}");
+                assert!(path == REPOSITORY || paths.contains(&path), "{path}");
             }
-            assert_eq!(mounts.len(), directories.len() + 1);
+            assert_eq!(mounts.len(), paths.len() + 1);
         }
     }
 }

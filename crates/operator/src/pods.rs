@@ -1,7 +1,7 @@
 //! What all pods that the operator makes have in common: where they run, and what they may.
 
+use crate::layout::{LABEL, NodeLayout};
 use crate::names::{AGENT_ACCOUNT, REPOSITORY};
-use crate::shape::Platform;
 use serde_json::{Value, json};
 
 /// Any of these is on nodes that have a member of etcd.
@@ -49,9 +49,25 @@ pub(crate) fn with(mut object: Value, more: Value) -> Value {
 
 /// On which nodes.
 pub(crate) fn on_control_plane() -> Value {
+    with_role(&[])
+}
+
+/// On those nodes of the control plane that have this layout: by their label, or, where it is the cluster's, without one.
+pub(crate) fn with_layout(layout: Option<NodeLayout>) -> Value {
+    with_role(&[match layout {
+        None => json!({"key": LABEL, "operator": "DoesNotExist"}),
+        Some(layout) => json!({"key": LABEL, "operator": "In", "values": [layout.name()]}),
+    }])
+}
+
+fn with_role(more: &[Value]) -> Value {
     let terms: Vec<_> = ROLES
         .iter()
-        .map(|role| json!({"matchExpressions": [{"key": role, "operator": "Exists"}]}))
+        .map(|role| {
+            let mut expressions = vec![json!({"key": role, "operator": "Exists"})];
+            expressions.extend(more.iter().cloned());
+            json!({"matchExpressions": expressions})
+        })
         .collect();
     required(&json!(terms))
 }
@@ -69,31 +85,42 @@ fn required(terms: &Value) -> Value {
     }})
 }
 
+/// More than a run takes with a database of 8 GiB (measured: 40 MiB), and little enough that etcd is not the one to go.
+const MEMORY_LIMIT: &str = "128Mi";
+
 /// A pod that takes backups of its node's member: one container, called so, with these arguments.
 pub(crate) fn taking_backups(
-    platform: Platform,
+    layout: NodeLayout,
     image: &str,
     container: &str,
     args: &[String],
     target: Target<'_>,
 ) -> Value {
-    let volume = |path: &str| format!("node{}", path.replace('/', "-"));
-    let directories = platform.node_directories();
-    let mut volumes: Vec<_> = directories
+    let volume = |path: &str| format!("node{}", path.replace(['/', '.'], "-"));
+    let seen = layout.mounts();
+    let mut volumes: Vec<_> = seen
         .iter()
-        .map(|path| json!({"name": volume(path), "hostPath": {"path": path, "type": "Directory"}}))
+        .map(|mount| {
+            json!({"name": volume(mount.path), "hostPath": {"path": mount.path, "type": mount.kind}})
+        })
         .collect();
     volumes.push(with(target.volume(), json!({"name": "backups"})));
-    let mut mounts: Vec<_> = directories
+    let mut mounts: Vec<_> = seen
         .iter()
-        .map(|path| json!({"name": volume(path), "mountPath": path, "readOnly": true}))
+        .map(|mount| json!({"name": volume(mount.path), "mountPath": mount.path, "readOnly": true}))
         .collect();
     mounts.push(json!({"name": "backups", "mountPath": target.path()}));
+    let capabilities = if layout.has_files_of_others() {
+        json!({"drop": ["ALL"], "add": ["DAC_READ_SEARCH"]})
+    } else {
+        json!({"drop": ["ALL"]})
+    };
     json!({
         // A broken pod network must not stop backups, nor must anything that a node is tainted with.
         "hostNetwork": true,
         "tolerations": [{"operator": "Exists"}],
-        "priorityClassName": "system-node-critical",
+        // Spared from eviction. The class of a node's own pods would make the kernel spare it as well as etcd, which must outlive it.
+        "priorityClassName": "system-cluster-critical",
         "serviceAccountName": AGENT_ACCOUNT,
         "automountServiceAccountToken": false,
         // With SELinux the node's files belong to the node, and only this type reads them.
@@ -109,11 +136,14 @@ pub(crate) fn taking_backups(
             "args": args,
             "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
             "terminationMessagePolicy": "FallbackToLogsOnError",
-            "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+            "resources": {
+                "requests": {"cpu": "10m", "memory": "32Mi"},
+                "limits": {"memory": MEMORY_LIMIT},
+            },
             "securityContext": {
                 "readOnlyRootFilesystem": true,
                 "allowPrivilegeEscalation": false,
-                "capabilities": {"drop": ["ALL"], "add": ["DAC_READ_SEARCH"]},
+                "capabilities": capabilities,
             },
             "volumeMounts": mounts,
         }],

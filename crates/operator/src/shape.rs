@@ -41,15 +41,6 @@ impl Platform {
             Platform::Kubernetes => "kubernetes",
         }
     }
-
-    /// The directories of a node in which a backup server finds etcd and what belongs into the archive.
-    #[must_use]
-    pub fn node_directories(self) -> &'static [&'static str] {
-        match self {
-            Platform::OpenShift | Platform::Kubernetes => &["/etc/kubernetes"],
-            Platform::K3s | Platform::Rke2 => &["/etc/rancher", "/var/lib/rancher"],
-        }
-    }
 }
 
 /// Whose the kinds `Backup` and `EtcdBackup` are.

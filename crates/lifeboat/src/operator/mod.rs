@@ -6,6 +6,7 @@ use crate::logging::{self, LogFormat};
 use crate::{EXIT_FAILED, EXIT_USAGE, listener, output};
 use anyhow::Context;
 use metrics::Told;
+use operator::layout::NodeLayout;
 use operator::shape::GATE;
 use operator::telling::Shared;
 use operator::{Controllers, Options};
@@ -38,6 +39,10 @@ pub(crate) struct Args {
         allow_hyphen_values = true
     )]
     controllers: String,
+    /// Where nodes have the files of etcd: static-pod, kubespray, rancher or microshift [default: by the cluster]. The
+    /// label lifeboat.etcd.io/node-layout on a node says it for that one
+    #[arg(long, value_name = "LAYOUT")]
+    node_layout: Option<String>,
     /// Address of /metrics, /healthz and /readyz; port 0 lets the kernel choose
     #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: SocketAddr,
@@ -60,9 +65,16 @@ const LISTEN: &str = "127.0.0.1:29380";
 
 /// Runs until its lease is lost.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
-    let checked = gate(&args.feature_gates)
-        .and_then(|gate| Controllers::parse(&args.controllers).map(|chosen| (gate, chosen)));
-    let (automated_backup, controllers) = match checked {
+    let checked = gate(&args.feature_gates).and_then(|gate| {
+        let chosen = Controllers::parse(&args.controllers)?;
+        let layout = args
+            .node_layout
+            .as_deref()
+            .map(NodeLayout::parse)
+            .transpose()?;
+        Ok((gate, chosen, layout))
+    });
+    let (automated_backup, controllers, layout) = match checked {
         Ok(checked) => checked,
         Err(problem) => {
             output::error(&problem);
@@ -80,6 +92,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         automated_backup,
         identity,
         controllers,
+        layout,
         server_flags: args.server_flag,
         backup_flags: args.backup_flag,
     };

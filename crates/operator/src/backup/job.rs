@@ -1,5 +1,6 @@
 //! The Job that makes a backup for an `EtcdBackup`.
 
+use crate::layout::NodeLayout;
 use crate::names::{JOB_APP, JOB_CONTAINER, LABEL_CHARS, NAME_LABEL, NODE_ANNOTATION, shortened};
 use crate::pods::{self, Target, with};
 use crate::shape::Shape;
@@ -20,6 +21,7 @@ const WAITS_FOR_LOCK_S: i64 = 600;
 /// A Job, as it is made.
 pub(super) fn job(
     shape: &Shape,
+    layout: NodeLayout,
     options: &Options,
     request: &EtcdBackup,
     node: Option<&str>,
@@ -43,7 +45,7 @@ pub(super) fn job(
     ];
     args.extend(periodic::retention_flags(policy));
     args.extend(options.backup_flags.iter().cloned());
-    let pod = pods::taking_backups(shape.platform, &options.image, JOB_CONTAINER, &args, target);
+    let pod = pods::taking_backups(layout, &options.image, JOB_CONTAINER, &args, target);
     let mut of_a_job = json!({"restartPolicy": "Never", "activeDeadlineSeconds": JOB_LASTS_S});
     if let Some(node) = node {
         of_a_job = with(of_a_job, json!({"affinity": pods::on_node(node)}));

@@ -8,14 +8,15 @@ mod told;
 
 pub use told::{Outcome, outcome};
 
+use crate::layout::NodeLayout;
 use crate::names::{JOB_APP, NODE_ANNOTATION};
 use crate::seen::{self, Seen};
 use crate::{Context, FIELD_MANAGER, freshness, periodic};
 use backup_plan::api::{
-    BACKUP_ANNOTATION, Backup, BackupJob, DEFAULT_NUMBER, EtcdBackup, EtcdBackupStatus, NodeMember,
-    validate,
+    BACKUP_ANNOTATION, Backup, BackupJob, DEFAULT_BACKUP, DEFAULT_NUMBER, EtcdBackup,
+    EtcdBackupStatus, NodeMember, validate,
 };
-use backup_plan::record::ON_DEMAND;
+use backup_plan::record::{ON_DEMAND, is_origin};
 use backup_plan::retention::Policy;
 use decide::{Do, End, Made, Request, decide};
 use futures::FutureExt;
@@ -29,6 +30,9 @@ use std::sync::Arc;
 
 /// In logs and metrics.
 pub(crate) const NAME: &str = "backup";
+
+/// What is read and repeated of a name that anybody may have written.
+const NAMED_CHARS: usize = 253;
 
 /// Acts on whatever changes.
 pub(crate) async fn run(context: Arc<Context>, seen: Arc<Seen>) {
@@ -93,7 +97,10 @@ fn view(request: &EtcdBackup) -> Request {
         name: request.name_any(),
         uid: request.uid().unwrap_or_default(),
         claim: Some(request.spec.pvc_name.clone()).filter(|name| !name.is_empty()),
-        node: request.annotations().get(NODE_ANNOTATION).cloned(),
+        node: request
+            .annotations()
+            .get(NODE_ANNOTATION)
+            .map(|name| name.chars().take(NAMED_CHARS).collect()),
         outcome: said.as_ref().map(|(outcome, _)| *outcome),
         said: said
             .map(|(_, condition)| condition.message)
@@ -181,9 +188,13 @@ async fn make(
         let message = periodic::claim_missing(context, "spec.pvcName", claim);
         return tell(context, request, Outcome::Failed, message, None).await;
     }
-    let (origin, policy) = of_backup(seen, request);
+    let (origin, policy) = match of_backup(seen, request) {
+        Ok(found) => found,
+        Err(message) => return tell(context, request, Outcome::Failed, message, None).await,
+    };
     let job = job::job(
         &context.shape,
+        layout(context, seen, node.as_deref()),
         &context.options,
         request,
         node.as_deref(),
@@ -232,18 +243,41 @@ async fn make(
     tell(context, request, Outcome::Pending, message, Some(name)).await
 }
 
-/// The origin and the retention of what is made: those of the `Backup` that asked.
-fn of_backup(seen: &Seen, request: &EtcdBackup) -> (String, Policy) {
+/// The layout of a node. A Job that may run on any has that of the cluster.
+fn layout(context: &Context, seen: &Seen, node: Option<&str>) -> NodeLayout {
+    let labelled = node.and_then(|name| {
+        let nodes = seen.nodes.state();
+        let node = nodes.iter().find(|node| node.name_any() == name)?;
+        NodeLayout::of_node(&**node)
+    });
+    labelled.unwrap_or_else(|| context.layout())
+}
+
+/// The origin and the retention of what is made: those of the `Backup` that asked. Whoever names one that does not ask this way
+/// would decide by it what is kept.
+fn of_backup(seen: &Seen, request: &EtcdBackup) -> Result<(String, Policy), String> {
     let on_demand = Policy::Number(DEFAULT_NUMBER.unsigned_abs().into());
     let Some(name) = request.annotations().get(BACKUP_ANNOTATION) else {
-        return (ON_DEMAND.into(), on_demand);
+        return Ok((ON_DEMAND.into(), on_demand));
     };
-    let backup = seen.backups.get(&ObjectRef::<Backup>::new(name));
-    // One that is gone or wrong meanwhile gives nothing up.
-    let policy = backup
-        .and_then(|backup| validate(name, &backup.spec).ok())
-        .map_or(Policy::None, |valid| valid.policy);
-    (name.clone(), policy)
+    let refused = |why: &str| {
+        let short: String = name.chars().take(NAMED_CHARS).collect();
+        Err(format!(
+            "the annotation {BACKUP_ANNOTATION} is {short:?}: {why}; leave it out, it is set by what a Backup runs"
+        ))
+    };
+    if !is_origin(name) {
+        return refused("that is not a name that a Backup can have");
+    }
+    if name == DEFAULT_BACKUP || name == ON_DEMAND {
+        return refused("no Backup of that name asks by an EtcdBackup");
+    }
+    let Some(backup) = seen.backups.get(&ObjectRef::<Backup>::new(name)) else {
+        return refused("there is no such Backup");
+    };
+    // One that is wrong meanwhile gives nothing up.
+    let policy = validate(name, &backup.spec).map_or(Policy::None, |valid| valid.policy);
+    Ok((name.clone(), policy))
 }
 
 /// Tells a request what has become of it; gives it as it is then, if that was something new.

@@ -1,0 +1,93 @@
+//! What the API server refuses of a `Backup` by itself, at once: what a schedule or a time zone can't mean, as rules in CEL.
+//!
+//! They refuse nothing that [`crate::api::validate`] takes, and leave to it what no regular expression sees: ranges that end
+//! before they begin, days that no month has, names that no zone has. The lengths of the fields bound what the rules may cost.
+
+use serde_json::{Value, json};
+
+/// White space, as the parser has it, inside a class of a regular expression.
+const SPACE: &str = r"\s\v\x{85}\pZ";
+/// What has no five fields: words, and time zones in front, which have a rule of their own.
+const NO_FIELDS: &str = "self.matches('^(@|(CRON_)?TZ=)')";
+
+/// The fields of a schedule: what it is, a number or name of it, what to write.
+const FIELDS: [(&str, &str, &str); 5] = [
+    (
+        "minute, the first field,",
+        r"[0-5]?\d",
+        "numbers from 0 to 59, such as 5 or 0,30 or 10-20, * for each, or */15",
+    ),
+    (
+        "hour, the second field,",
+        r"1?\d|2[0-3]",
+        "numbers from 0 to 23, such as 3 or 0,12 or 9-17, * for each, or */6",
+    ),
+    (
+        "day of the month, the third field,",
+        r"[1-9]|[12]\d|3[01]",
+        "numbers from 1 to 31, such as 1 or 1,15 or 1-7, or * for each. There is no L and no W",
+    ),
+    (
+        "month, the fourth field,",
+        r"[1-9]|1[0-2]|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec",
+        "numbers from 1 to 12 or names from JAN to DEC, such as 1 or JAN,JUL or 4-9, or * for each",
+    ),
+    (
+        "day of the week, the fifth field,",
+        r"[0-6]|sun|mon|tue|wed|thu|fri|sat",
+        "numbers from 0 for Sunday to 6 or names from SUN to SAT, such as 0 or MON-FRI, or * for each. There is no 7, no L and no #",
+    ),
+];
+
+fn rule(rule: impl Into<String>, message: &str) -> Value {
+    json!({"rule": rule.into(), "message": message})
+}
+
+/// The rules on `spec.etcd.schedule`.
+#[must_use]
+pub fn schedule() -> Vec<Value> {
+    let five = format!("self.findAll(r'[^{SPACE}]+').size() == 5");
+    let mut rules = vec![
+        rule(
+            "!self.matches('^(CRON_)?TZ=')",
+            "a schedule can't name a time zone: write the zone into spec.etcd.timeZone",
+        ),
+        rule(
+            "!self.startsWith('@') || self.matches('^@every .') || self.matches('^@(yearly|annually|monthly|weekly|daily|midnight|hourly)$')",
+            "there is no such word for a schedule: write @hourly, @daily, @weekly, @monthly, @yearly, @every 90s, or five fields such as 0 3 * * *",
+        ),
+        rule(
+            format!("self == '' || {NO_FIELDS} || {five}"),
+            "a schedule has five fields (minute, hour, day of the month, month, day of the week): write all of them, such as 0 3 * * * for each day at 03:00",
+        ),
+    ];
+    rules.extend((0..).zip(FIELDS).map(|(index, (what, number, write))| {
+        let number = format!(r"(?:\+?0*(?:{number}))");
+        let part = format!(
+            r"(?:(?:[*?](?:-[^/,{SPACE}]*)?|{number}(?:-{number})?)(?:/\+?0*[1-9]\d{{0,9}})?)?"
+        );
+        let word = format!("[^{SPACE}]+");
+        let (before, behind) = (index, 4 - index);
+        // There are five words: what is left when four of them are outside is this one.
+        let field = format!(
+            "(?i)^[{SPACE}]*(?:{word}[{SPACE}]+){{{before}}}(?:{part}(?:[,{SPACE}]|$))+(?:{word}(?:[{SPACE}]+|$)){{{behind}}}$"
+        );
+        rule(
+            format!("{NO_FIELDS} || !({five}) || self.matches(r'{field}')"),
+            &format!("the {what} can't be read: write {write}"),
+        )
+    }));
+    rules
+}
+
+/// The rules on `spec.etcd.timeZone`.
+#[must_use]
+pub fn time_zone() -> Vec<Value> {
+    let offset = r"self.matches(r'(?i)^(etc/)?(utc?|gmt|z)?[+-]?\d[\d:.]*$')";
+    let name =
+        r"self.matches(r'(?i)^((etc/)?gmt[+-]?0|etc/gmt(\+([1-9]|1[0-2])|-([1-9]|1[0-4])))$')";
+    vec![rule(
+        format!("!{offset} || {name}"),
+        "this is an offset and not the name of a time zone: write a name such as Europe/Berlin, or UTC",
+    )]
+}

@@ -1,0 +1,96 @@
+//! A command in the pod of a node's backup server, run by the API server as `kubectl exec` does it: so nothing on the node listens for
+//! it, and who may do so is a matter of the cluster's own rights.
+
+use anyhow::{Context, anyhow};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use kube::Client;
+use kube::api::{Api, AttachParams, AttachedProcess};
+use operator::names::{REPOSITORY, SERVER_CONTAINER};
+use operator::plain;
+use operator::servers::{self, ServerPod};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const CHUNK_BYTES: usize = 1 << 18;
+const MAX_COMPLAINT_BYTES: u64 = 4096;
+/// What is said must not be in the way of what is sent.
+const STDERR_BYTES: usize = 1 << 16;
+
+/// The pod of the node's backup server.
+pub(crate) async fn find(client: &Client, node: &str) -> anyhow::Result<ServerPod> {
+    let looking = servers::on_node(client, node);
+    let found = tokio::time::timeout(ANSWER_WITHIN, looking)
+        .await
+        .context("the API server does not answer")?
+        .map_err(anyhow::Error::msg)?;
+    found.ok_or_else(|| {
+        anyhow!(
+            "no backup server runs on node {node}; on the node itself the backups are in {REPOSITORY}"
+        )
+    })
+}
+
+/// Starts a command of ours in it.
+pub(crate) async fn start(
+    client: &Client,
+    pod: &ServerPod,
+    command: &[&str],
+) -> anyhow::Result<AttachedProcess> {
+    let path = format!("--backup-path={REPOSITORY}");
+    let mut whole = vec!["/etcd-lifeboat"];
+    whole.extend(command);
+    whole.insert(2, &path);
+    let pods: Api<k8s_openapi::api::core::v1::Pod> =
+        Api::namespaced(client.clone(), &pod.namespace);
+    let params = AttachParams::default()
+        .container(SERVER_CONTAINER)
+        .stdin(false)
+        .max_stdout_buf_size(CHUNK_BYTES)
+        .max_stderr_buf_size(STDERR_BYTES);
+    tokio::time::timeout(ANSWER_WITHIN, pods.exec(&pod.name, whole, &params))
+        .await
+        .context("the API server does not answer")?
+        .map_err(|error| {
+            let what = "running a command in the pod of the backup server";
+            anyhow!("{what}: {}", plain(&error))
+        })
+}
+
+/// How a command ended, if it did: by its status, or because the connection broke.
+pub(crate) type Ending = Shared<BoxFuture<'static, Option<Status>>>;
+
+/// When it ends. Where the connection breaks the streams of the library never do: only this tells.
+pub(crate) fn ending(process: &mut AttachedProcess) -> Ending {
+    match process.take_status() {
+        Some(status) => status.boxed().shared(),
+        None => std::future::ready(None).boxed().shared(),
+    }
+}
+
+/// What the command says, if it failed.
+pub(crate) async fn complaint(
+    process: &mut AttachedProcess,
+    status: Option<Status>,
+    within: Duration,
+) -> Option<String> {
+    let status = status?;
+    if status.status.as_deref() == Some("Success") {
+        return None;
+    }
+    let mut words = String::new();
+    if let Some(errors) = process.stderr() {
+        let mut errors = errors.take(MAX_COMPLAINT_BYTES);
+        let reading = errors.read_to_string(&mut words);
+        let _ = tokio::time::timeout(within, reading).await;
+    }
+    let words = words.trim();
+    let words = words.strip_prefix("error: ").unwrap_or(words);
+    Some(if words.is_empty() {
+        status.message.unwrap_or_default()
+    } else {
+        words.into()
+    })
+}
