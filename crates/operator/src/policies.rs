@@ -155,7 +155,7 @@ fn own_pods_only(home: &str, image: &str) -> [Value; 2] {
         ),
         validation(
             &format!(
-                "!has({only}.volumeMounts) || {only}.volumeMounts.all(mount, (has(mount.readOnly) && mount.readOnly) || mount.name == 'backups')"
+                "!has({only}.volumeMounts) || {only}.volumeMounts.all(mount, (has(mount.readOnly) && mount.readOnly) || variables.pod.volumes.exists(volume, volume.name == mount.name && (has(volume.persistentVolumeClaim) || (has(volume.hostPath) && volume.hostPath.path == '{REPOSITORY}'))))"
             ),
             "a pod of etcd-lifeboat writes to the backups only",
         ),
