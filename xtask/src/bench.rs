@@ -5,9 +5,9 @@ use crate::etcd;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use test_support::etcd_binaries::{Binaries, Version, find};
 use test_support::etcd_client::Change;
 use test_support::etcd_server::{Options, Server};
@@ -49,6 +49,9 @@ enum What {
         file: Option<PathBuf>,
     },
 }
+
+/// So long the load is looked at alone.
+const IDLE_S: u64 = 15;
 
 /// What one run of a program cost.
 #[derive(Clone, Copy)]
@@ -231,8 +234,10 @@ fn backup(size_mib: u64, keys: u64, runs: usize) -> Result<()> {
 
     let load = Load::start(&server);
     let idle = ServerCpu::of(&server)?;
-    std::thread::sleep(Duration::from_secs(5));
-    let load_cpu = idle.used()? / 5.0;
+    load.latencies();
+    std::thread::sleep(Duration::from_secs(IDLE_S));
+    let load_cpu = idle.used()? / IDLE_S as f64;
+    let idle_puts = load.latencies();
     println!(
         "under a load of {} puts/s that takes {load_cpu:.2} CPU of the server",
         Load::PUTS_PER_S
@@ -256,12 +261,15 @@ fn backup(size_mib: u64, keys: u64, runs: usize) -> Result<()> {
     measure(&mut ours())?;
     let mut theirs_costs = Vec::new();
     let mut ours_costs = Vec::new();
+    let (mut theirs_puts, mut ours_puts) = (Vec::new(), Vec::new());
     for _ in 0..runs {
+        load.latencies();
         let cpu = ServerCpu::of(&server)?;
         let mut save = Command::new(&binaries.etcdctl);
         save.args(["--endpoints", &server.endpoint, "snapshot", "save"])
             .arg(&saved);
         let save = measure(&mut save)?;
+        theirs_puts.extend(load.latencies());
         let mut status = Command::new(&etcdutl);
         status
             .args(["snapshot", "status", "-w", "json"])
@@ -273,8 +281,12 @@ fn backup(size_mib: u64, keys: u64, runs: usize) -> Result<()> {
             cpu_s: save.cpu_s + status.cpu_s + cpu.used()? - load_cpu * wall_s,
             peak_mib: save.peak_mib.max(status.peak_mib),
         });
+        // What the other one has left to write is not ours.
+        run_command(&mut Command::new("sync"))?;
+        load.latencies();
         let cpu = ServerCpu::of(&server)?;
         let cost = measure(&mut ours())?;
+        ours_puts.extend(load.latencies());
         ours_costs.push(Cost {
             cpu_s: cost.cpu_s + cpu.used()? - load_cpu * cost.wall_s,
             ..cost
@@ -286,6 +298,27 @@ fn backup(size_mib: u64, keys: u64, runs: usize) -> Result<()> {
         ("etcdctl save + etcdutl status", theirs_costs),
         ("cluster-backup", ours_costs),
     ]);
+    println!("how long a put takes meanwhile, on the disk that the backups are on");
+    println!("| | puts | p50 | p99 | p99.9 | worst |\n|---|---|---|---|---|---|");
+    for (name, mut puts) in [
+        ("without a backup", idle_puts),
+        ("etcdctl save", theirs_puts),
+        ("cluster-backup", ours_puts),
+    ] {
+        puts.sort_unstable();
+        let at = |part: f64| {
+            let index = (puts.len().saturating_sub(1)) as f64 * part;
+            puts.get(index as usize).map_or(0.0, Duration::as_secs_f64) * 1000.0
+        };
+        println!(
+            "| {name} | {} | {:.1} ms | {:.1} ms | {:.1} ms | {:.1} ms |",
+            puts.len(),
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            at(1.0)
+        );
+    }
     Ok(())
 }
 
@@ -325,6 +358,7 @@ impl ServerCpu {
 /// A client that writes all the time.
 struct Load {
     stop: Arc<AtomicBool>,
+    took: Arc<Mutex<Vec<Duration>>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -333,19 +367,31 @@ impl Load {
 
     fn start(server: &Server) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, client) = (stop.clone(), server.client());
+        let took = Arc::new(Mutex::new(Vec::new()));
+        let (stopped, client, taking) = (stop.clone(), server.client(), took.clone());
         let thread = std::thread::spawn(move || {
             let mut number = 0u64;
             while !stopped.load(Ordering::Relaxed) {
+                let start = Instant::now();
                 client.put(format!("/load/{}", number % 1000).as_bytes(), &[7; 500]);
+                if let Ok(mut taking) = taking.lock() {
+                    taking.push(start.elapsed());
+                }
                 number += 1;
                 std::thread::sleep(Duration::from_millis(1000 / Self::PUTS_PER_S));
             }
         });
         Load {
             stop,
+            took,
             thread: Some(thread),
         }
+    }
+
+    /// How long each put took since this was last asked.
+    fn latencies(&self) -> Vec<Duration> {
+        let taken = self.took.lock().map(|mut took| std::mem::take(&mut *took));
+        taken.unwrap_or_default()
     }
 }
 
