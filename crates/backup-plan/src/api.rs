@@ -5,7 +5,7 @@
 //! one is read by the other. `NodeBackup` is our own.
 
 use crate::cron::Schedule;
-use crate::record::ON_DEMAND;
+use crate::record::{ON_DEMAND, is_origin};
 use crate::retention::Policy;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -422,6 +422,12 @@ pub fn validate(name: &str, spec: &BackupSpec) -> Result<ValidBackup, InvalidBac
     } else {
         DEFAULT_NUMBER
     };
+    if !etcd.pvc_name.is_empty() && !is_origin(&etcd.pvc_name) {
+        let short: String = etcd.pvc_name.chars().take(253).collect();
+        return invalid(format!(
+            "spec.etcd.pvcName {short:?} is not a name that a PersistentVolumeClaim can have: use small letters, digits, - and ."
+        ));
+    }
     Ok(ValidBackup {
         policy: policy(etcd.retention_policy.as_ref(), default_number)?,
         schedule,

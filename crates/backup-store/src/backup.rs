@@ -7,10 +7,10 @@ use crate::digest::{Hashed, hex};
 use crate::disk::Disk;
 use crate::member::{Connection, HashKvAnswer, Member, Peer, Status};
 use crate::notes::Notes;
-use crate::progress::{Limited, SharedMonitor};
+use crate::progress::{Limited, Monitor, SharedMonitor};
 use crate::read_back::{self, How};
 use crate::receive::{Received, SYNCED_EVERY_BYTES, SpaceGuard, receive};
-use crate::repository::{Lock, RECORD_FILE, Repository, RepositoryError, Run};
+use crate::repository::{Lock, MAX_RECORD_BYTES, RECORD_FILE, Repository, RepositoryError, Run};
 use crate::room::{Room, needed_bytes};
 pub use crate::run_error::RunError;
 use crate::run_error::write_error;
@@ -243,9 +243,11 @@ impl Runner {
             }
         };
         let this = self.clone();
-        let finishing = self.disk.run("publishing", move || {
-            this.publish(run, &place, record, &prepared.lock, policy)
-        });
+        let finishing = self
+            .disk
+            .run_watched("publishing", &self.monitor, move |monitor| {
+                this.publish(run, &place, record, &prepared.lock, policy, monitor)
+            });
         let finished = finishing.await??;
         let new_id = &finished.record.member.cluster_id;
         if let Some(old_id) = prepared.cluster_id.filter(|old_id| old_id != new_id) {
@@ -410,14 +412,15 @@ impl Runner {
         facts: &mut Facts,
     ) -> Result<(), RunError> {
         let (repository, status) = (self.repository.clone(), facts.status.clone());
-        let reading = move || last_compared(&repository, &status);
+        let now = facts.started_at;
+        let reading = move || last_compared(&repository, &status, now);
         facts.compared_at = self.disk.run("reading the notes", reading).await??;
         let started_at = facts.started_at;
         if !wants_comparison(facts.compared_at, &facts.status, &facts.peers, started_at) {
             return Ok(());
         }
         // Before the member is asked, and also where no backup comes of it: it is asked once a day, and no more.
-        facts.compared_at = Some(started_at);
+        let before = facts.compared_at.replace(started_at);
         let (repository, lock) = (self.repository.clone(), lock.clone());
         let key = member_key(&facts.status);
         let noting = move || {
@@ -425,7 +428,14 @@ impl Runner {
             notes.compared.insert(key, started_at);
             notes.keep(&repository, &lock)
         };
-        self.disk.run("writing the notes", noting).await??;
+        if let Err(error) = self.disk.run("writing the notes", noting).await? {
+            // It would be asked again and again.
+            facts.compared_at = before;
+            facts.warnings.push(format!(
+                "not compared with the member, because that can't be noted: {error}"
+            ));
+            return Ok(());
+        }
         let compared = compare(
             &self.disk,
             member,
@@ -515,13 +525,25 @@ impl Runner {
         record: Record,
         lock: &Lock,
         policy: Policy,
+        monitor: &SharedMonitor,
     ) -> Result<Finished, RunError> {
         let mut json = serde_json::to_vec_pretty(&record)
             .map_err(|error| write_error(&place.record)(io::Error::other(error)))?;
         json.push(b'\n');
+        // Whoever reads it would refuse it.
+        if json.len() as u64 > MAX_RECORD_BYTES {
+            let problem = format!("{} bytes, expected {MAX_RECORD_BYTES} at most", json.len());
+            return Err(write_error(&place.record)(io::Error::other(problem)));
+        }
         durable_file::write(&place.record, &json).map_err(write_error(&place.record))?;
         let path = run.publish()?;
-        match prune(&self.repository, lock, policy, Some(&record.origin)) {
+        match prune(
+            &self.repository,
+            lock,
+            policy,
+            Some(&record.origin),
+            &**monitor,
+        ) {
             Ok(pruned) => {
                 for removal in pruned.removed {
                     (self.tell)(RunEvent::Removed(removal));
@@ -553,7 +575,7 @@ pub struct Pruned {
     pub failed: Vec<String>,
 }
 
-/// Removes what a policy gives up, oldest first. One that can't be removed keeps no other.
+/// Removes what a policy gives up, oldest first. One that can't be removed keeps no other. `monitor` hears that it goes on.
 ///
 /// # Errors
 /// Why the repository can't be listed.
@@ -562,9 +584,12 @@ pub fn prune(
     lock: &Lock,
     policy: Policy,
     origin: Option<&str>,
+    monitor: &dyn Monitor,
 ) -> Result<Pruned, RepositoryError> {
     let mut pruned = Pruned::default();
     for removal in planned_removals(repository, policy, origin)? {
+        // Retention is finished also when the process is to end: it is short.
+        let _ = monitor.advance(0);
         match repository.remove(lock, &removal.name) {
             Ok(true) => pruned.removed.push(removal),
             // Somebody holds it since a moment.
@@ -680,7 +705,11 @@ fn member_key(status: &Status) -> String {
 }
 
 /// When this member was last asked for its HashKV.
-fn last_compared(repository: &Repository, status: &Status) -> Result<Option<Timestamp>, RunError> {
+fn last_compared(
+    repository: &Repository,
+    status: &Status,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, RunError> {
     let cluster_id = format!("{:x}", status.cluster_id);
     let noted = Notes::of(repository)
         .compared
@@ -692,7 +721,9 @@ fn last_compared(repository: &Repository, status: &Status) -> Result<Option<Time
         .filter_map(|entry| entry.record())
         .find(|record| record.member.cluster_id == cluster_id)
         .and_then(|record| record.compared_at);
-    Ok(noted.max(recorded))
+    // A time that has not come is of a clock that was wrong.
+    let known = [noted, recorded].into_iter().flatten();
+    Ok(known.filter(|at| *at <= now).max())
 }
 
 /// Once a day, never on a leader that has followers, and not where the scan would take long.

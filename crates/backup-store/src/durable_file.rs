@@ -6,7 +6,8 @@
 //! Every change to the disk goes through here, a system call a step, so that a test can end the process
 //! before each of them.
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -21,7 +22,6 @@ const FILE_MODE: u32 = 0o600;
 /// go on.
 #[cfg(debug_assertions)]
 fn step() -> io::Result<()> {
-    use rustix::io::Errno;
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
     static KILLED_AT: LazyLock<Option<u64>> = LazyLock::new(|| {
@@ -170,11 +170,21 @@ pub fn remove_dir(path: &Path) -> io::Result<()> {
         step()?;
         return std::fs::remove_file(path);
     }
+    // What is mounted there is somebody else's.
+    if is_mount(path)? {
+        return Err(io::ErrorKind::ResourceBusy.into());
+    }
     for entry in std::fs::read_dir(path)? {
         remove_dir(&entry?.path())?;
     }
     step()?;
     std::fs::remove_dir(path)
+}
+
+/// Whether something is mounted at a directory, also a directory of the same filesystem.
+fn is_mount(path: &Path) -> io::Result<bool> {
+    let found = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())?;
+    Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Gives a directory whose files were synced its final name, which must not exist yet.
@@ -184,7 +194,16 @@ pub fn remove_dir(path: &Path) -> io::Result<()> {
 pub fn publish(partial: &Path, place: &Path) -> io::Result<()> {
     sync_dir(partial)?;
     step()?;
-    rustix::fs::renameat_with(CWD, partial, CWD, place, RenameFlags::NOREPLACE)?;
+    match rustix::fs::renameat_with(CWD, partial, CWD, place, RenameFlags::NOREPLACE) {
+        // Some filesystems, NFS for one, know no such flag. Whoever publishes here holds the lock.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            if place.symlink_metadata().is_ok() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            std::fs::rename(partial, place)?;
+        }
+        renamed => renamed?,
+    }
     match place.parent() {
         Some(parent) => sync_dir(parent),
         None => Ok(()),

@@ -1,8 +1,9 @@
 //! One etcd member: its TLS, its users, its calls. Never more than one endpoint, so that an answer comes
 //! from the member that was asked.
 
+use crate::local_file::read_small;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -543,18 +544,29 @@ async fn tls(connection: &Connection) -> Result<ClientTlsConfig, MemberError> {
         .ca_file
         .as_ref()
         .ok_or_else(|| wrong("https needs the certificate authority of the member: --cacert"))?;
-    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
+    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca).await?));
     config = match (&connection.cert_file, &connection.key_file) {
-        (Some(cert), Some(key)) => config.identity(Identity::from_pem(read(cert)?, read(key)?)),
+        (Some(cert), Some(key)) => {
+            config.identity(Identity::from_pem(read(cert).await?, read(key).await?))
+        }
         (None, None) => config,
         _ => return Err(wrong("--cert and --key go together")),
     };
     Ok(config)
 }
 
-fn read(path: &PathBuf) -> Result<Vec<u8>, MemberError> {
-    std::fs::read(path).map_err(|source| MemberError::File {
-        path: path.clone(),
+/// Reads a certificate or a key: on a thread of its own, since it may be a pipe or on a disk that hangs.
+async fn read(path: &Path) -> Result<Vec<u8>, MemberError> {
+    const MAX_BYTES: u64 = 1 << 20;
+    let own = path.to_path_buf();
+    let reading = tokio::task::spawn_blocking(move || read_small(&own, MAX_BYTES));
+    let read = match tokio::time::timeout(DIAL_TIMEOUT, reading).await {
+        Ok(Ok(read)) => read,
+        Ok(Err(error)) => Err(io::Error::other(error)),
+        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
+    };
+    read.map_err(|source| MemberError::File {
+        path: path.into(),
         source,
     })
 }

@@ -1,8 +1,8 @@
 //! A member's stream, on its way to the disk. The disk has a thread of its own: while it is waited for, nothing is read, and when
 //! it hangs the stream is let go, since the member's database grows as long as that is open.
 
-use crate::disk::{Disk, HANGS_AFTER};
-use crate::member::Member;
+use crate::disk::{Disk, DiskHangs, HANGS_AFTER};
+use crate::member::{Member, SnapshotStream};
 use crate::progress::SharedMonitor;
 use crate::repository::Repository;
 use crate::run_error::{RunError, write_error};
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::{self, Receiver};
+use tokio::sync::mpsc::{self, Receiver, Sender};
 use tonic::codegen::Bytes;
 
 /// After so many bytes the reserve is looked at again.
@@ -26,6 +26,7 @@ const SLOWEST_BYTES_PER_S: u64 = 4 << 20;
 const STREAM_GRACE: Duration = Duration::from_secs(60);
 /// Pieces that wait for the disk. Members send 32 or 64 KiB a piece.
 const PIECES_WAITING: usize = 64;
+const WRITING: &str = "writing the snapshot";
 /// The wish to end is heard so often, also when nothing comes.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -73,7 +74,26 @@ pub(crate) async fn receive(
     let mut stream = member.snapshot().await?;
     let (sender, pieces) = mpsc::channel(PIECES_WAITING);
     let (path, space) = (path.to_path_buf(), space.clone());
-    let writing = disk.start("writing the snapshot", move || write(&path, pieces, &space))?;
+    let writing = disk.start(WRITING, move || write(&path, pieces, &space))?;
+    let brought = bring(&mut stream, &sender, expected_bytes, monitor).await;
+    // The member is done with, whatever the disk does.
+    drop((sender, stream));
+    if let Err(RunError::DiskHangs(_)) = brought {
+        return Err(disk.hangs(&writing, HANGS_AFTER).into());
+    }
+    // Also after another failure: nothing is cleared while somebody still writes there.
+    let written = disk.end(writing).await?;
+    brought?;
+    written
+}
+
+/// Brings the stream's pieces to whoever writes them.
+async fn bring(
+    stream: &mut SnapshotStream,
+    sender: &Sender<Bytes>,
+    expected_bytes: u64,
+    monitor: &SharedMonitor,
+) -> Result<(), RunError> {
     let start = Instant::now();
     let allowed = STREAM_GRACE + Duration::from_secs(expected_bytes / SLOWEST_BYTES_PER_S);
     let mut received_bytes = 0u64;
@@ -89,8 +109,13 @@ pub(crate) async fn receive(
         match until_stopped(taken, stopped).await? {
             Ok(Ok(())) => {}
             // The writer has ended: it says why.
-            Ok(Err(_)) => break,
-            Err(_) => return Err(disk.hangs(&writing, HANGS_AFTER).into()),
+            Ok(Err(_)) => return Ok(()),
+            Err(_) => {
+                return Err(RunError::DiskHangs(DiskHangs {
+                    what: WRITING,
+                    for_at_least: HANGS_AFTER,
+                }));
+            }
         }
         waited_for_disk += full.elapsed();
         let took = start.elapsed();
@@ -102,9 +127,7 @@ pub(crate) async fn receive(
             });
         }
     }
-    // The member is done with, whatever the disk does.
-    drop((sender, stream));
-    disk.end(writing).await?
+    Ok(())
 }
 
 /// Waits for something, and looks now and then whether the run is to end.

@@ -75,11 +75,15 @@ impl Room<'_> {
                 free_bytes_before,
                 expected_bytes: removal.disk_bytes,
             };
-            // Before it goes: whoever comes after a crash is to know that its space may come.
+            // Before it goes: whoever comes after a crash is to know that its space may come. On a disk that is full to the
+            // last byte there is no room for that before.
             notes.awaited = Some(awaited.clone());
-            notes.keep(self.repository, self.lock)?;
+            let noted = notes.keep(self.repository, self.lock);
             if self.repository.remove(self.lock, &removal.name)? {
                 (self.given_up)(&removal);
+                if noted.is_err() {
+                    notes.keep(self.repository, self.lock)?;
+                }
                 self.wait_for(&awaited, wanted_bytes)?;
             }
         }

@@ -6,7 +6,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::fs::Metadata;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
 
 /// Manifests, certificates and keys are small; what is larger was put there by mistake.
 const MAX_FILE_BYTES: u64 = 8 << 20;
@@ -27,6 +28,7 @@ pub struct Archived {
     /// What should be in it and is not, and why. The archive is not whole unless this is empty.
     pub lacks: Vec<String>,
     lacking: usize,
+    went_away: usize,
     bytes: u64,
 }
 
@@ -97,6 +99,14 @@ pub fn archive(
             let Some(target) = there(&path, std::fs::read_link(&path), &mut archived) else {
                 continue;
             };
+            let place = place_of(root, &path, &target);
+            if !dirs.iter().any(|dir| place.starts_with(dir)) {
+                let target = target.display();
+                archived.lacks(
+                    &path,
+                    format!("a link to {target}, which is not in the archive"),
+                );
+            }
             let mut header = header_of(&metadata);
             header.set_entry_type(tar::EntryType::Symlink);
             header.set_size(0);
@@ -120,9 +130,27 @@ pub fn archive(
     Ok(archived)
 }
 
+/// Where a link leads, by its words: an absolute one below the root, as on the node itself.
+fn place_of(root: &Path, link: &Path, target: &Path) -> PathBuf {
+    let mut place = match target.strip_prefix("/") {
+        Ok(_) => root.to_path_buf(),
+        Err(_) => link.parent().unwrap_or(root).to_path_buf(),
+    };
+    for part in target.components() {
+        match part {
+            Component::ParentDir => drop(place.pop()),
+            Component::Normal(name) => place.push(name),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    place
+}
+
 fn header_of(metadata: &Metadata) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_metadata_in_mode(metadata, tar::HeaderMode::Complete);
+    // The format knows no time before 1970.
+    header.set_mtime(metadata.mtime().try_into().unwrap_or_default());
     header
 }
 
@@ -131,10 +159,18 @@ fn there<T>(path: &Path, result: io::Result<T>, archived: &mut Archived) -> Opti
     match result {
         Ok(value) => Some(value),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let path = path.display();
-            archived
-                .warnings
-                .push(format!("{path} went away while it was archived"));
+            archived.went_away += 1;
+            match archived.went_away {
+                count if count <= NAMED => archived.warnings.push(format!(
+                    "{} went away while it was archived",
+                    path.display()
+                )),
+                // One file or another is replaced at times; so many are a directory that was taken away.
+                count if count == NAMED + 1 => {
+                    archived.lacks(path, "this and more went away while it was archived");
+                }
+                _ => {}
+            }
             None
         }
         Err(error) => {

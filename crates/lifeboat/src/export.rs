@@ -150,7 +150,10 @@ impl Expected {
         };
         let what = name.unwrap_or("a proven backup");
         let Some(entry) = entry else {
-            let there: Vec<_> = backups.iter().map(|entry| entry.name.as_str()).collect();
+            let there: Vec<_> = backups
+                .iter()
+                .map(|entry| output::one_line(&entry.name))
+                .collect();
             bail!(
                 "NodeBackup/{node} does not list {what}, so nothing says what has to arrive. It lists: {}. With --unlisted a backup is taken as it comes",
                 if there.is_empty() {

@@ -87,6 +87,17 @@ impl Below<'_> {
     }
 }
 
+impl Below<'_> {
+    /// Where a path below the root leads.
+    fn followed(&self, path: &Path) -> PathBuf {
+        if self.0 == Path::new("/") {
+            return std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+        }
+        let own = path.strip_prefix(self.0).unwrap_or(path);
+        self.target(&own.to_string_lossy())
+    }
+}
+
 impl NodeFiles for Below<'_> {
     fn read(&self, path: &str) -> io::Result<Option<String>> {
         match read_small(&self.target(path), MAX_FILE_BYTES) {
@@ -155,7 +166,7 @@ impl NodeArgs {
             connection.cert_file = place(found.cert);
             connection.key_file = place(found.key);
         }
-        let (root, paths) = match &self.config_dir {
+        let (root, mut paths) = match &self.config_dir {
             Some(dir) => (self.host_root.clone(), vec![dir.clone()]),
             None => (
                 below.path(&found.archive_root),
@@ -166,6 +177,14 @@ impl NodeArgs {
                     .collect(),
             ),
         };
+        // Where one of them is a link, what it leads to belongs into the archive as well.
+        let linked: Vec<_> = paths
+            .iter()
+            .filter(|path| path.is_symlink())
+            .map(|path| below.followed(path))
+            .filter(|path| path.starts_with(&root) && !paths.contains(path))
+            .collect();
+        paths.extend(linked);
         Ok(Order {
             connection,
             origin: origin.into(),

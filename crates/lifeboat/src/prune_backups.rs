@@ -5,6 +5,7 @@ use crate::retention::{DEFAULT_NUMBER, RetentionArgs, Type};
 use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
 use backup_plan::retention::Removal;
 use backup_store::backup;
+use backup_store::progress::Silent;
 use backup_store::repository::{DEFAULT_ROOT, Repository};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -68,7 +69,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     } else {
         let lock = repository.lock()?;
         let swept = repository.sweep(&lock)?;
-        let pruned = backup::prune(&repository, &lock, policy, None)?;
+        let pruned = backup::prune(&repository, &lock, policy, None, &Silent)?;
         let stuck = swept
             .stuck
             .iter()

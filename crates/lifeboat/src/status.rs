@@ -50,12 +50,12 @@ pub(crate) fn list(args: Args) -> anyhow::Result<u8> {
             let rows = overview.nodes.iter().flat_map(|node| {
                 node.backups.iter().map(|backup| {
                     [
-                        node.node.clone(),
-                        backup.name.clone(),
-                        backup.origin.clone(),
+                        output::one_line(&node.node),
+                        output::one_line(&backup.name),
+                        output::one_line(&backup.origin),
                         backup.revision.to_string(),
                         size(backup.size_bytes),
-                        backup.verified.join(","),
+                        output::one_line(&backup.verified.join(",")),
                     ]
                 })
             });
@@ -91,14 +91,16 @@ fn table(overview: &Overview, now: Timestamp) -> String {
     let rows = overview.nodes.iter().map(|node| {
         let newest = node.last_verified.as_ref();
         [
-            node.node.clone(),
+            output::one_line(&node.node),
             node.state.to_string(),
-            newest.map_or_else(none, |newest| age(&newest.finished_at, now)),
+            newest.map_or_else(none, |newest| {
+                output::one_line(&age(&newest.finished_at, now))
+            }),
             newest.map_or_else(none, |newest| newest.revision.to_string()),
             newest.map_or_else(none, |newest| size(newest.size_bytes)),
             node.kept.to_string(),
             next(node, now).unwrap_or_else(none),
-            node.problem.clone().unwrap_or_else(none),
+            node.problem.as_deref().map_or_else(none, output::one_line),
         ]
     });
     output::table(

@@ -362,3 +362,31 @@ fn a_server_that_is_not_enabled_idles_until_it_is_stopped() {
     assert_eq!(agent.terminate(), Some(0));
     assert!(!repository.exists());
 }
+
+#[test]
+fn a_certificate_that_never_comes_is_a_failed_run_and_holds_neither_health_nor_the_way_out() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    let dir = TempDir::new().unwrap();
+    let pipe = dir.path().join("ca.crt");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let repository = dir.path().join("backups");
+    let endpoint = server.endpoint.replace("http://", "https://");
+    let flags = ["--endpoints", &endpoint, "--cacert", text(&pipe)];
+    let log = dir.path().join("agent.log");
+    let more = [
+        "--listen",
+        "127.0.0.1:0",
+        "--backup-path",
+        text(&repository),
+    ];
+    let mut command = command(&[&["backup-server"][..], &flags, &more].concat());
+    let child = command.stderr(node::log_file(&log)).spawn().unwrap();
+    let mut agent = Agent { child, log };
+    agent.wait_for("reason=\"member\"");
+    assert_eq!(agent.get("/healthz").0, 200);
+    assert_eq!(agent.terminate(), Some(0));
+}

@@ -290,3 +290,26 @@ fn what_can_not_be_removed_and_what_is_no_lock_are_reported_and_do_not_stop_back
     assert_eq!(agent.terminate(), Some(0));
     assert!(immutable("-i"));
 }
+
+#[test]
+fn a_disk_that_is_full_to_the_last_byte_gets_room_by_the_oldest_backup() {
+    let Some((server, disk, repository)) = full_repository(Filesystem::Ext4, 4) else {
+        return;
+    };
+    let mut number = 0;
+    for size in [1 << 20, 4096, 1] {
+        loop {
+            let path = disk.path().join(format!("filler-{number}"));
+            number += 1;
+            if std::fs::write(path, vec![1; size]).is_err() {
+                break;
+            }
+        }
+    }
+    let before = names(&repository, "backup");
+    let output = backup_once(&server, &repository, &[]);
+    assert!(output.status.success(), "{}", told(&output));
+    // Nothing is free, and a run needs a little more than one backup takes.
+    assert_eq!(names(&repository, "backup")[1..], before[..2]);
+    assert_all_whole(&repository);
+}

@@ -18,6 +18,9 @@ use std::time::Duration;
 use test_support::kubernetes::cluster::Fault;
 use test_support::node_trees::Kind;
 
+/// What somebody makes of a pod.
+type Change<'c> = dyn Fn(&mut Value) + 'c;
+
 fn schedule(cluster: &Operated, schedule: &str) {
     let patch = format!(r#"{{"spec":{{"etcd":{{"schedule":"{schedule}"}}}}}}"#);
     let _ = cluster.kubectl_ok(&["patch", "backup", "default", "--type=merge", "-p", &patch]);
@@ -211,6 +214,51 @@ fn whoever_may_ask_for_a_backup_decides_nothing_about_those_of_others() {
         assert!(message.contains(why), "{message:.300}");
         assert!(message.len() < 1000 && !message.contains('\u{1b}'));
     }
+    // Names that would go into the path of a request, and a Job's name that somebody else has: each fails alone, and the
+    // next one has its turn.
+    let with_claim = |name: &str, claim: &str| {
+        let mut request = request(name, json!({}));
+        request["spec"]["pvcName"] = claim.into();
+        request
+    };
+    for (name, claim) in [
+        ("claim-0", "a b"),
+        ("claim-1", "../../../../readyz"),
+        ("claim-2", "claim?watch=true"),
+        ("claim-3", long.as_str()),
+    ] {
+        let output = create(&cluster, &tenant, &with_claim(name, claim), &["create"]);
+        assert!(output.status.success(), "{}", told(&output));
+        let (outcome, message) = wait_until("its end", || end(name));
+        assert_eq!(outcome, "BackupFailed");
+        assert!(
+            message.contains("is not a name that a PersistentVolumeClaim can have"),
+            "{message:.300}"
+        );
+    }
+    let output = create(&cluster, &tenant, &request("a", json!({})), &["create"]);
+    assert!(output.status.success(), "{}", told(&output));
+    assert_eq!(wait_until("its end", || end("a")).0, "BackupCompleted");
+    cluster.apply(
+        "apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: claim, namespace: etcd-lifeboat}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+",
+    );
+    let output = create(
+        &cluster,
+        &tenant,
+        &with_claim("a-node-1", "claim"),
+        &["create"],
+    );
+    assert!(output.status.success(), "{}", told(&output));
+    let (outcome, message) = wait_until("its end", || end("a-node-1"));
+    assert_eq!(outcome, "BackupFailed");
+    assert!(
+        message.contains("of another EtcdBackup is there"),
+        "{message}"
+    );
     // What was there is there, and the node goes on telling.
     let origins: Vec<_> =
         operated::node::list(&cluster.nodes()[0].root.join("var/lib/etcd-auto-backup"))
@@ -250,7 +298,7 @@ fn the_operators_token_makes_no_pods_but_those_that_the_operator_makes() {
     let volume = |pod: &mut Value, volume: Value| {
         pod["volumes"].as_array_mut().unwrap().push(volume);
     };
-    let refused: [(&str, &dyn Fn(&mut Value)); 16] = [
+    let refused: [(&str, &Change<'_>); 20] = [
         ("image", &|pod| {
             pod["containers"][0]["image"] = "evil".into()
         }),
@@ -304,6 +352,23 @@ fn the_operators_token_makes_no_pods_but_those_that_the_operator_makes() {
                     volume["hostPath"] = json!({"path": "/etc/kubernetes"});
                 }
             }
+        }),
+        ("variables", &|pod| {
+            let variable = json!({"name": "KUBECONFIG", "value": "/etc/kubernetes/pki/ca.key"});
+            pod["containers"][0]["env"]
+                .as_array_mut()
+                .unwrap()
+                .push(variable);
+        }),
+        ("by the files of its node", &|pod| {
+            let args = pod["containers"][0]["args"].as_array_mut().unwrap();
+            args.push("--endpoints=https://evil.example".into());
+        }),
+        ("sees nothing of its node", &|pod| {
+            pod["containers"][0]["args"] = json!(["request-backup"]);
+        }),
+        ("seccomp", &|pod| {
+            pod["securityContext"]["seccompProfile"] = json!({"type": "Unconfined"});
         }),
         ("account", &|pod| {
             pod["serviceAccountName"] = "etcd-lifeboat-operator".into();

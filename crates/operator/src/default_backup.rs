@@ -1,6 +1,7 @@
 //! `Backup/default` from day one: made once, and left alone from then on. Whoever deletes it has opted out, and that is
 //! remembered; deleting the kind is not opting out, since nobody means a backup by that.
 
+use crate::lenient::Lenient;
 use crate::watch_again::WatchAgain;
 use crate::{Context, FIELD_MANAGER, install, plain};
 use backup_plan::api::{
@@ -92,7 +93,7 @@ pub fn decide(gate: bool, seen: &Seen) -> Decision {
 /// Acts on whatever changes.
 pub(crate) async fn run(context: Arc<Context>) {
     let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let backups: Api<Backup> = Api::all(context.client.clone());
+    let backups: Api<Lenient<Backup>> = Api::all(context.client.clone());
     let backups = watcher(backups, named(DEFAULT_BACKUP))
         .backoff(WatchAgain::default())
         .map(|event| event.map(is_news));
@@ -185,7 +186,7 @@ async fn look(context: &Context) -> Result<Seen, kube::Error> {
     let kind_uid = definition
         .filter(|definition| definition.metadata.deletion_timestamp.is_none())
         .and_then(|definition| definition.metadata.uid);
-    let backups: Api<Backup> = Api::all(context.client.clone());
+    let backups: Api<Lenient<Backup>> = Api::all(context.client.clone());
     let maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), &context.shape.namespace);
     let memory = maps.get_opt(CONFIG_MAP).await?.and_then(|map| {
         let data = map.data?;

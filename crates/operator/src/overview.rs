@@ -15,6 +15,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, ListParams};
+use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -75,7 +76,7 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
         None => None,
     };
     let all = ListParams::default();
-    let nodes: Api<Lenient<Node>> = Api::all(client.clone());
+    let nodes: Api<Lenient<PartialObjectMeta<Node>>> = Api::all(client.clone());
     let (nodes, mut unreadable) = lenient::list(&nodes, &all).await?;
     let told: Api<Lenient<NodeBackup>> = Api::all(client.clone());
     let told = or_none(lenient::list(&told, &all).await, &mut unreadable)?;

@@ -48,13 +48,13 @@ const REQUEST_LASTS_S: i64 = 3600;
 pub(crate) async fn run(context: Arc<Context>) {
     let client = &context.client;
     let namespace = &context.shape.namespace;
-    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
-    let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), namespace);
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    let sets: Api<Lenient<DaemonSet>> = Api::namespaced(client.clone(), namespace);
+    let cron_jobs: Api<Lenient<CronJob>> = Api::namespaced(client.clone(), namespace);
+    let claims: Api<Lenient<PersistentVolumeClaim>> = Api::namespaced(client.clone(), namespace);
     let nodes: Api<Lenient<PartialObjectMeta<Node>>> = Api::all(client.clone());
     let app = |app: &str| watcher::Config::default().labels(&format!("app={app}"));
     let controller = Controller::new(
-        Api::<Backup>::all(client.clone()),
+        Api::<Lenient<Backup>>::all(client.clone()),
         watcher::Config::default(),
     );
     let store = controller.store();
@@ -66,14 +66,17 @@ pub(crate) async fn run(context: Arc<Context>) {
         .owns(cron_jobs, app(CRON_APP))
         // Nodes that get or lose a layout of their own.
         .watches(nodes, watcher::Config::default().labels(LABEL), |_| {
-            [ObjectRef::<Backup>::new(DEFAULT_BACKUP)]
+            [ObjectRef::<Lenient<Backup>>::new(DEFAULT_BACKUP)]
         })
         .watches(claims, watcher::Config::default(), move |claim| {
             let backups = store.state();
             let name = claim.name_any();
             backups
                 .into_iter()
-                .filter(|backup| backup.spec.etcd.pvc_name == name)
+                .filter(|backup| {
+                    let backup = backup.object.as_ref();
+                    backup.is_ok_and(|backup| backup.spec.etcd.pvc_name == name)
+                })
                 .map(|backup| ObjectRef::from_obj(&*backup))
                 .collect::<Vec<_>>()
         })
@@ -92,7 +95,8 @@ pub(crate) async fn run(context: Arc<Context>) {
 
 /// Where every `Backup` is upstream's: the servers with their defaults, and nothing else.
 pub(crate) async fn run_defaults(context: Arc<Context>) {
-    let sets: Api<DaemonSet> = Api::namespaced(context.client.clone(), &context.shape.namespace);
+    let sets: Api<Lenient<DaemonSet>> =
+        Api::namespaced(context.client.clone(), &context.shape.namespace);
     let named = watcher::Config::default().fields(&format!("metadata.name={DAEMON_SET}"));
     let mut events = watcher(sets, named).backoff(WatchAgain::default()).boxed();
     while let Some(event) = events.next().await {
@@ -112,22 +116,29 @@ pub(crate) async fn run_defaults(context: Arc<Context>) {
     }
 }
 
-fn retry(backup: Arc<Backup>, error: &kube::Error, context: Arc<Context>) -> Action {
+fn retry(backup: Arc<Lenient<Backup>>, error: &kube::Error, context: Arc<Context>) -> Action {
     tracing::warn!("Backup/{}: {}", backup.name_any(), plain(error));
     context.telling.error(NAME);
     Action::requeue(TRY_AGAIN)
 }
 
-async fn reconcile(backup: Arc<Backup>, context: Arc<Context>) -> Result<Action, kube::Error> {
+async fn reconcile(
+    backup: Arc<Lenient<Backup>>,
+    context: Arc<Context>,
+) -> Result<Action, kube::Error> {
     let name = backup.name_any();
+    // The other watch tells of one that can't be read.
+    let Ok(backup) = &backup.object else {
+        return Ok(Action::await_change());
+    };
     if backup.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
     let told = match validate(&name, &backup.spec) {
-        Ok(valid) => make(&context, &backup, &valid).await?,
+        Ok(valid) => make(&context, backup, &valid).await?,
         Err(error) => Told::degraded("Invalid", error.to_string()),
     };
-    tell(&context, &backup, &told).await?;
+    tell(&context, backup, &told).await?;
     let reconciled = !told.saying.holds;
     context
         .telling
@@ -195,7 +206,8 @@ async fn servers(
     let nodes: Api<Lenient<PartialObjectMeta<Node>>> = Api::all(context.client.clone());
     let (nodes, _) = lenient::list(&nodes, &ListParams::default().labels(LABEL)).await?;
     let labelled: BTreeSet<_> = nodes.iter().filter_map(NodeLayout::of_node).collect();
-    let sets: Api<DaemonSet> = Api::namespaced(context.client.clone(), &context.shape.namespace);
+    let sets: Api<Lenient<DaemonSet>> =
+        Api::namespaced(context.client.clone(), &context.shape.namespace);
     let set = |layout| {
         daemon_set(
             &context.shape,
@@ -232,7 +244,8 @@ fn daemon_set_name(layout: Option<NodeLayout>) -> String {
 /// Whether a claim is there, by the API server itself.
 pub(crate) async fn claim_exists(context: &Context, name: &str) -> Result<bool, kube::Error> {
     let namespace = &context.shape.namespace;
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
+    let claims: Api<Lenient<PersistentVolumeClaim>> =
+        Api::namespaced(context.client.clone(), namespace);
     Ok(claims.get_opt(name).await?.is_some())
 }
 

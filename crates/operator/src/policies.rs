@@ -125,7 +125,7 @@ fn own_pods_only(home: &str, image: &str) -> [Value; 2] {
         // Any version: while the operator is upgraded both are there.
         validation(
             &format!(
-                "{only}.image == '{repository}' || {only}.image.startsWith('{repository}:') || {only}.image.startsWith('{repository}@')"
+                "{only}.image == '{repository}' || (({only}.image.startsWith('{repository}:') || {only}.image.startsWith('{repository}@')) && !{only}.image.substring(size('{repository}')).contains('/'))"
             ),
             &format!(
                 "a pod of etcd-lifeboat has an image of {repository}: apply the manifests with the image that you want"
@@ -136,6 +136,30 @@ fn own_pods_only(home: &str, image: &str) -> [Value; 2] {
                 "!has({only}.command) && has({only}.args) && {only}.args[0] in ['backup-server', 'cluster-backup', 'request-backup'] && !has({only}.lifecycle) && !has({only}.livenessProbe) && !has({only}.readinessProbe) && !has({only}.startupProbe)"
             ),
             "a pod of etcd-lifeboat runs one of its own commands",
+        ),
+        validation(
+            &format!(
+                "{only}.args.all(arg, !['--host-root', '--config-dir', '--endpoints', '--cacert', '--cert', '--key', '--user', '--kubeconfig', '--context', '--data-dir'].exists(flag, arg.startsWith(flag)))"
+            ),
+            "a pod of etcd-lifeboat finds etcd by the files of its node, and the cluster by its account",
+        ),
+        validation(
+            &format!(
+                "!has({only}.envFrom) && (!has({only}.env) || {only}.env.all(variable, variable.name in ['NODE_NAME', 'MY_JOB_NAME', 'MY_JOB_UID', 'MY_POD_NAME'] && has(variable.valueFrom) && has(variable.valueFrom.fieldRef)))"
+            ),
+            "a pod of etcd-lifeboat has the variables that say who it is, and no others",
+        ),
+        validation(
+            &format!(
+                "{only}.args[0] != 'request-backup' || !has(variables.pod.volumes) || variables.pod.volumes.size() == 0"
+            ),
+            "a pod that asks for a backup sees nothing of its node",
+        ),
+        validation(
+            &format!(
+                "has(variables.pod.securityContext) && has(variables.pod.securityContext.seccompProfile) && variables.pod.securityContext.seccompProfile.type == 'RuntimeDefault' && !has({security}.seccompProfile) && !(has(variables.pod.shareProcessNamespace) && variables.pod.shareProcessNamespace)"
+            ),
+            "a pod of etcd-lifeboat has the runtime's seccomp profile",
         ),
         validation(
             "!(has(variables.pod.hostPID) && variables.pod.hostPID) && !(has(variables.pod.hostIPC) && variables.pod.hostIPC)",

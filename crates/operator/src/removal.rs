@@ -4,6 +4,7 @@
 use crate::Context;
 use crate::seen::{self, Seen};
 use backup_plan::api::EtcdBackup;
+use backup_plan::record::is_origin;
 use futures::FutureExt;
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
@@ -57,23 +58,36 @@ async fn act(context: &Context, seen: &Seen) -> Result<(), kube::Error> {
         Some(uid) => uids.contains(uid),
         None => names.contains(&named.name),
     };
+    // What the API server refuses for one request is no reason to leave the others alone.
+    let mut failed = None;
     for request in seen.requests.state() {
         if request.metadata.deletion_timestamp.is_some() {
             continue;
         }
         for missing in named(&request).iter().filter(|named| !known(named)) {
             // What is not seen may be there all the same: somebody else's, or too new.
-            if is_there(context, missing).await? {
-                continue;
+            match is_there(context, missing).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
             }
-            remove(context, &request, missing).await?;
+            if let Err(error) = remove(context, &request, missing).await {
+                failed = Some(error);
+            }
             break;
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 async fn is_there(context: &Context, named: &Named) -> Result<bool, kube::Error> {
+    // Whoever wrote it could write anything: no Job is called so.
+    if !is_origin(&named.name) {
+        return Ok(false);
+    }
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &context.shape.namespace);
     let job = jobs.get_opt(&named.name).await?;
     Ok(job.is_some_and(|job| named.uid.is_none() || job.uid() == named.uid))
@@ -85,7 +99,7 @@ async fn remove(
     missing: &Named,
 ) -> Result<(), kube::Error> {
     let name = request.name_any();
-    tracing::info!("EtcdBackup/{name} goes: its Job {} is gone", missing.name);
+    tracing::info!("EtcdBackup/{name} goes: its Job {:?} is gone", missing.name);
     let requests: Api<EtcdBackup> = Api::all(context.client.clone());
     // Never one that was made anew under the same name.
     let params = DeleteParams {

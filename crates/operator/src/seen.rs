@@ -197,7 +197,11 @@ fn readable<K: Watched>(
         watcher::Event::InitApply(object) => watcher::Event::InitApply(look(object)?),
         watcher::Event::InitDone => watcher::Event::InitDone,
         watcher::Event::Apply(object) => watcher::Event::Apply(look(object)?),
-        watcher::Event::Delete(object) => watcher::Event::Delete(object.object.ok()?),
+        watcher::Event::Delete(object) => {
+            let of = K::DynamicType::default();
+            telling.readable(&K::kind(&of), &object.name_any(), None);
+            watcher::Event::Delete(object.object.ok()?)
+        }
     })
 }
 

@@ -124,6 +124,15 @@ pub enum PlatformError {
     NoEtcd(String),
 }
 
+/// Where a file is not what it should be, without what stands there: tokens stand in such files, and this is in logs, events and
+/// metrics.
+fn not_yaml(error: &serde_saphyr::Error) -> String {
+    match error.location() {
+        Some(location) => format!("line {} is not the YAML that is expected", location.line()),
+        None => "it is not the YAML that is expected".into(),
+    }
+}
+
 impl PlatformError {
     fn incomplete(path: &str) -> impl Fn(String) -> Self {
         move |problem| PlatformError::Incomplete {

@@ -5,6 +5,7 @@
 //! etcd's configuration names the server's certificate; the client's is beside it. A snapshot can only be used
 //! with the cluster's token, so the archive has it.
 
+use super::not_yaml;
 use super::settings::Settings;
 use super::{Found, Member, NodeFiles, Platform, PlatformError, parent, read};
 use serde::Deserialize;
@@ -141,7 +142,7 @@ fn data_dir(files: &dyn NodeFiles, name: &str) -> Result<(String, Vec<String>), 
             continue;
         }
         let config: Option<Config> = serde_saphyr::from_str(&text)
-            .map_err(|error| PlatformError::incomplete(&path)(format!("no YAML: {error}")))?;
+            .map_err(|error| PlatformError::incomplete(&path)(not_yaml(&error)))?;
         if let Some(data_dir) = config.and_then(|config| config.data_dir) {
             found = (data_dir.trim_end_matches('/').to_string(), vec![path]);
         }

@@ -1,6 +1,7 @@
 //! etcd's own settings, by the names of its flags, from wherever etcd itself takes them: its command line, its
 //! environment, its configuration file.
 
+use super::not_yaml;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -61,8 +62,7 @@ impl Settings {
 
     /// From a configuration file.
     pub(super) fn from_config_file(text: &str) -> Result<Self, String> {
-        let config: ConfigFile =
-            serde_saphyr::from_str(text).map_err(|error| format!("no YAML of etcd's: {error}"))?;
+        let config: ConfigFile = serde_saphyr::from_str(text).map_err(|error| not_yaml(&error))?;
         let mut settings = BTreeMap::new();
         let mut set = |name: &str, value: Option<String>| {
             if let Some(value) = value {

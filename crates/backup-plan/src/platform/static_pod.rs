@@ -1,5 +1,6 @@
 //! The manifest of a static pod: what it runs, with which environment, and where on the node its paths are.
 
+use super::not_yaml;
 use super::settings::Settings;
 use serde::Deserialize;
 
@@ -64,8 +65,7 @@ pub(super) struct EtcdPod {
 impl EtcdPod {
     /// Reads a manifest, and takes the container that is named `etcd`.
     pub(super) fn read(manifest: &str) -> Result<Self, String> {
-        let pod: Pod =
-            serde_saphyr::from_str(manifest).map_err(|error| format!("no pod's YAML: {error}"))?;
+        let pod: Pod = serde_saphyr::from_str(manifest).map_err(|error| not_yaml(&error))?;
         let container = pod
             .spec
             .containers

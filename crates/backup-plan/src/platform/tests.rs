@@ -129,9 +129,13 @@ fn a_manifest_that_is_none_is_told() {
     let openshift = "/etc/kubernetes/manifests/etcd-pod.yaml";
     let rke2 = "/var/lib/rancher/rke2/server/db/etcd/config";
     for (path, text, is_told) in [
-        (kubeadm, "", "no pod's YAML"),
-        (kubeadm, "{", "no pod's YAML"),
-        (kubeadm, "spec: {containers: 7}", "no pod's YAML"),
+        (kubeadm, "", "not the YAML that is expected"),
+        (kubeadm, "{", "not the YAML that is expected"),
+        (
+            kubeadm,
+            "spec: {containers: 7}",
+            "not the YAML that is expected",
+        ),
         (
             kubeadm,
             "spec: {containers: [{name: other}]}",
@@ -152,7 +156,7 @@ fn a_manifest_that_is_none_is_told() {
             r#"{"spec":{"containers":[{"name":"etcd","command":["sh","-c","etcd --listen-client-urls=https://0.0.0.0:2379"]}]}}"#,
             "the container etcd has no ETCDCTL_CACERT",
         ),
-        (rke2, "7", "no YAML of etcd's"),
+        (rke2, "7", "not the YAML that is expected"),
         (rke2, "data-dir: /x\n", "no listen-client-urls"),
         (
             rke2,
@@ -174,7 +178,7 @@ fn a_manifest_that_is_none_is_told() {
         ),
     ]);
     assert!(
-        config.starts_with("/etc/rancher/k3s/config.yaml: no YAML"),
+        config.starts_with("/etc/rancher/k3s/config.yaml: line") && config.contains("not the YAML"),
         "{config}"
     );
 }

@@ -17,6 +17,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
+/// A disk that takes longer hangs.
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
 /// So many backups that were given up are kept in mind, for who has not heard of them yet.
 const NEWS: usize = 16;
 /// The repository is looked at this often, and after each run.
@@ -175,9 +177,20 @@ impl Observed {
 
     /// Keeps what is known of the repository new. A disk that hangs keeps one thread, and no more.
     pub(super) async fn watch(self: std::sync::Arc<Self>) {
+        let mut looking = None;
         loop {
-            let observed = self.clone();
-            let _ = tokio::task::spawn_blocking(move || observed.look()).await;
+            let mut look = looking.take().unwrap_or_else(|| {
+                let observed = self.clone();
+                tokio::task::spawn_blocking(move || observed.look())
+            });
+            if tokio::time::timeout(LOOK_WITHIN, &mut look).await.is_err() {
+                // What was seen before stays, and grows old. Whoever listens hears why.
+                self.state().1.problem = Some(format!(
+                    "the disk of the backups has not answered for {} s: what is known of them is of before",
+                    LOOK_WITHIN.as_secs()
+                ));
+                looking = Some(look);
+            }
             self.looked.send_replace(());
             let _ = tokio::time::timeout(LOOK_AGAIN, self.changed.notified()).await;
         }
@@ -189,7 +202,7 @@ impl Observed {
             let kept = Repository::open(&self.fixed.repository).and_then(|all| {
                 Ok::<_, RepositoryError>(Kept {
                     space: Some(all.space()?),
-                    ..kept(&all.entries()?)
+                    ..kept(&all.entries()?, Timestamp::now())
                 })
             });
             kept.unwrap_or_else(|error| Kept {
@@ -241,7 +254,15 @@ fn stale_before(schedule: &Schedule, zone: &TimeZone, now: Timestamp) -> Option<
     schedule.last_due(last.checked_sub(SignedDuration::from_secs(1)).ok()?, zone)
 }
 
-fn kept(entries: &[Entry]) -> Kept {
+/// A clock that is ahead of this one by more was wrong, or this one is.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(1);
+
+/// A backup that says it is of the future would be new enough for as long as that is away.
+pub(super) fn has_come(time: Timestamp, now: Timestamp) -> bool {
+    time.duration_since(now) <= CLOCKS_DIFFER
+}
+
+fn kept(entries: &[Entry], now: Timestamp) -> Kept {
     let mut kept = Kept::default();
     // Newest first.
     for entry in entries {
@@ -259,10 +280,12 @@ fn kept(entries: &[Entry]) -> Kept {
             .lineages
             .entry((candidate.origin, candidate.cluster_id))
             .or_default() += 1;
-        if record.origin == ORIGIN {
-            kept.last_success.get_or_insert(record.finished_at);
+        if has_come(record.finished_at, now) {
+            if record.origin == ORIGIN {
+                kept.last_success.get_or_insert(record.finished_at);
+            }
+            kept.newest.get_or_insert_with(|| record.clone());
         }
-        kept.newest.get_or_insert_with(|| record.clone());
         if kept.entries.len() < NODE_BACKUP_ENTRIES {
             kept.entries.push(KeptBackup {
                 name: entry.name.clone(),

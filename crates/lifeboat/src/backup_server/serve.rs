@@ -1,6 +1,6 @@
 //! The loop: waits until a run is due, takes its turn, runs, tries again.
 
-use super::observed::Observed;
+use super::observed::{Observed, has_come};
 use super::{Args, ORIGIN};
 use crate::stop::{Stop, UntilStopped};
 use backup_plan::agenda::{Agenda, Next, retry_delay};
@@ -91,7 +91,8 @@ impl Server<'_> {
             let entries = Repository::open(&path).and_then(|all| all.entries());
             let own = entries.ok()?.into_iter().filter_map(|entry| {
                 let record = entry.record().filter(|record| record.origin == ORIGIN);
-                record.map(|record| record.started_at)
+                let started_at = record.map(|record| record.started_at);
+                started_at.filter(|at| has_come(*at, Timestamp::now()))
             });
             own.max()
         };

@@ -70,24 +70,29 @@ async fn act(context: &Context, seen: &Seen) -> Result<(), kube::Error> {
         .filter_map(|job| made(job, &pods))
         .collect();
     let mut written = None;
+    // What the API server refuses for one request is no reason to leave the others alone.
+    let mut failed = None;
     for decision in decide(&views, &jobs, &targets(seen)) {
         let (Do::Make { request, .. } | Do::Tell { request, .. }) = &decision;
         let Some(request) = by_name.get(request) else {
             continue;
         };
         let told = match decision {
-            Do::Make { node, .. } => make(context, seen, request, node).await?,
+            Do::Make { node, .. } => make(context, seen, request, node).await,
             Do::Tell {
                 outcome, message, ..
-            } => tell(context, request, outcome, message, None).await?,
+            } => tell(context, request, outcome, message, None).await,
         };
-        written = told.or(written);
+        match told {
+            Ok(told) => written = told.or(written),
+            Err(error) => failed = Some(error),
+        }
     }
     // The last that was written is seen last.
     if let Some(written) = written {
         seen.until_seen(&seen.requests, &written).await;
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 fn view(request: &EtcdBackup) -> Request {
@@ -182,6 +187,16 @@ async fn make(
     node: Option<String>,
 ) -> Result<Option<EtcdBackup>, kube::Error> {
     let claim = Some(&request.spec.pvc_name).filter(|name| !name.is_empty());
+    // Whoever may ask may write anything there, and it goes into the path of a request.
+    if let Some(claim) = claim
+        && !is_origin(claim)
+    {
+        let short: String = claim.chars().take(NAMED_CHARS).collect();
+        let message = format!(
+            "spec.pvcName {short:?} is not a name that a PersistentVolumeClaim can have: use small letters, digits, - and ."
+        );
+        return tell(context, request, Outcome::Failed, message, None).await;
+    }
     if let Some(claim) = claim
         && !periodic::claim_exists(context, claim).await?
     {
@@ -216,12 +231,32 @@ async fn make(
         // Made before, and not told; or that of a request of the same name, which is on its way out.
         Err(kube::Error::Api(status)) if status.code == 409 => {
             let found = jobs.get_opt(name).await?;
+            let of_other = found.as_ref().and_then(|job| {
+                let mut owners = job.owner_references().iter();
+                Some(
+                    owners
+                        .find(|owner| owner.controller == Some(true))?
+                        .uid
+                        .clone(),
+                )
+            });
             let own = found.filter(|job| {
                 let mut owners = job.owner_references().iter();
                 owners.any(|owner| Some(&owner.uid) == request.uid().as_ref())
             });
             match own {
                 Some(own) => own,
+                None if seen
+                    .requests
+                    .state()
+                    .iter()
+                    .any(|other| other.uid() == of_other) =>
+                {
+                    let message = format!(
+                        "a Job {name} of another EtcdBackup is there: delete that one, or give this one another name"
+                    );
+                    return tell(context, request, Outcome::Failed, message, None).await;
+                }
                 None => {
                     let message = format!("waits until Job {name} of a request before is gone");
                     return tell(context, request, Outcome::Pending, message, None).await;
