@@ -162,9 +162,20 @@ fn whoever_may_ask_for_a_backup_decides_nothing_about_those_of_others() {
         let said = told(&output);
         assert!(said.contains("is set by what a Backup runs"), "{said:.300}");
     }
+    let end = |name: &str| {
+        let of = ["etcdbackup", name];
+        ["BackupFailed", "BackupCompleted"]
+            .into_iter()
+            .find_map(|type_| {
+                let (holds, _, message) = condition(&cluster, &of, type_)?;
+                holds.then_some((type_, message))
+            })
+    };
     // One request without it is taken, and can't be given it later.
     let output = create(&cluster, &tenant, &request("good", json!({})), &["create"]);
     assert!(output.status.success(), "{}", told(&output));
+    // One is made at a time: those that come meanwhile would be skipped.
+    assert_eq!(wait_until("its end", || end("good")).0, "BackupCompleted");
     let output = create(
         &cluster,
         &tenant,
@@ -185,15 +196,6 @@ fn whoever_may_ask_for_a_backup_decides_nothing_about_those_of_others() {
     // Also where no policy is installed: what it says is not believed.
     let binding = "etcd-lifeboat-asked-by-a-backup";
     let _ = cluster.kubectl_ok(&["delete", "validatingadmissionpolicybinding", binding]);
-    let end = |name: &str| {
-        let of = ["etcdbackup", name];
-        ["BackupFailed", "BackupCompleted"]
-            .into_iter()
-            .find_map(|type_| {
-                let (holds, _, message) = condition(&cluster, &of, type_)?;
-                holds.then_some((type_, message))
-            })
-    };
     for (number, (backup, why)) in [
         ("default", "no Backup of that name asks"),
         ("other", "there is no such Backup"),
