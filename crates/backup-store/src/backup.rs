@@ -3,18 +3,19 @@
 //! Nothing is published that was not proven: the whole stream with its trailer, the bytes on the disk, every page, every
 //! record, and all that the cluster had agreed on before the run began.
 
-use crate::digest::{Hashed, hex};
+use crate::archive_file::archive;
+use crate::digest::hex;
 use crate::disk::Disk;
 use crate::member::{Connection, HashKvAnswer, Member, Peer, Status};
 use crate::notes::Notes;
 use crate::progress::{Limited, Monitor, SharedMonitor};
 use crate::read_back::{self, How};
-use crate::receive::{Received, SYNCED_EVERY_BYTES, SpaceGuard, receive};
+use crate::receive::{Received, SpaceGuard, receive};
 use crate::repository::{Lock, MAX_RECORD_BYTES, RECORD_FILE, Repository, RepositoryError, Run};
 use crate::room::{Room, needed_bytes};
 pub use crate::run_error::RunError;
 use crate::run_error::write_error;
-use crate::{blocks, durable_file, scratch_file, static_resources};
+use crate::{blocks, durable_file, scratch_file};
 use backup_plan::record::{self, ClusterMember, MemberRecord, Record, SnapshotRecord};
 use backup_plan::retention::{self, Policy, Removal};
 use etcd_file::bolt::Bolt;
@@ -28,7 +29,7 @@ use rustix::fs::Advice;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -792,116 +793,6 @@ async fn compare(
         }),
         Ok(_) => Ok(None),
         Err(reason) => Ok(Some(reason)),
-    }
-}
-
-/// What came of the control-plane files.
-#[derive(Default)]
-struct ArchiveFile {
-    warnings: Vec<String>,
-    lacks: Vec<String>,
-    /// Its SHA-256 and size; nothing where it could not be written.
-    file: Option<(String, u64)>,
-}
-
-/// Archives the control-plane files. A proven snapshot is not given up for them: what is missing is said.
-fn archive(
-    root: &Path,
-    dirs: &[PathBuf],
-    path: &Path,
-    space: &SpaceGuard,
-    monitor: &SharedMonitor,
-) -> Result<ArchiveFile, RunError> {
-    let mut stopped = false;
-    let mut go_on = || {
-        stopped |= monitor.advance(0).is_break();
-        if stopped {
-            return Err("stopped".to_string());
-        }
-        space.check().map_err(|error| error.to_string())
-    };
-    let written = write_archive(root, dirs, path, &mut go_on);
-    if stopped {
-        return Err(RunError::Stopped);
-    }
-    match written {
-        Ok(written) => Ok(written),
-        Err(error) => {
-            // The first part of an archive would only mislead.
-            match durable_file::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(write_error(path)(error));
-                }
-                _ => {}
-            }
-            Ok(ArchiveFile {
-                lacks: vec![format!("all of it: the archive can't be written: {error}")],
-                ..ArchiveFile::default()
-            })
-        }
-    }
-}
-
-fn write_archive(
-    root: &Path,
-    dirs: &[PathBuf],
-    path: &Path,
-    go_on: &mut dyn FnMut() -> Result<(), String>,
-) -> io::Result<ArchiveFile> {
-    let file = SyncedInPieces {
-        file: durable_file::create(path)?,
-        unsynced_bytes: 0,
-    };
-    let mut out = Hashed::new(file);
-    let mut hashes = blocks::Hasher::default();
-    let archived = {
-        let mut both = Both(&mut out, &mut hashes);
-        static_resources::archive(root, dirs, &mut both, go_on)?
-    };
-    durable_file::sync(&out.out.file)?;
-    let read = read_back::compare(path, &hashes.finish(), &crate::progress::Silent);
-    read.map_err(io::Error::other)?;
-    Ok(ArchiveFile {
-        warnings: archived.warnings,
-        lacks: archived.lacks,
-        file: Some((out.hex(), out.bytes)),
-    })
-}
-
-/// What is written is hashed by blocks as well.
-struct Both<'b>(&'b mut Hashed<SyncedInPieces>, &'b mut blocks::Hasher);
-
-impl Write for Both<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.0.write(bytes)?;
-        self.1.update(bytes.get(..written).unwrap_or_default());
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-/// A file that is never far from what is on the disk.
-struct SyncedInPieces {
-    file: File,
-    unsynced_bytes: u64,
-}
-
-impl Write for SyncedInPieces {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        durable_file::append(&mut self.file, bytes)?;
-        self.unsynced_bytes += bytes.len() as u64;
-        if self.unsynced_bytes >= SYNCED_EVERY_BYTES {
-            self.unsynced_bytes = 0;
-            durable_file::sync_data(&self.file)?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@
 //! - [`transfer`]: a backup on its way to another machine.
 //! - [`verify`]: whether a snapshot is whole, and what is in it.
 
+mod archive_file;
 pub mod backup;
 pub mod blocks;
 mod digest;

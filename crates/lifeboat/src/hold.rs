@@ -35,7 +35,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     if !args.backup_path.is_dir() {
         output::error(&format!(
-            "{} is no directory: name the right one by --backup-path",
+            "{} is not a directory: name the right one by --backup-path",
             args.backup_path.display()
         ));
         return Ok(EXIT_FAILED);
