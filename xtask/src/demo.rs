@@ -103,7 +103,7 @@ pub(crate) fn run() -> Result<()> {
     agents.remove(0).kill_in_mid_run(node)?;
     node.show(&lifeboat, &["list", "--backup-path", node.repository()])?;
     let again = node.start_agent(&lifeboat)?;
-    again.wait_for("swept")?;
+    again.wait_for(SWEPT)?;
     std::thread::sleep(Duration::from_secs(1));
     node.show(&lifeboat, &["list", "--backup-path", node.repository()])?;
 
@@ -213,7 +213,7 @@ impl Node {
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 println!("{name} | {line}");
-                if line.contains("swept") {
+                if line.contains(SWEPT) {
                     seen.store(true, Ordering::Relaxed);
                 }
             }
@@ -231,6 +231,9 @@ impl Node {
         Ok(self.repository.join(newest))
     }
 }
+
+/// What a server says of what a run before has left.
+const SWEPT: &str = "which a run before had left";
 
 struct Agent {
     child: Child,
