@@ -50,7 +50,7 @@ pub const NODE_BACKUP_ENTRIES: usize = 20;
     printcolumn = r#"{"name":"Retention","type":"string","jsonPath":".spec.etcd.retentionPolicy.retentionType"}"#,
     printcolumn = r#"{"name":"Degraded","type":"string","jsonPath":".status.conditions[?(@.type=='Degraded')].status"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Degraded')].reason"}"#,
-    printcolumn = r#"{"name":"Judged","type":"date","jsonPath":".status.lastJudged"}"#,
+    printcolumn = r#"{"name":"Evaluated","type":"date","jsonPath":".status.lastEvaluated"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -145,7 +145,7 @@ pub struct BackupStatus {
     /// it was then.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
-    pub last_judged: Option<String>,
+    pub last_evaluated: Option<String>,
 }
 
 /// One backup of etcd, now.
@@ -309,7 +309,7 @@ pub struct Attempt {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// How many runs in a row have failed, this one included.
-    pub failures_in_a_row: i64,
+    pub consecutive_failures: i64,
 }
 
 /// The definitions of `Backup`, `EtcdBackup` and `NodeBackup`. What an object leaves out stays out, as upstream: what

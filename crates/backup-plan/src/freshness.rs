@@ -41,7 +41,7 @@ pub enum Verdict {
         until: Option<Timestamp>,
     },
     /// It has none yet, and there was not time enough.
-    Awaited {
+    Pending {
         /// When it is too late.
         until: Option<Timestamp>,
     },
@@ -74,7 +74,7 @@ pub fn judge(schedule: &Schedule, zone: &TimeZone, node: &NodeView<'_>, now: Tim
     if verified.is_some() {
         Verdict::Fresh { until }
     } else {
-        Verdict::Awaited { until }
+        Verdict::Pending { until }
     }
 }
 
@@ -149,7 +149,7 @@ pub fn sum_up(verdicts: &[(&str, Verdict)]) -> Judgement {
                 fresh += 1;
                 look_again_at = earlier(look_again_at, *until);
             }
-            Verdict::Awaited { until } => {
+            Verdict::Pending { until } => {
                 awaited.push(*node);
                 look_again_at = earlier(look_again_at, *until);
             }
@@ -163,7 +163,7 @@ pub fn sum_up(verdicts: &[(&str, Verdict)]) -> Judgement {
         } else {
             format!("nothing is backed up: {}", listed(&not_applicable))
         };
-        (true, "NoNodeCovered", message)
+        (true, "NoNodesCovered", message)
     } else if awaited.is_empty() {
         let message = format!("{} a new enough proven backup", has(fresh));
         (false, "AsExpected", message)
@@ -173,7 +173,7 @@ pub fn sum_up(verdicts: &[(&str, Verdict)]) -> Judgement {
             has(fresh),
             awaited.join(", ")
         );
-        (false, "Awaited", message)
+        (false, "BackupPending", message)
     };
     Judgement {
         degraded,
@@ -313,7 +313,7 @@ mod tests {
         status.last_attempt = Some(Attempt {
             reason: "member".into(),
             message: "connection\nrefused".into(),
-            failures_in_a_row: 4,
+            consecutive_failures: 4,
             ..Attempt::default()
         });
         let Verdict::Stale(why) = verdict(&node(Some(&status), advanced), now) else {
@@ -340,13 +340,13 @@ mod tests {
         let fresh = || Verdict::Fresh { until };
         let none = || Verdict::NotApplicable("none".into());
         for (verdicts, degraded, reason) in [
-            (vec![], true, "NoNodeCovered"),
-            (vec![("a", none()), ("b", none())], true, "NoNodeCovered"),
+            (vec![], true, "NoNodesCovered"),
+            (vec![("a", none()), ("b", none())], true, "NoNodesCovered"),
             (vec![("a", none()), ("b", fresh())], false, "AsExpected"),
             (
-                vec![("a", Verdict::Awaited { until }), ("b", fresh())],
+                vec![("a", Verdict::Pending { until }), ("b", fresh())],
                 false,
-                "Awaited",
+                "BackupPending",
             ),
             (
                 vec![("a", Verdict::Stale("old".into())), ("b", fresh())],

@@ -71,7 +71,7 @@ pub struct Record {
     pub read_back: Option<String>,
     /// Which control-plane files the archive lacks, and why. The archive is whole where this is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub archive_lacks: Vec<String>,
+    pub archive_missing: Vec<String>,
     /// When this member was last asked for its HashKV; it stops writing meanwhile, so once a day is enough.
     /// Goes on from record to record, so that retention does not forget it.
     #[serde(default)]

@@ -478,11 +478,11 @@ impl Runner {
         durable_file::write(&place.blocks, &received.blocks).map_err(write_error(&place.blocks))?;
         sha256.insert(blocks::FILE.into(), hex(&Sha256::digest(&received.blocks)));
         written_bytes += received.blocks.len() as u64;
-        let mut archive_lacks = Vec::new();
+        let mut archive_missing = Vec::new();
         if let Some((root, dirs)) = &order.resources {
             let archived = archive(root, dirs, &place.resources, &place.space, monitor)?;
             warnings.extend(archived.warnings);
-            archive_lacks = archived.lacks;
+            archive_missing = archived.lacks;
             if let Some((digest, bytes)) = archived.file {
                 sha256.insert(place.resources_file.clone(), digest);
                 written_bytes += bytes;
@@ -511,7 +511,7 @@ impl Runner {
             source_reason: order.source_reason.clone(),
             verified: facts.verified,
             read_back: Some(facts.how.name().into()),
-            archive_lacks,
+            archive_missing,
             compared_at: facts.compared_at,
             took_ms: took.took_ms,
             warnings,

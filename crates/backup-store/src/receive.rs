@@ -41,7 +41,7 @@ impl SpaceGuard {
     pub(crate) fn check(&self) -> Result<(), RunError> {
         let free_bytes = self.repository.space()?.free_bytes;
         if free_bytes < self.reserve_bytes {
-            return Err(RunError::DiskShort {
+            return Err(RunError::InsufficientSpace {
                 free_bytes,
                 needed_bytes: SPACE_CHECK_BYTES,
                 reserve_bytes: self.reserve_bytes,

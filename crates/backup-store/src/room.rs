@@ -56,7 +56,7 @@ impl Room<'_> {
             .iter()
             .filter_map(|entry| entry.candidate())
             .collect();
-        let short = |free_bytes| RunError::DiskShort {
+        let short = |free_bytes| RunError::InsufficientSpace {
             free_bytes,
             needed_bytes,
             reserve_bytes,

@@ -79,7 +79,7 @@ pub enum RunError {
         "the disk is short: {} are free, the run needs {} and {} are to stay free; free some, keep fewer backups, or lower --min-free",
         mib(*.free_bytes), mib(*.needed_bytes), mib(*.reserve_bytes)
     )]
-    DiskShort {
+    InsufficientSpace {
         /// What is free.
         free_bytes: u64,
         /// What the run needs.
@@ -157,7 +157,7 @@ impl RunError {
         "stream",
         "damaged",
         "behind",
-        "disk-short",
+        "insufficient-space",
         "disk-corruption",
         "disk-hangs",
         "write",
@@ -176,18 +176,20 @@ impl RunError {
     pub fn reason(&self) -> &'static str {
         match self {
             RunError::Member(_) => "member",
-            RunError::Repository(error) if error.is_disk_full() => "disk-short",
+            RunError::Repository(error) if error.is_disk_full() => "insufficient-space",
             RunError::Repository(RepositoryError::Locked { .. }) => "locked",
             RunError::Repository(_) => "repository",
             RunError::Learner { .. } => "learner",
             RunError::Cut { .. } | RunError::TooSlow { .. } | RunError::Trailer { .. } => "stream",
             RunError::Damaged { .. } | RunError::Differs { .. } => "damaged",
             RunError::Behind { .. } => "behind",
-            RunError::DiskShort { .. } | RunError::SpaceAwaited { .. } => "disk-short",
+            RunError::InsufficientSpace { .. } | RunError::SpaceAwaited { .. } => {
+                "insufficient-space"
+            }
             RunError::DiskCorruption { .. } => "disk-corruption",
             RunError::DiskHangs(_) => "disk-hangs",
             RunError::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                "disk-short"
+                "insufficient-space"
             }
             RunError::Write { .. } => "write",
             RunError::Check(_) => "check",

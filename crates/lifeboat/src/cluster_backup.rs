@@ -119,7 +119,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             let snapshot = &made.record.snapshot;
             let lacks = made
                 .record
-                .archive_lacks
+                .archive_missing
                 .iter()
                 .map(|what| format!("the archive of control-plane files is not whole: {what}"));
             let warnings: String = made

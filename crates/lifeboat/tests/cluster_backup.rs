@@ -506,7 +506,7 @@ fn an_archive_that_is_not_whole_costs_no_backup_and_is_reported() {
     let record = std::fs::read(repository.join(&name).join("backup.json")).unwrap();
     let record: Value = serde_json::from_slice(&record).unwrap();
     assert_eq!(
-        record["archive_lacks"].as_array().unwrap().len(),
+        record["archive_missing"].as_array().unwrap().len(),
         1,
         "{record}"
     );

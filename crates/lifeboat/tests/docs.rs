@@ -21,7 +21,7 @@ const PAGES: [&str; 6] = [
     "install",
     "operator",
     "security",
-    "what-to-do",
+    "troubleshooting",
     "backup-server",
     "plain-etcd",
 ];

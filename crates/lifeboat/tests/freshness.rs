@@ -282,8 +282,10 @@ fn nodes_that_join_leave_are_relabelled_or_have_nothing_to_back_up_are_judged_as
     let _ = cluster.kubectl_ok(&["label", "node", "node-2", &format!("{label}-")]);
     wait_until("that nothing is covered", || {
         let (holds, reason, message) = stale(&cluster, "default")?;
-        (holds && reason == "NoNodeCovered" && message.contains("node-3: it has no member of etcd"))
-            .then_some(())
+        (holds
+            && reason == "NoNodesCovered"
+            && message.contains("node-3: it has no member of etcd"))
+        .then_some(())
     });
 }
 

@@ -68,14 +68,14 @@ fn a_node_that_nobody_can_parse_does_not_blind_the_operator_and_it_waits_for_its
     let (_, metrics) = operator.get("/metrics");
     for series in [
         "operator_node_fresh{node=\"node-2\"} 1",
-        "operator_last_judged_timestamp_seconds 1",
+        "operator_last_evaluation_timestamp_seconds 1",
         "operator_unreadable_objects 0",
     ] {
         assert!(metrics.contains(series), "{series}: {metrics}");
     }
     // When it judged is there to be seen.
     let judged = get(&cluster, &["backup", "default"]).unwrap();
-    assert!(judged["status"]["lastJudged"].is_string(), "{judged}");
+    assert!(judged["status"]["lastEvaluated"].is_string(), "{judged}");
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn a_node_of_another_layout_is_found_from_its_pod_by_its_label() {
         let record: Value = serde_json::from_slice(&std::fs::read(record).ok()?).ok()?;
         Some((
             record["platform"].as_str()?.to_string(),
-            record["archive_lacks"].clone(),
+            record["archive_missing"].clone(),
         ))
     };
     schedule(&cluster, "@every 5s");

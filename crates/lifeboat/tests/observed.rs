@@ -82,7 +82,7 @@ fn metrics_say_what_was_made_and_what_is_kept() {
         ),
         ("etcd_lifeboat_snapshot_linearized", 1.0),
         ("etcd_lifeboat_cluster_changed", 0.0),
-        ("etcd_lifeboat_failures_in_a_row", 0.0),
+        ("etcd_lifeboat_consecutive_failures", 0.0),
         ("etcd_lifeboat_disk_reserve_bytes", 1_048_576.0),
         ("etcd_lifeboat_failures_total{reason=\"damaged\"}", 0.0),
         ("etcd_lifeboat_failures_total{reason=\"node\"}", 0.0),
@@ -367,7 +367,7 @@ fn a_real_prometheus_reads_a_real_server_and_its_alerts_follow() {
     wait_until("that backups fail", || pending("EtcdLifeboatBackupFailing"));
     // Without the agent, a third one.
     agent.terminate();
-    wait_until("that the agent is silent", || pending("EtcdLifeboatSilent"));
+    wait_until("that the agent is silent", || pending("EtcdLifeboatDown"));
 }
 
 #[test]

@@ -424,7 +424,7 @@ fn a_half_broken_node_is_told_by_the_piece_that_is_missing(
 }
 
 #[test]
-fn what_the_archive_lacks_of_a_half_broken_node_is_told_by_the_backup() {
+fn what_the_archive_missing_of_a_half_broken_node_is_told_by_the_backup() {
     let Some(node) = Node::start(Kind::OpenShift) else {
         return;
     };

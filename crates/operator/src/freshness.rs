@@ -529,7 +529,7 @@ fn judge_requests(
             "AsExpected",
             "its newest backup is new enough".into(),
         ),
-        None => judged(false, "Awaited", "its first backup is awaited".into()),
+        None => judged(false, "BackupPending", "its first backup is pending".into()),
     }
 }
 
@@ -554,7 +554,7 @@ async fn tell(context: &Context, backup: &Backup, judged: &Judgement) -> Result<
     let now = Timestamp::now();
     let is_old = saying.is_old(before, generation);
     let judged_at = backup.status.as_ref().and_then(|status| {
-        let judged_at: Timestamp = status.last_judged.as_ref()?.parse().ok()?;
+        let judged_at: Timestamp = status.last_evaluated.as_ref()?.parse().ok()?;
         Some(judged_at)
     });
     let is_renewed = judged_at.is_some_and(|at| now.duration_since(at).abs() < RENEWED_EVERY);
@@ -569,7 +569,12 @@ async fn tell(context: &Context, backup: &Backup, judged: &Judgement) -> Result<
     let condition = saying.after(before, generation, now);
     let judged_at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     context
-        .tell_backup(&name, MANAGER, &condition, json!({"lastJudged": judged_at}))
+        .tell_backup(
+            &name,
+            MANAGER,
+            &condition,
+            json!({"lastEvaluated": judged_at}),
+        )
         .await
 }
 

@@ -276,7 +276,7 @@ pub fn alerts() -> Value {
             "Its conditions say why: kubectl describe backup {{ $labels.backup }}.",
         ),
         alert(
-            "EtcdLifeboatNothingCovered",
+            "EtcdLifeboatNoNodesCovered",
             "sum(etcd_lifeboat_operator_node_applicable) == 0",
             "15m",
             "critical",
@@ -284,8 +284,8 @@ pub fn alerts() -> Value {
             "Either no node has a role label control-plane, master or etcd, or none of them has a member of etcd with a vote.",
         ),
         alert(
-            "EtcdLifeboatNotJudged",
-            "absent(etcd_lifeboat_operator_last_judged_timestamp_seconds) or time() - max(etcd_lifeboat_operator_last_judged_timestamp_seconds) > 900",
+            "EtcdLifeboatEvaluationStale",
+            "absent(etcd_lifeboat_operator_last_evaluation_timestamp_seconds) or time() - max(etcd_lifeboat_operator_last_evaluation_timestamp_seconds) > 900",
             "5m",
             "warning",
             "Nobody judges whether backups of etcd are new enough",
@@ -308,7 +308,7 @@ pub fn alerts() -> Value {
             "Make it again to have them: kubectl apply of a Backup called default.",
         ),
         alert(
-            "EtcdLifeboatOperatorGone",
+            "EtcdLifeboatOperatorDown",
             "absent(etcd_lifeboat_operator_leader == 1)",
             "15m",
             "warning",

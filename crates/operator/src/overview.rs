@@ -41,7 +41,7 @@ pub struct Overview {
 pub struct NodeOverview {
     /// Its name.
     pub node: String,
-    /// `fresh`, `awaited`, `stale`, or `not-applicable`.
+    /// `fresh`, `pending`, `stale`, or `not-applicable`.
     pub state: &'static str,
     /// The newest proven backup.
     pub last_verified: Option<NodeBackupEntry>,
@@ -203,7 +203,7 @@ fn problems(backups: &[Backup]) -> Vec<String> {
 /// A judgement that nobody has renewed says how it was then.
 fn not_judged(backup: &Backup, now: Timestamp) -> Option<String> {
     const RENEWED_WITHIN: SignedDuration = SignedDuration::from_mins(15);
-    let judged_at = backup.status.as_ref()?.last_judged.as_ref()?;
+    let judged_at = backup.status.as_ref()?.last_evaluated.as_ref()?;
     let age = now.duration_since(judged_at.parse::<Timestamp>().ok()?);
     (age > RENEWED_WITHIN).then(|| {
         format!(
@@ -241,7 +241,7 @@ fn row(view: &NodeView<'_>, verdict: Verdict) -> NodeOverview {
     let own = status.problem.clone();
     let (state, problem) = match verdict {
         Verdict::Fresh { .. } => ("fresh", view.pod_problem.clone().or(own)),
-        Verdict::Awaited { .. } => ("awaited", view.pod_problem.clone().or(own)),
+        Verdict::Pending { .. } => ("pending", view.pod_problem.clone().or(own)),
         Verdict::Stale(why) => ("stale", Some(why)),
         Verdict::NotApplicable(why) => ("not-applicable", Some(why)),
     };

@@ -168,7 +168,7 @@ async fn make(
             && !claim_exists(context, claim).await?
         {
             return Ok(Told::degraded(
-                "ClaimMissing",
+                "PVCNotFound",
                 claim_missing(context, "spec.etcd.pvcName", claim),
             ));
         }

@@ -60,15 +60,15 @@ impl View {
             }),
         )?;
         out.gauge(
-            "failures_in_a_row",
+            "consecutive_failures",
             "Runs that failed since the last one that made a backup",
-            number(attempts.failures_in_a_row),
+            number(attempts.consecutive_failures),
         )?;
         out.family(
-            "backups_given_up",
+            "backups_removed_for_space",
             "Proven backups that were removed to make room for newer ones, since the start",
             [(
-                [("reason", "disk-short")],
+                [("reason", "insufficient-space")],
                 ConstCounter::new(attempts.given_up),
             )],
         )?;
@@ -195,7 +195,7 @@ impl View {
             self.kept
                 .newest
                 .as_ref()
-                .and_then(|newest| flag(newest.archive_lacks.is_empty())),
+                .and_then(|newest| flag(newest.archive_missing.is_empty())),
         )?;
         out.gauge(
             "cluster_changed",

@@ -95,7 +95,9 @@ impl Teller {
         };
         let new = usize::try_from(given_up - self.told_given_up).unwrap_or(usize::MAX);
         for note in news.iter().skip(news.len().saturating_sub(new)) {
-            self.events.warning(object, "BackupGivenUp", note).await;
+            self.events
+                .warning(object, "BackupRemovedForSpace", note)
+                .await;
         }
         self.told_given_up = given_up;
     }
@@ -209,7 +211,7 @@ fn attempt(view: &View) -> Option<Attempt> {
         succeeded: attempts.problem.is_none(),
         reason: attempts.reason.unwrap_or_default().into(),
         message: short(attempts.problem.clone().unwrap_or_default()),
-        failures_in_a_row: signed(attempts.failures_in_a_row),
+        consecutive_failures: signed(attempts.consecutive_failures),
     })
 }
 
@@ -229,7 +231,7 @@ fn problem(view: &View) -> Option<String> {
 }
 
 fn archive_problem(view: &View) -> Option<String> {
-    let lacks = &view.kept.newest.as_ref()?.archive_lacks;
+    let lacks = &view.kept.newest.as_ref()?.archive_missing;
     let first = lacks.first()?;
     Some(format!(
         "the newest backup lacks control-plane files, which a restore on a new machine needs: {first}"
@@ -312,13 +314,13 @@ mod tests {
         let (well, member, disk) = (
             after(None),
             after(Some("member")),
-            after(Some("disk-short")),
+            after(Some("insufficient-space")),
         );
         let failed = |message: &str| Some(News::Failed(message.into()));
         assert_eq!(news(None, &well), None);
         assert_eq!(news(None, &member), failed("member: "));
         assert_eq!(news(Some(&member), &member), None);
-        assert_eq!(news(Some(&member), &disk), failed("disk-short: "));
+        assert_eq!(news(Some(&member), &disk), failed("insufficient-space: "));
         let over = Some(News::Recovered("newest was made and proven".into()));
         assert_eq!(news(Some(&disk), &well), over);
     }

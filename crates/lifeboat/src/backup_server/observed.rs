@@ -47,7 +47,7 @@ pub(super) struct Attempts {
     pub(super) successes: u64,
     /// Failures by their reason.
     pub(super) failures: BTreeMap<&'static str, u64>,
-    pub(super) failures_in_a_row: u64,
+    pub(super) consecutive_failures: u64,
     /// Of the last attempt, if it failed: in a word, and for people.
     pub(super) reason: Option<&'static str>,
     /// Of the last attempt, if it failed.
@@ -135,7 +135,7 @@ impl Observed {
         let attempts = &mut self.state().0;
         attempts.last_ended = attempts.last;
         attempts.successes += 1;
-        attempts.failures_in_a_row = 0;
+        attempts.consecutive_failures = 0;
         attempts.reason = None;
         attempts.problem = None;
         self.changed.notify_one();
@@ -145,7 +145,7 @@ impl Observed {
         let attempts = &mut self.state().0;
         attempts.last_ended = attempts.last;
         *attempts.failures.entry(reason).or_default() += 1;
-        attempts.failures_in_a_row += 1;
+        attempts.consecutive_failures += 1;
         attempts.reason = Some(reason);
         attempts.problem = Some(problem);
         self.changed.notify_one();

@@ -236,7 +236,7 @@ impl Server<'_> {
         for warning in &record.warnings {
             tracing::warn!("{warning}");
         }
-        for what in &record.archive_lacks {
+        for what in &record.archive_missing {
             tracing::error!("the archive of control-plane files is not whole: {what}");
         }
         Ok(())

@@ -63,7 +63,7 @@ impl Collector for View {
             }),
         )?;
         out.time(
-            "operator_last_judged_timestamp_seconds",
+            "operator_last_evaluation_timestamp_seconds",
             "When the operator last judged whether backups are new enough",
             telling.judged_at,
         )?;
@@ -107,7 +107,7 @@ impl Collector for View {
                 .map(|(labels, told)| (labels, gauge(told.fresh))),
         )?;
         out.family(
-            "operator_node_last_advance_timestamp_seconds",
+            "operator_node_last_new_backup_timestamp_seconds",
             "When a node's newest proven backup was seen to be a new one, by the operator's clock",
             nodes().filter_map(|(labels, told)| {
                 Some((labels, ConstGauge::new(seconds(told.advanced_at?))))
