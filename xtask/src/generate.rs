@@ -2,7 +2,7 @@
 
 use crate::command::root;
 use anyhow::{Context, Result};
-use backup_plan::api;
+use cluster_api::resources;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray,
 };
@@ -32,7 +32,7 @@ fn reference() -> String {
     let mut text = String::from(
         "# Reference: the custom resources, field by field, and the operator's alerts\n\nWritten by `cargo xtask generate` from the program's own types; `kubectl explain` says the same of the resources.\n",
     );
-    for definition in api::definitions() {
+    for definition in resources::crds() {
         let names = &definition.spec.names;
         for version in &definition.spec.versions {
             let schema = version

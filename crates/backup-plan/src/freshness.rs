@@ -1,84 +1,57 @@
-//! Whether a node's backups are new enough, judged from outside: by somebody else than the process that makes
-//! them, and by another clock than the node's.
+//! Whether backups are stale. Everything that reports it uses this one function: the operator, `kubectl lifeboat status`,
+//! `/readyz` and the metrics of a backup server.
 
-use crate::api::{NodeBackupStatus, NodeMember};
 use crate::cron::Schedule;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
-/// A run may take its turn and its time; with a short period there are no long turns.
+/// A run waits for its turn and takes its time; short periods have no long turns.
 const LONGEST_GRACE: Duration = Duration::from_secs(120);
 const SHORTEST_GRACE: Duration = Duration::from_secs(10);
-/// What is quoted of a problem.
-const MESSAGE_CHARS: usize = 400;
-/// So many nodes are named with what is wrong.
-const NODES_NAMED: usize = 5;
 
-/// What there is to know of a node.
-#[derive(Debug, Clone)]
-pub struct NodeView<'n> {
-    /// Its name.
-    pub name: &'n str,
-    /// Since when it should have backups by this schedule.
-    pub covered_since: Timestamp,
-    /// What it tells itself, if it does.
-    pub told: Option<&'n NodeBackupStatus>,
-    /// When its newest proven backup was seen to be a new one, by the clock of who judges.
-    pub advanced_at: Option<Timestamp>,
-    /// What is wrong with the pod of its backup server, as far as that is known.
-    pub pod_problem: Option<String>,
-}
-
-/// What comes of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// There is nothing to back up, and why.
-    NotApplicable(String),
-    /// It has a proven backup that is new enough, and will be so until then.
+/// Whether backups are stale. `None` as a time means never: the schedule has no more due times in five years.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// The newest proven backup is not stale.
     Fresh {
-        /// When it is too old.
+        /// When it becomes stale.
         until: Option<Timestamp>,
     },
-    /// It has none yet, and there was not time enough.
+    /// There is no proven backup yet, and none was missed.
     Pending {
-        /// When it is too late.
+        /// When one was missed.
         until: Option<Timestamp>,
     },
-    /// It has none that is new enough, and why.
-    Stale(String),
+    /// Two runs were due and had time to finish, and there is no newer proven backup.
+    Stale {
+        /// When it became so.
+        since: Timestamp,
+    },
 }
 
-/// Judges a node at `now`.
+/// Judges at `now` the newest proven backup, which became known at `newest`. Runs count only from `covered_since` on: what was
+/// not scheduled before cannot be missed.
 #[must_use]
-pub fn judge(schedule: &Schedule, zone: &TimeZone, node: &NodeView<'_>, now: Timestamp) -> Verdict {
-    let told = node.told;
-    let verified = told.and_then(|told| told.last_verified.as_ref());
-    match told.map(|told| told.member) {
-        Some(NodeMember::Learner) => {
-            return Verdict::NotApplicable("its member has no vote yet".into());
-        }
-        // A node that had one is not excused by what its files say today.
-        Some(NodeMember::None) if verified.is_none() => {
-            return Verdict::NotApplicable("it has no member of etcd".into());
-        }
-        _ => {}
-    }
-    let advanced_at = node.advanced_at.filter(|_| verified.is_some());
-    // What was not asked for before can't be missed.
-    let since = advanced_at.map_or(node.covered_since, |at| at.max(node.covered_since));
+pub fn judge(
+    schedule: &Schedule,
+    zone: &TimeZone,
+    newest: Option<Timestamp>,
+    covered_since: Timestamp,
+    now: Timestamp,
+) -> Freshness {
+    let since = newest.map_or(covered_since, |newest| newest.max(covered_since));
     let until = stale_at(schedule, zone, since);
-    if until.is_some_and(|until| until <= now) {
-        return Verdict::Stale(why(node));
-    }
-    if verified.is_some() {
-        Verdict::Fresh { until }
+    if let Some(since) = until.filter(|until| *until <= now) {
+        Freshness::Stale { since }
+    } else if newest.is_some() {
+        Freshness::Fresh { until }
     } else {
-        Verdict::Pending { until }
+        Freshness::Pending { until }
     }
 }
 
-/// When a newest backup of `since` is too old: two were due since, and there was time for them.
+/// When a newest backup of `since` becomes stale: two more were due by then, and had time to finish.
 #[must_use]
 pub fn stale_at(schedule: &Schedule, zone: &TimeZone, since: Timestamp) -> Option<Timestamp> {
     let period = schedule.period(since, zone).unwrap_or(LONGEST_GRACE);
@@ -88,177 +61,12 @@ pub fn stale_at(schedule: &Schedule, zone: &TimeZone, since: Timestamp) -> Optio
     second.checked_add(grace).ok()
 }
 
-/// What is wrong with a node, in the order in which a person would look.
-fn why(node: &NodeView<'_>) -> String {
-    let has = match node.told.and_then(|told| told.last_verified.as_ref()) {
-        Some(newest) => format!("its newest proven backup is of {}", newest.finished_at),
-        None => "it has no proven backup".to_string(),
-    };
-    let attempt = node.told.and_then(|told| told.last_attempt.as_ref());
-    let failed = attempt.filter(|attempt| !attempt.succeeded);
-    let reason = if let Some(problem) = &node.pod_problem {
-        problem.clone()
-    } else if let Some(failed) = failed {
-        // Without a count, which would make it news each time.
-        format!(
-            "its last run failed ({}): {}",
-            failed.reason, failed.message
-        )
-    } else if let Some(problem) = node.told.and_then(|told| told.problem.clone()) {
-        problem
-    } else {
-        "its backup server runs and tells nothing new: it hangs, or can't reach the API server"
-            .into()
-    };
-    shortened(&format!("{has}; {reason}"))
-}
-
-fn shortened(text: &str) -> String {
-    let mut short: String = text.chars().take(MESSAGE_CHARS).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    short.replace('\n', " ")
-}
-
-/// All nodes together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
-    /// Whether somebody should look.
-    pub degraded: bool,
-    /// In a word.
-    pub reason: &'static str,
-    /// For a person. Stays the same as long as nothing has changed.
-    pub message: String,
-    /// When to look again, if nothing happens before.
-    pub look_again_at: Option<Timestamp>,
-}
-
-/// Sums up the verdicts on all control-plane nodes, in the order of their names.
-#[must_use]
-pub fn sum_up(verdicts: &[(&str, Verdict)]) -> Judgement {
-    let mut stale = Vec::new();
-    let mut not_applicable = Vec::new();
-    let (mut fresh, mut awaited) = (0usize, Vec::new());
-    let mut look_again_at: Option<Timestamp> = None;
-    for (node, verdict) in verdicts {
-        match verdict {
-            Verdict::Stale(why) => stale.push(format!("{node}: {why}")),
-            Verdict::NotApplicable(why) => not_applicable.push(format!("{node}: {why}")),
-            Verdict::Fresh { until } => {
-                fresh += 1;
-                look_again_at = earlier(look_again_at, *until);
-            }
-            Verdict::Pending { until } => {
-                awaited.push(*node);
-                look_again_at = earlier(look_again_at, *until);
-            }
-        }
-    }
-    let (degraded, reason, message) = if !stale.is_empty() {
-        (true, "BackupsStale", listed(&stale))
-    } else if fresh + awaited.len() == 0 {
-        let message = if not_applicable.is_empty() {
-            "no node has a role label control-plane, master or etcd: nothing is backed up".into()
-        } else {
-            format!("nothing is backed up: {}", listed(&not_applicable))
-        };
-        (true, "NoNodesCovered", message)
-    } else if awaited.is_empty() {
-        let message = format!("{} a new enough proven backup", has(fresh));
-        (false, "AsExpected", message)
-    } else {
-        let message = format!(
-            "{} a new enough proven backup; awaited: {}",
-            has(fresh),
-            awaited.join(", ")
-        );
-        (false, "BackupPending", message)
-    };
-    Judgement {
-        degraded,
-        reason,
-        message,
-        look_again_at,
-    }
-}
-
-fn has(nodes: usize) -> String {
-    match nodes {
-        1 => "1 node has".into(),
-        nodes => format!("{nodes} nodes have"),
-    }
-}
-
-fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    }
-}
-
-fn listed(problems: &[String]) -> String {
-    let named = problems
-        .iter()
-        .take(NODES_NAMED)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(". ");
-    match problems.len().saturating_sub(NODES_NAMED) {
-        0 => named,
-        more => format!("{named}. And {more} more nodes"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Attempt, NodeBackupEntry};
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
-    }
-
-    fn told(member: NodeMember, verified: bool) -> NodeBackupStatus {
-        NodeBackupStatus {
-            member,
-            last_verified: verified.then(|| NodeBackupEntry {
-                // A clock that is an hour behind.
-                finished_at: "2026-11-22T02:01:00Z".into(),
-                ..NodeBackupEntry::default()
-            }),
-            ..NodeBackupStatus::default()
-        }
-    }
-
-    fn node<'n>(told: Option<&'n NodeBackupStatus>, advanced_at: Option<&str>) -> NodeView<'n> {
-        NodeView {
-            name: "a",
-            covered_since: at("2026-11-22T00:00:00Z"),
-            told,
-            advanced_at: advanced_at.map(at),
-            pod_problem: None,
-        }
-    }
-
-    fn verdict(node: &NodeView<'_>, now: &str) -> Verdict {
-        let schedule = Schedule::parse("*/5 * * * *").unwrap();
-        judge(&schedule, &TimeZone::UTC, node, at(now))
-    }
-
-    #[test]
-    fn a_backup_is_too_old_when_two_more_were_due_and_had_their_time() {
-        let told = told(NodeMember::Voter, true);
-        let seen = node(Some(&told), Some("2026-11-22T03:01:00Z"));
-        let until = Some(at("2026-11-22T03:12:00Z"));
-        assert_eq!(
-            verdict(&seen, "2026-11-22T03:11:59Z"),
-            Verdict::Fresh { until }
-        );
-        assert!(matches!(
-            verdict(&seen, "2026-11-22T03:12:00Z"),
-            Verdict::Stale(_)
-        ));
     }
 
     #[test]
@@ -272,94 +80,17 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_that_was_changed_a_moment_ago_is_not_missed_yet() {
-        let told = told(NodeMember::Voter, true);
-        let mut seen = node(Some(&told), Some("2026-11-21T03:01:00Z"));
-        seen.covered_since = at("2026-11-22T03:00:00Z");
-        assert!(matches!(
-            verdict(&seen, "2026-11-22T03:01:00Z"),
-            Verdict::Fresh { .. }
-        ));
-    }
-
-    #[test]
-    fn a_node_without_a_voting_member_is_not_missed_unless_it_had_one() {
-        for (member, verified, applicable) in [
-            (NodeMember::Learner, false, false),
-            (NodeMember::Learner, true, false),
-            (NodeMember::None, false, false),
-            (NodeMember::None, true, true),
-            (NodeMember::Unknown, false, true),
-        ] {
-            let told = told(member, verified);
-            let verdict = verdict(&node(Some(&told), None), "2026-11-22T03:00:00Z");
-            let is_applicable = !matches!(verdict, Verdict::NotApplicable(_));
-            assert_eq!(is_applicable, applicable, "{member:?} {verified}");
-        }
-    }
-
-    #[test]
-    fn it_is_told_why_by_what_a_person_would_look_at_first() {
-        let now = "2026-11-22T03:00:00Z";
-        let mut status = told(NodeMember::Voter, true);
-        let advanced = Some("2026-11-22T00:01:00Z");
-        let Verdict::Stale(why) = verdict(&node(Some(&status), advanced), now) else {
-            panic!("it is stale");
-        };
-        assert!(
-            why.contains("2026-11-22T02:01:00Z") && why.contains("hangs"),
-            "{why}"
-        );
-        status.last_attempt = Some(Attempt {
-            reason: "member".into(),
-            message: "connection\nrefused".into(),
-            consecutive_failures: 4,
-            ..Attempt::default()
-        });
-        let Verdict::Stale(why) = verdict(&node(Some(&status), advanced), now) else {
-            panic!("it is stale");
-        };
-        assert!(
-            why.contains("its last run failed (member): connection refused"),
-            "{why}"
-        );
-        let mut seen = node(Some(&status), advanced);
-        seen.pod_problem = Some("pod x: CrashLoopBackOff".into());
-        let Verdict::Stale(why) = verdict(&seen, now) else {
-            panic!("it is stale");
-        };
-        assert!(
-            why.contains("CrashLoopBackOff") && !why.contains("refused"),
-            "{why}"
-        );
-    }
-
-    #[test]
-    fn all_nodes_together_are_as_well_as_the_worst_of_them() {
+    fn a_first_backup_is_pending_until_two_runs_were_missed() {
+        let schedule = Schedule::parse("*/5 * * * *").unwrap();
+        let started = at("2026-11-22T03:01:00Z");
+        let judged = |now| judge(&schedule, &TimeZone::UTC, None, started, at(now));
         let until = Some(at("2026-11-22T03:12:00Z"));
-        let fresh = || Verdict::Fresh { until };
-        let none = || Verdict::NotApplicable("none".into());
-        for (verdicts, degraded, reason) in [
-            (vec![], true, "NoNodesCovered"),
-            (vec![("a", none()), ("b", none())], true, "NoNodesCovered"),
-            (vec![("a", none()), ("b", fresh())], false, "AsExpected"),
-            (
-                vec![("a", Verdict::Pending { until }), ("b", fresh())],
-                false,
-                "BackupPending",
-            ),
-            (
-                vec![("a", Verdict::Stale("old".into())), ("b", fresh())],
-                true,
-                "BackupsStale",
-            ),
-        ] {
-            let judged = sum_up(&verdicts);
-            assert_eq!((judged.degraded, judged.reason), (degraded, reason));
-        }
-        let many: Vec<_> = (0..9)
-            .map(|_| ("n", Verdict::Stale("old".into())))
-            .collect();
-        assert!(sum_up(&many).message.ends_with("And 4 more nodes"));
+        assert_eq!(judged("2026-11-22T03:11:59Z"), Freshness::Pending { until });
+        assert_eq!(
+            judged("2026-11-22T03:12:00Z"),
+            Freshness::Stale {
+                since: until.unwrap()
+            }
+        );
     }
 }

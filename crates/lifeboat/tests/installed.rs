@@ -8,7 +8,7 @@
 
 mod operated;
 
-use backup_plan::api::NodeBackup;
+use cluster_api::resources::NodeBackup;
 use kube::api::{Api, Patch, PatchParams};
 use operated::node::{lifeboat, told, wait_until};
 use operated::{

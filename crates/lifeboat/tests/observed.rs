@@ -98,7 +98,7 @@ fn metrics_say_what_was_made_and_what_is_kept() {
         "last_attempt",
         "last_success",
         "last_verified",
-        "stale_before",
+        "stale_at",
         "next_due",
     ] {
         let name = format!("etcd_lifeboat_{name}_timestamp_seconds");

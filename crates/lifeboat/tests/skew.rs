@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::Command;
 
-const KINDS: &str = include_str!("../../backup-plan/tests/kinds/version-0.1.0.json");
+const KINDS: &str = include_str!("../../cluster-api/tests/crds/version-0.1.0.json");
 
 fn repositories(cluster: &Operated) -> Vec<PathBuf> {
     let nodes = cluster.nodes();

@@ -4,7 +4,7 @@
 use crate::lenient::Lenient;
 use crate::watch_again::WatchAgain;
 use crate::{Context, FIELD_MANAGER, install, plain};
-use backup_plan::api::{
+use cluster_api::resources::{
     Backup, BackupSpec, DEFAULT_BACKUP, DEFAULT_BACKUP_NUMBER, DEFAULT_SCHEDULE, DEFAULT_TIME_ZONE,
     EtcdBackupPolicy, RetentionNumber, RetentionPolicy, RetentionType,
 };

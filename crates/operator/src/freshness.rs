@@ -10,12 +10,13 @@ use crate::seen::Seen;
 use crate::shape::KindsOf;
 use crate::telling::NodeTold;
 use crate::{Context, gone_is_well, plain};
-use backup_plan::api::{
-    BACKUP_ANNOTATION, Backup, DEFAULT_BACKUP, EtcdBackup, NodeBackup, NodeBackupEntry,
-    ValidBackup, validate,
-};
 use backup_plan::cron::Schedule;
-use backup_plan::freshness::{Judgement, NodeView, Verdict, judge, stale_at, sum_up};
+use backup_plan::freshness::{self as schedule_freshness, Freshness};
+use cluster_api::freshness::{Judgement, NodeView, Verdict, judge, sum_up};
+use cluster_api::resources::{
+    BACKUP_ANNOTATION, Backup, DEFAULT_BACKUP, EtcdBackup, NodeBackup, NodeBackupEntry,
+};
+use cluster_api::validation::{ValidBackup, validate};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, Node, ObjectReference, Pod};
@@ -491,15 +492,19 @@ fn judge_requests(
         .filter(|(_, outcome, ..)| *outcome == Outcome::Completed)
         .map(|(at, ..)| *at)
         .max();
-    let until = match (
+    let freshness = match (
         Schedule::parse(&valid.schedule),
         TimeZone::get(&valid.time_zone),
     ) {
         (Ok(schedule), Ok(zone)) => {
-            let since = completed.map_or(since, |at| at.max(since));
-            stale_at(&schedule, &zone, since)
+            schedule_freshness::judge(&schedule, &zone, completed, since, now)
         }
-        _ => None,
+        // It was parsed before.
+        _ => Freshness::Pending { until: None },
+    };
+    let until = match freshness {
+        Freshness::Fresh { until } | Freshness::Pending { until } => until,
+        Freshness::Stale { .. } => None,
     };
     let judged = |degraded, reason, message| Judgement {
         degraded,
@@ -514,7 +519,7 @@ fn judge_requests(
             format!("EtcdBackup {name}: {message}"),
         );
     }
-    if until.is_some_and(|until| until <= now) {
+    if matches!(freshness, Freshness::Stale { .. }) {
         let last = completed.map_or("none was made yet".to_string(), |at| {
             format!("the newest is of {at}")
         });

@@ -2,7 +2,7 @@
 
 use crate::FIELD_MANAGER;
 use crate::shape::{KindsOf, Platform, Shape};
-use backup_plan::api::{self, NodeBackup};
+use cluster_api::resources::{self, NodeBackup};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
@@ -56,7 +56,7 @@ pub(crate) async fn definitions(client: &Client, shape: &Shape) -> Result<(), ku
 }
 
 fn definitions_of_ours() -> [CustomResourceDefinition; 3] {
-    api::definitions().map(|mut definition| {
+    resources::crds().map(|mut definition| {
         let labels = definition.metadata.labels.get_or_insert_default();
         labels.insert(MANAGED_BY.into(), US.into());
         definition

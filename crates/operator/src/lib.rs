@@ -39,7 +39,7 @@ pub mod shape;
 pub mod telling;
 mod watch_again;
 
-use backup_plan::api::Backup;
+use cluster_api::resources::Backup;
 use conditions::Saying;
 use events::Events;
 use k8s_openapi::api::core::v1::ObjectReference;

@@ -6,11 +6,10 @@ use crate::lenient::{self, Lenient};
 use crate::names::{OPERATOR_APP, SERVER_APP};
 use crate::pods::ROLES;
 use crate::shape::{self, KindsOf};
-use backup_plan::api::{
-    Backup, DEFAULT_BACKUP, NodeBackup, NodeBackupEntry, NodeMember, ValidBackup, validate,
-};
 use backup_plan::cron::Schedule;
-use backup_plan::freshness::{NodeView, Verdict, judge};
+use cluster_api::freshness::{NodeView, Verdict, judge};
+use cluster_api::resources::{Backup, DEFAULT_BACKUP, NodeBackup, NodeBackupEntry, NodeMember};
+use cluster_api::validation::{ValidBackup, validate};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};

@@ -2,7 +2,7 @@
 
 use crate::layout::NodeLayout;
 use crate::names::{AGENT_ACCOUNT, OPERATOR_ACCOUNT, REPOSITORY, REQUEST_ACCOUNT};
-use backup_plan::api::BACKUP_ANNOTATION;
+use cluster_api::resources::BACKUP_ANNOTATION;
 use serde_json::{Value, json};
 
 const API_VERSION: &str = "admissionregistration.k8s.io/v1";

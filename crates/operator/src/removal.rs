@@ -3,8 +3,8 @@
 
 use crate::Context;
 use crate::seen::{self, Seen};
-use backup_plan::api::EtcdBackup;
 use backup_plan::record::is_origin;
+use cluster_api::resources::EtcdBackup;
 use futures::FutureExt;
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;

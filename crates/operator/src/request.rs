@@ -5,7 +5,7 @@ use crate::names::NODE_ANNOTATION;
 use crate::plain;
 use crate::shape::{self, KindsOf};
 use crate::watch_again::{WatchAgain, words};
-use backup_plan::api::{BACKUP_ANNOTATION, EtcdBackup, EtcdBackupSpec};
+use cluster_api::resources::{BACKUP_ANNOTATION, EtcdBackup, EtcdBackupSpec};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, DeleteParams, PostParams};

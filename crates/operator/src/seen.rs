@@ -6,7 +6,7 @@ use crate::names::{CRON_APP, JOB_APP, SERVER_APP};
 use crate::telling::Shared;
 use crate::watch_again::{Complaint, WatchAgain};
 use crate::{Context, plain};
-use backup_plan::api::{Backup, EtcdBackup, NodeBackup};
+use cluster_api::resources::{Backup, EtcdBackup, NodeBackup};
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::batch::v1::Job;

@@ -5,7 +5,7 @@ use crate::lenient::{self, Lenient};
 use crate::manifests::Install;
 use crate::names::{DAEMON_SET, SERVER_APP};
 use crate::plain;
-use backup_plan::api::NodeBackup;
+use cluster_api::resources::NodeBackup;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};

@@ -3,6 +3,7 @@
 use super::observed::View;
 use super::serve::{NO_ETCD, NODE_UNKNOWN};
 use crate::openmetrics::{Metrics, flag, number, seconds};
+use backup_plan::freshness::Freshness;
 use backup_store::backup::RunError;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -36,6 +37,14 @@ impl Collector for View {
 }
 
 impl View {
+    fn stale_at(&self) -> Option<f64> {
+        match self.freshness? {
+            Freshness::Fresh { until: at } => at.map(seconds),
+            Freshness::Stale { since } => Some(seconds(since)),
+            Freshness::Pending { .. } => Some(0.0),
+        }
+    }
+
     fn encode_attempts(&self, out: &mut Metrics<'_>) -> fmt::Result {
         let attempts = &self.attempts;
         let failures = attempts.failures.values().sum::<u64>();
@@ -85,10 +94,11 @@ impl View {
             "When the next run is due",
             self.next_due,
         )?;
-        out.time(
-            "stale_before_timestamp_seconds",
-            "A newest proven backup that is older than this, the last due time but one, is too old",
-            self.stale_before,
+        // Nothing without a schedule that is in use: then no backup is missed.
+        out.gauge(
+            "stale_at_timestamp_seconds",
+            "When the newest proven backup becomes stale by the schedule, or 0 if there is none",
+            self.stale_at(),
         )
     }
 

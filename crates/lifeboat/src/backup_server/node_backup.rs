@@ -3,7 +3,7 @@
 
 use super::observed::{KeptBackup, Observed, View};
 use super::serve::NO_ETCD;
-use backup_plan::api::{Attempt, NodeBackup, NodeBackupEntry, NodeBackupStatus, NodeMember};
+use cluster_api::resources::{Attempt, NodeBackup, NodeBackupEntry, NodeBackupStatus, NodeMember};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, Patch, PatchParams};

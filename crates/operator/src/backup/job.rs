@@ -5,8 +5,8 @@ use crate::names::{JOB_APP, JOB_CONTAINER, LABEL_CHARS, NAME_LABEL, NODE_ANNOTAT
 use crate::pods::{self, Target, with};
 use crate::shape::Shape;
 use crate::{Options, periodic};
-use backup_plan::api::EtcdBackup;
 use backup_plan::retention::Policy;
+use cluster_api::resources::EtcdBackup;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

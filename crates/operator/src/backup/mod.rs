@@ -12,12 +12,13 @@ use crate::layout::NodeLayout;
 use crate::names::{JOB_APP, NODE_ANNOTATION};
 use crate::seen::{self, Seen};
 use crate::{Context, FIELD_MANAGER, freshness, periodic};
-use backup_plan::api::{
-    BACKUP_ANNOTATION, Backup, BackupJob, DEFAULT_BACKUP, DEFAULT_NUMBER, EtcdBackup,
-    EtcdBackupStatus, NodeMember, validate,
-};
 use backup_plan::record::{ON_DEMAND, is_origin};
 use backup_plan::retention::Policy;
+use cluster_api::resources::{
+    BACKUP_ANNOTATION, Backup, BackupJob, DEFAULT_BACKUP, DEFAULT_NUMBER, EtcdBackup,
+    EtcdBackupStatus, NodeMember,
+};
+use cluster_api::validation::validate;
 use decide::{Do, End, Made, Request, decide};
 use futures::FutureExt;
 use k8s_openapi::api::batch::v1::Job;

@@ -1,7 +1,7 @@
 //! What has become of a request, as its conditions say it.
 
 use crate::conditions::{self, Saying};
-use backup_plan::api::EtcdBackup;
+use cluster_api::resources::EtcdBackup;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 

@@ -1,6 +1,6 @@
 //! What the API server refuses of a `Backup` by itself, at once: what a schedule or a time zone can't mean, as rules in CEL.
 //!
-//! They refuse nothing that [`crate::api::validate`] takes, and leave to it what no regular expression sees: ranges that end
+//! They refuse nothing that [`crate::validation::validate`] takes, and leave to it what no regular expression sees: ranges that end
 //! before they begin, days that no month has, names that no zone has. The lengths of the fields bound what the rules may cost.
 
 use serde_json::{Value, json};

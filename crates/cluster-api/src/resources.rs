@@ -4,11 +4,6 @@
 //! `config/v1alpha1/types_backup.go`, `operator/v1alpha1/types_etcdbackup.go`), so that what was written for
 //! one is read by the other. `NodeBackup` is our own.
 
-use crate::cron::Schedule;
-use crate::record::{ON_DEMAND, is_origin};
-use crate::retention::Policy;
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
@@ -315,7 +310,7 @@ pub struct Attempt {
 /// The definitions of `Backup`, `EtcdBackup` and `NodeBackup`. What an object leaves out stays out, as upstream: what
 /// a default is says each field's description, and who reads it knows.
 #[must_use]
-pub fn definitions() -> [CustomResourceDefinition; 3] {
+pub fn crds() -> [CustomResourceDefinition; 3] {
     [Backup::crd(), EtcdBackup::crd(), NodeBackup::crd()].map(|mut definition| {
         for version in &mut definition.spec.versions {
             let schema = version.schema.as_mut();
@@ -343,234 +338,13 @@ fn forget_defaults(schema: &mut JSONSchemaProps) {
     }
 }
 
-/// A `Backup` with what it leaves out filled in, and nothing in it that can't be done.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ValidBackup {
-    /// When a backup is due, as it was written.
-    pub schedule: String,
-    /// In which zone, as it was written.
-    pub time_zone: String,
-    /// What is kept.
-    pub policy: Policy,
-    /// The claim, if there is one.
-    pub pvc_name: Option<String>,
-}
-
-impl ValidBackup {
-    /// What a `Backup/default` that says nothing comes to.
-    #[must_use]
-    pub fn of_servers() -> Self {
-        ValidBackup {
-            schedule: DEFAULT_SCHEDULE.into(),
-            time_zone: DEFAULT_TIME_ZONE.into(),
-            policy: Policy::Number(DEFAULT_BACKUP_NUMBER.unsigned_abs().into()),
-            pvc_name: None,
-        }
-    }
-}
-
-/// What is wrong with a `Backup`, and what to write instead.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct InvalidBackup(String);
-
-/// Judges what somebody wrote.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn validate(name: &str, spec: &BackupSpec) -> Result<ValidBackup, InvalidBackup> {
-    let invalid = |problem: String| Err(InvalidBackup(problem));
-    let etcd = &spec.etcd;
-    let or = |text: &str, default: &str| if text.is_empty() { default } else { text }.to_string();
-    let schedule = or(&etcd.schedule, DEFAULT_SCHEDULE);
-    let time_zone = or(&etcd.time_zone, DEFAULT_TIME_ZONE);
-    // The zone has a field of its own, as in a CronJob.
-    if schedule.starts_with("TZ=") || schedule.starts_with("CRON_TZ=") {
-        return invalid(format!(
-            "spec.etcd.schedule {schedule:?} names a time zone: write it into spec.etcd.timeZone"
-        ));
-    }
-    let parsed = match Schedule::parse(&schedule) {
-        Ok(parsed) => parsed,
-        Err(error) => return invalid(format!("spec.etcd.schedule: {error}")),
-    };
-    let Ok(zone) = TimeZone::get(&time_zone) else {
-        return invalid(format!(
-            "spec.etcd.timeZone {time_zone:?} is no IANA time zone, expected one such as UTC or Europe/Berlin"
-        ));
-    };
-    // Five years have all dates there are, whichever they are.
-    if parsed.next_after(Timestamp::UNIX_EPOCH, &zone).is_none() {
-        return invalid(format!(
-            "spec.etcd.schedule {schedule:?} is never due: there is no such date"
-        ));
-    }
-    if name == ON_DEMAND {
-        return invalid(format!(
-            "metadata.name {name:?} is what backups are called that somebody asked for by hand: give this Backup another name"
-        ));
-    }
-    let is_default = name == DEFAULT_BACKUP;
-    if is_default && !etcd.pvc_name.is_empty() {
-        return invalid(format!(
-            "spec.etcd.pvcName {:?}: Backup/default keeps backups on each node's own disk; leave it out, or give the Backup another name",
-            etcd.pvc_name
-        ));
-    }
-    let default_number = if is_default {
-        DEFAULT_BACKUP_NUMBER
-    } else {
-        DEFAULT_NUMBER
-    };
-    if !etcd.pvc_name.is_empty() && !is_origin(&etcd.pvc_name) {
-        let short: String = etcd.pvc_name.chars().take(253).collect();
-        return invalid(format!(
-            "spec.etcd.pvcName {short:?} is not a name that a PersistentVolumeClaim can have: use small letters, digits, - and ."
-        ));
-    }
-    Ok(ValidBackup {
-        policy: policy(etcd.retention_policy.as_ref(), default_number)?,
-        schedule,
-        time_zone,
-        pvc_name: Some(etcd.pvc_name.clone()).filter(|name| !name.is_empty()),
-    })
-}
-
-fn policy(
-    retention: Option<&RetentionPolicy>,
-    default_number: i32,
-) -> Result<Policy, InvalidBackup> {
-    let at_least_one = |field: &str, value: i32| {
-        u64::try_from(value)
-            .ok()
-            .filter(|value| *value >= 1)
-            .ok_or_else(|| {
-                InvalidBackup(format!(
-                    "spec.etcd.retentionPolicy.{field} is {value}, expected 1 or more"
-                ))
-            })
-    };
-    let misplaced = |field: &str, kind: &str| {
-        InvalidBackup(format!(
-            "spec.etcd.retentionPolicy.{field} goes with retentionType {kind}: leave it out or change retentionType"
-        ))
-    };
-    let number = |set: Option<&RetentionNumber>| {
-        let value = set.and_then(|set| set.max_number_of_backups);
-        at_least_one(
-            "retentionNumber.maxNumberOfBackups",
-            value.unwrap_or(default_number),
-        )
-    };
-    let Some(retention) = retention else {
-        return number(None).map(Policy::Number);
-    };
-    match retention.retention_type {
-        RetentionType::RetentionSize if retention.retention_number.is_some() => {
-            Err(misplaced("retentionNumber", "RetentionNumber"))
-        }
-        RetentionType::RetentionSize => {
-            let set = retention.retention_size.as_ref();
-            let value = set.and_then(|set| set.max_size_of_backups_gb);
-            let gib = at_least_one(
-                "retentionSize.maxSizeOfBackupsGb",
-                value.unwrap_or(DEFAULT_SIZE_GB),
-            )?;
-            Ok(Policy::SizeBytes(gib.saturating_mul(1 << 30)))
-        }
-        RetentionType::Other => Err(InvalidBackup(
-            "spec.etcd.retentionPolicy.retentionType is none that this version knows, expected RetentionNumber or RetentionSize".into(),
-        )),
-        _ if retention.retention_size.is_some() => Err(misplaced("retentionSize", "RetentionSize")),
-        _ => number(retention.retention_number.as_ref()).map(Policy::Number),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn judged(name: &str, etcd: Value) -> Result<ValidBackup, String> {
-        let spec = serde_json::from_value(json!({"etcd": etcd})).unwrap();
-        validate(name, &spec).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn what_a_backup_leaves_out_has_its_documented_default() {
-        let default = judged("default", json!({})).unwrap();
-        assert_eq!(
-            (default.schedule.as_str(), default.time_zone.as_str()),
-            ("*/5 * * * *", "UTC")
-        );
-        assert_eq!(default.policy, Policy::Number(3));
-        assert_eq!(default, ValidBackup::of_servers());
-        assert_eq!(
-            judged("weekly", json!({})).unwrap().policy,
-            Policy::Number(15)
-        );
-        let kept = |retention: Value| {
-            judged("weekly", json!({"retentionPolicy": retention}))
-                .unwrap()
-                .policy
-        };
-        assert_eq!(kept(json!({"retentionType": ""})), Policy::Number(15));
-        assert_eq!(
-            kept(json!({"retentionType": "RetentionSize"})),
-            Policy::SizeBytes(10 << 30)
-        );
-        let seven = json!({"retentionType": "RetentionNumber", "retentionNumber": {"maxNumberOfBackups": 7}});
-        assert_eq!(kept(seven), Policy::Number(7));
-        let two =
-            json!({"retentionType": "RetentionSize", "retentionSize": {"maxSizeOfBackupsGb": 2}});
-        assert_eq!(kept(two), Policy::SizeBytes(2 << 30));
-    }
-
-    #[test]
-    fn what_can_not_be_done_is_told_with_what_to_write() {
-        for (name, etcd, told) in [
-            (
-                "a",
-                json!({"schedule": "*/5 */0 * * *"}),
-                "spec.etcd.schedule: ",
-            ),
-            ("a", json!({"schedule": "0 0 30 2 *"}), "is never due"),
-            ("on-demand", json!({}), "give this Backup another name"),
-            (
-                "a",
-                json!({"schedule": "TZ=UTC 0 * * * *"}),
-                "spec.etcd.timeZone",
-            ),
-            ("a", json!({"timeZone": "Berlin"}), "Europe/Berlin"),
-            ("default", json!({"pvcName": "claim"}), "leave it out"),
-            (
-                "a",
-                json!({"retentionPolicy": {"retentionType": "RetentionNumber", "retentionSize": {}}}),
-                "goes with retentionType RetentionSize",
-            ),
-            (
-                "a",
-                json!({"retentionPolicy": {"retentionType": "RetentionSize", "retentionNumber": {}}}),
-                "goes with retentionType RetentionNumber",
-            ),
-            (
-                "a",
-                json!({"retentionPolicy": {"retentionType": "", "retentionNumber": {"maxNumberOfBackups": 0}}}),
-                "is 0, expected 1 or more",
-            ),
-        ] {
-            let error = judged(name, etcd).unwrap_err();
-            assert!(error.contains(told), "{error}");
-        }
-    }
-
     #[test]
     fn what_another_version_wrote_is_read_as_far_as_it_is_known() {
-        let told = judged(
-            "a",
-            json!({"retentionPolicy": {"retentionType": "RetentionAge", "retentionAge": {}}, "more": 1}),
-        );
-        assert!(told.unwrap_err().contains("none that this version knows"));
         let newer = json!({"member": "Observer", "more": {"x": 1}, "lastVerified": {"name": "n", "more": 1}});
         let status: NodeBackupStatus = serde_json::from_value(newer).unwrap();
         assert_eq!(status.member, NodeMember::Unknown);
@@ -582,7 +356,7 @@ mod tests {
     #[test]
     fn the_definitions_have_the_names_and_rules_of_the_published_ones() {
         let [backup, request, _] =
-            definitions().map(|definition| serde_json::to_value(definition).unwrap());
+            crds().map(|definition| serde_json::to_value(definition).unwrap());
         let pointer = |value: &Value, path: &str| value.pointer(path).cloned().unwrap_or_default();
         assert_eq!(backup["metadata"]["name"], "backups.config.openshift.io");
         assert_eq!(backup["spec"]["scope"], "Cluster");

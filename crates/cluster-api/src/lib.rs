@@ -1,0 +1,12 @@
+//! What the cluster stores and how it is judged: the custom resources, their defaults and limits, and whether a node's backups
+//! are stale. Values in, values out: no network and no clock.
+//!
+//! - [`resources`]: `Backup`, `EtcdBackup` and `NodeBackup`, and their CRDs.
+//! - [`admission`]: what the API server itself refuses of a `Backup`.
+//! - [`validation`]: a `Backup` with its defaults, or what is wrong with it.
+//! - [`freshness`]: whether the backups of a node, and of all nodes together, are stale.
+
+pub mod admission;
+pub mod freshness;
+pub mod resources;
+pub mod validation;
