@@ -1,44 +1,21 @@
 //! `etcd-lifeboat`: backups of etcd that are proven to be restorable.
 //!
-//! One file a subcommand; what they do is in the other crates.
+//! Parses the command line and starts the command; `commands` has a file for each.
 
-mod backup_server;
-mod cluster;
-mod cluster_backup;
-mod completions;
-mod connection;
-mod duration;
-mod export;
-mod hold;
-mod list;
-mod listener;
-mod logging;
-mod man_pages;
-mod manifests;
-mod node;
-mod openmetrics;
-mod operator;
-mod output;
-mod progress_bar;
-mod prune_backups;
-mod request_backup;
-mod retention;
+mod cli;
+mod commands;
+mod http;
 mod sandbox;
-mod send_backup;
+mod server;
 mod server_pod;
-mod status;
-mod stop;
-mod verify;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use cli::{exit_code, output};
+use commands::{
+    backup_server, cluster_backup, completions, export, hold, list, man_pages, manifests, operator,
+    prune_backups, request_backup, send_backup, status, verify,
+};
 use std::process::ExitCode;
-
-/// The work is done, or the backup is proven.
-pub(crate) const EXIT_DONE: u8 = 0;
-/// It failed, or the backup is not proven.
-pub(crate) const EXIT_FAILED: u8 = 1;
-/// The command line makes no sense.
-pub(crate) const EXIT_USAGE: u8 = 2;
 
 /// Backups of etcd that are proven to be restorable.
 #[derive(Parser)]
@@ -157,8 +134,8 @@ fn main() -> ExitCode {
         Command::SendBackup(args) => send_backup::run(args),
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args),
-        Command::Completions(args) => completions::run(args),
-        Command::ManPages(args) => man_pages::run(args),
+        Command::Completions(args) => completions::run(args, Cli::command()),
+        Command::ManPages(args) => man_pages::run(args, Cli::command()),
     })
 }
 
@@ -167,7 +144,7 @@ fn ended(result: anyhow::Result<u8>) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             output::error(&output::told(&error));
-            ExitCode::from(EXIT_FAILED)
+            ExitCode::from(exit_code::FAILED)
         }
     }
 }

@@ -13,6 +13,11 @@ use operator::servers::{self, ServerPod};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
+/// Whether this can be the directory of a backup.
+pub(crate) fn is_backup_name(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains('/')
+}
+
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) const CHUNK_BYTES: usize = 1 << 18;
 const MAX_COMPLAINT_BYTES: u64 = 4096;

@@ -1,8 +1,8 @@
 //! `etcd-lifeboat man-pages`.
 
-use crate::{Cli, EXIT_DONE};
+use crate::cli::exit_code;
 use anyhow::Context;
-use clap::CommandFactory;
+use clap::Command;
 use std::path::PathBuf;
 
 /// Write the manual pages into a directory
@@ -16,8 +16,8 @@ pub(crate) struct Args {
 }
 
 /// Writes them.
-pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
-    clap_mangen::generate_to(Cli::command(), &args.dir)
+pub(crate) fn run(args: Args, command: Command) -> anyhow::Result<u8> {
+    clap_mangen::generate_to(command, &args.dir)
         .with_context(|| format!("writing manual pages into {}", args.dir.display()))?;
-    Ok(EXIT_DONE)
+    Ok(exit_code::DONE)
 }

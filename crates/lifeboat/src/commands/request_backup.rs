@@ -1,8 +1,10 @@
 //! `etcd-lifeboat request-backup`: what the CronJob of a `Backup` runs.
 
-use crate::cluster::ClusterArgs;
-use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, output};
-use anyhow::{Context, anyhow};
+use crate::cli::exit_code;
+use crate::cli::flags::cluster::ClusterArgs;
+use crate::cli::output;
+use crate::cli::runtime::runtime;
+use anyhow::anyhow;
 use operator::request::{self, Ended, Order, Owner};
 use std::time::Duration;
 
@@ -25,7 +27,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     backup: Option<String>,
     /// How long to wait for its turn and for its end
-    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = crate::duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = crate::cli::duration::parse)]
     timeout: Duration,
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -45,7 +47,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         (None, None) => None,
         _ => {
             output::error("--job-name and --job-uid go together: a Job is named by both");
-            return Ok(EXIT_USAGE);
+            return Ok(exit_code::USAGE);
         }
     };
     let order = Order {
@@ -56,10 +58,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         owner,
         timeout: args.timeout,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting")?;
+    let runtime = runtime()?;
     let ended = runtime.block_on(async {
         let client = args.cluster.client().await?;
         let tell = |what: &str| eprintln!("{what}");
@@ -70,15 +69,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     match ended {
         Ended::Completed { name, message } => {
             output::print(&format!("EtcdBackup {name}: {message}\n"));
-            Ok(EXIT_DONE)
+            Ok(exit_code::DONE)
         }
         Ended::Failed { name, message } => {
             output::error(&format!("EtcdBackup {name}: {message}"));
-            Ok(EXIT_FAILED)
+            Ok(exit_code::FAILED)
         }
         Ended::NotAsked { message } => {
             output::error(&message);
-            Ok(EXIT_FAILED)
+            Ok(exit_code::FAILED)
         }
     }
 }

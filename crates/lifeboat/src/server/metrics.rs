@@ -1,8 +1,8 @@
 //! What is observed, as metrics. `docs/metrics.md` explains each.
 
 use super::observed::View;
-use super::serve::{NO_ETCD, NODE_UNKNOWN};
-use crate::openmetrics::{Metrics, flag, number, seconds};
+use super::reasons::{NO_ETCD, NODE_UNKNOWN};
+use crate::http::openmetrics::{Metrics, flag, number, seconds};
 use backup_plan::freshness::Freshness;
 use backup_store::backup::RunError;
 use prometheus_client::collector::Collector;
@@ -200,7 +200,7 @@ impl View {
             number(self.kept.held),
         )?;
         out.gauge(
-            "archive_whole",
+            "archive_complete",
             "Whether the newest proven backup has all control-plane files",
             self.kept
                 .newest

@@ -2,7 +2,7 @@
 //! better. Without an API server backups go on; when it is back it is told how things are then.
 
 use super::observed::{KeptBackup, Observed, View};
-use super::serve::NO_ETCD;
+use super::reasons::NO_ETCD;
 use cluster_api::resources::{Attempt, NodeBackup, NodeBackupEntry, NodeBackupStatus, NodeMember};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -21,7 +21,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// Tells for ever, if this is a pod of a cluster.
-pub(super) async fn tell(node: String, observed: Arc<Observed>) {
+pub(crate) async fn tell(node: String, observed: Arc<Observed>) {
     // No pod, or one without a service account: then nobody is to be told.
     let Ok(config) = Config::incluster() else {
         return;

@@ -1,11 +1,12 @@
 //! `etcd-lifeboat operator`: once per cluster.
 
-mod metrics;
-
-use crate::logging::{self, LogFormat};
-use crate::{EXIT_FAILED, EXIT_USAGE, listener, output};
+use crate::cli::exit_code;
+use crate::cli::logging::{self, LogFormat};
+use crate::cli::output;
+use crate::cli::runtime::runtime;
+use crate::http::listener;
+use crate::server::operator_metrics::Told;
 use anyhow::Context;
-use metrics::Told;
 use operator::layout::NodeLayout;
 use operator::shape::GATE;
 use operator::telling::Shared;
@@ -78,7 +79,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         Ok(checked) => checked,
         Err(problem) => {
             output::error(&problem);
-            return Ok(EXIT_USAGE);
+            return Ok(exit_code::USAGE);
         }
     };
     logging::start(args.log_format);
@@ -96,10 +97,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         server_flags: args.server_flag,
         backup_flags: args.backup_flag,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting")?;
+    let runtime = runtime()?;
     let ended = runtime.block_on(async {
         let client = kube::Client::try_default()
             .await
@@ -118,7 +116,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         Ok(()) => anyhow::bail!("a controller ended"),
         Err(error) => {
             output::error(&output::told(&error));
-            Ok(EXIT_FAILED)
+            Ok(exit_code::FAILED)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `etcd-lifeboat manifests`.
 
-use crate::EXIT_DONE;
-use crate::output;
+use crate::cli::exit_code;
+use crate::cli::output;
 use operator::manifests::{Install, all};
 
 /// Print all that is to be applied to a cluster, for `kubectl apply -f -`
@@ -34,5 +34,5 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         output::print("---\n");
         output::print(&serde_saphyr::to_string(&object)?);
     }
-    Ok(EXIT_DONE)
+    Ok(exit_code::DONE)
 }

@@ -1,11 +1,12 @@
 //! `etcd-lifeboat verify`.
 
-use crate::connection::ConnectionArgs;
-use crate::output::{self, Format};
-use crate::progress_bar::Bar;
-use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
-use anyhow::Context;
-use backup_store::verify::{Check, Level, Options, Report, verify};
+use crate::cli::exit_code;
+use crate::cli::flags::connection::ConnectionArgs;
+use crate::cli::output::{self, Format};
+use crate::cli::progress_bar::Bar;
+use crate::cli::report::for_people;
+use crate::cli::runtime::runtime;
+use backup_store::verify::{Level, Options, verify};
 use clap::ValueEnum;
 use std::path::PathBuf;
 
@@ -73,13 +74,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         Ok(options) => options,
         Err(problem) => {
             output::error(&problem);
-            return Ok(EXIT_USAGE);
+            return Ok(exit_code::USAGE);
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting")?;
+    let runtime = runtime()?;
     let bar = Bar::new();
     let report = runtime.block_on(verify(&args.path, &options, &bar));
     bar.finish();
@@ -89,7 +87,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         Format::Table => for_people(&report.file.display().to_string(), &report),
     };
     output::print(&text);
-    Ok(if report.ok { EXIT_DONE } else { EXIT_FAILED })
+    Ok(if report.ok {
+        exit_code::DONE
+    } else {
+        exit_code::FAILED
+    })
 }
 
 impl Args {
@@ -127,80 +129,4 @@ impl Args {
             against,
         })
     }
-}
-
-pub(crate) fn for_people(name: &str, report: &Report) -> String {
-    let verdict = if report.ok { "ok" } else { "NOT OK" };
-    let mut text = format!("{name}: {verdict}\n\n");
-    text += &output::table(
-        ["CHECK", "RESULT", "TIME", "DETAIL"],
-        report.checks.iter().map(|check| {
-            let result = match check.ok {
-                Some(true) => "ok",
-                Some(false) => "FAILED",
-                None => "not made",
-            };
-            [
-                check.name.to_string(),
-                result.to_string(),
-                format!("{:.1} s", check.took_ms as f64 / 1000.0),
-                check.detail.clone(),
-            ]
-        }),
-    );
-    for check in &report.checks {
-        text += &told(check);
-    }
-    let numbers = numbers(report);
-    if !numbers.is_empty() {
-        text += "\n";
-        text += output::table(["", ""], numbers).trim_start();
-    }
-    text
-}
-
-/// Errors and warnings of a check, in full lines.
-fn told(check: &Check) -> String {
-    let mut text = String::new();
-    for (kind, lines) in [("error", &check.errors), ("warning", &check.warnings)] {
-        for line in lines {
-            text += &format!("{kind}: {}: {line}\n", check.name);
-        }
-    }
-    if !text.is_empty() {
-        text.insert(0, '\n');
-    }
-    text
-}
-
-fn numbers(report: &Report) -> Vec<[String; 2]> {
-    let mut rows = Vec::new();
-    let mut row = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            rows.push([name.to_string(), value]);
-        }
-    };
-    let number = |value: u64| Some(value.to_string());
-    row("hash", report.hash.clone());
-    row(
-        "revision",
-        report.revision.map(|revision| revision.to_string()),
-    );
-    if let Some(details) = &report.details {
-        row(
-            "compacted to",
-            (details.compact_revision >= 0).then(|| details.compact_revision.to_string()),
-        );
-        row("keys", report.total_keys.map(|keys| keys.to_string()));
-        row("records", number(details.records));
-        row(
-            "raft index",
-            details.consistent_index.map(|index| index.to_string()),
-        );
-        row("members", number(details.members));
-        row("cluster version", details.cluster_version.clone());
-        row("storage version", details.storage_version.clone());
-    }
-    row("size", report.size_bytes.map(output::bytes));
-    rows
 }

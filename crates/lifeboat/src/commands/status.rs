@@ -1,8 +1,9 @@
 //! `etcd-lifeboat status`, also as `kubectl lifeboat status` and `kubectl lifeboat list`.
 
-use crate::cluster::ClusterArgs;
-use crate::output::{self, Format};
-use crate::{EXIT_DONE, EXIT_FAILED};
+use crate::cli::exit_code;
+use crate::cli::flags::cluster::ClusterArgs;
+use crate::cli::output::{self, Format};
+use crate::cli::runtime::runtime;
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use operator::overview::{self, NodeOverview, Overview};
@@ -38,7 +39,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     for problem in &overview.problems {
         output::error(problem);
     }
-    Ok(if overview.ok { EXIT_DONE } else { EXIT_FAILED })
+    Ok(if overview.ok {
+        exit_code::DONE
+    } else {
+        exit_code::FAILED
+    })
 }
 
 /// Shows the backups of all nodes.
@@ -66,14 +71,11 @@ pub(crate) fn list(args: Args) -> anyhow::Result<u8> {
         }
     };
     output::print(&text);
-    Ok(EXIT_DONE)
+    Ok(exit_code::DONE)
 }
 
 fn look(cluster: &ClusterArgs) -> anyhow::Result<(Overview, Timestamp)> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting")?;
+    let runtime = runtime()?;
     let now = Timestamp::now();
     let overview = runtime.block_on(async {
         let client = cluster.client().await?;

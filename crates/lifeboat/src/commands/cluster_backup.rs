@@ -1,11 +1,12 @@
 //! `etcd-lifeboat cluster-backup`.
 
-use crate::node::NodeArgs;
-use crate::output::{self, Format};
-use crate::progress_bar::Bar;
-use crate::retention::{DEFAULT_NUMBER, RetentionArgs, Type};
-use crate::{EXIT_DONE, EXIT_USAGE, sandbox};
-use anyhow::Context;
+use crate::cli::exit_code;
+use crate::cli::flags::node::NodeArgs;
+use crate::cli::flags::retention::{DEFAULT_NUMBER, RetentionArgs, Type};
+use crate::cli::output::{self, Format};
+use crate::cli::progress_bar::Bar;
+use crate::cli::runtime::runtime;
+use crate::sandbox;
 use backup_plan::record::{ON_DEMAND, is_origin};
 use backup_store::backup::{RunError, Runner};
 use backup_store::disk::Disk;
@@ -41,7 +42,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     retention: RetentionArgs,
     /// How long to wait for another run in the same directory, such as 10m
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = crate::duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = crate::cli::duration::parse)]
     lock_timeout: Duration,
     /// How to print the result
     #[arg(long, value_enum, default_value = "table")]
@@ -54,20 +55,20 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     if let Err(problem) = args.node.check() {
         output::error(&problem);
-        return Ok(EXIT_USAGE);
+        return Ok(exit_code::USAGE);
     }
     if !is_origin(&args.origin) {
         output::error(&format!(
             "--origin {:?} is not a name that a Backup can have: use small letters, digits, - and .",
             args.origin
         ));
-        return Ok(EXIT_USAGE);
+        return Ok(exit_code::USAGE);
     }
     let policy = match args.retention.policy(args.kind, DEFAULT_NUMBER) {
         Ok(policy) => policy,
         Err(problem) => {
             output::error(&problem);
-            return Ok(EXIT_USAGE);
+            return Ok(exit_code::USAGE);
         }
     };
     let order = args
@@ -80,10 +81,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             "this pod can write outside of the backups' directory: {problem}; going on"
         ));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting")?;
+    let runtime = runtime()?;
     let bar = Bar::new();
     let runner = Runner {
         repository,
@@ -141,5 +139,5 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         }
     };
     output::print(&text);
-    Ok(EXIT_DONE)
+    Ok(exit_code::DONE)
 }

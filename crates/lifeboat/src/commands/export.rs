@@ -2,12 +2,14 @@
 //!
 //! What arrives must be what the node itself has written of it in its `NodeBackup`.
 
-use crate::cluster::ClusterArgs;
-use crate::progress_bar::Bar;
-use crate::server_pod::{self, ANSWER_WITHIN, CHUNK_BYTES, Ending};
-use crate::stop::{Stop, UntilStopped};
-use crate::verify::for_people;
-use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, output};
+use crate::cli::exit_code;
+use crate::cli::flags::cluster::ClusterArgs;
+use crate::cli::output;
+use crate::cli::progress_bar::Bar;
+use crate::cli::report::for_people;
+use crate::cli::runtime::runtime;
+use crate::cli::stop::{Stop, UntilStopped};
+use crate::server_pod::{self, ANSWER_WITHIN, CHUNK_BYTES, Ending, is_backup_name};
 use anyhow::{Context, bail, ensure};
 use backup_store::transfer::{Arrived, TransferError, take};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
@@ -62,12 +64,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         Some((node, name)) => (node, Some(name)),
         None => (args.what.as_str(), None),
     };
-    if node.is_empty() || name.is_some_and(is_no_name) {
+    if node.is_empty() || name.is_some_and(|name| !is_backup_name(name)) {
         output::error(&format!(
             "{:?} names no backup: expected NODE or NODE/NAME, as `list` shows them",
             args.what
         ));
-        return Ok(EXIT_USAGE);
+        return Ok(exit_code::USAGE);
     }
     if let Some(name) = name {
         let place = args.to.join(name);
@@ -78,19 +80,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         "{} is no directory: make it first",
         args.to.display()
     );
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting")?;
+    let runtime = runtime()?;
     let bar = Bar::new();
     let exported = runtime.block_on(export(&args, node, name, &bar));
     bar.finish();
     exported
-}
-
-/// What can't be a backup's directory.
-pub(crate) fn is_no_name(name: &str) -> bool {
-    name.is_empty() || name.starts_with('.') || name.contains('/')
 }
 
 async fn export(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyhow::Result<u8> {
@@ -114,7 +108,7 @@ async fn export(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyho
             place.display(),
             report.revision.unwrap_or_default()
         ));
-        return Ok(EXIT_DONE);
+        return Ok(exit_code::DONE);
     }
     if stop.wanted() {
         bail!(INTERRUPTED);
@@ -123,7 +117,7 @@ async fn export(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyho
     output::error(
         "what arrived is as it was sent, and damaged: take another one; nothing of it stays here",
     );
-    Ok(EXIT_FAILED)
+    Ok(exit_code::FAILED)
 }
 
 /// What the node says of a backup, and so what must arrive.

@@ -1,7 +1,8 @@
 //! `etcd-lifeboat completions`.
 
-use crate::{Cli, EXIT_DONE, output};
-use clap::CommandFactory;
+use crate::cli::exit_code;
+use crate::cli::output;
+use clap::Command;
 use clap_complete::Shell;
 
 /// Print the completions of a shell
@@ -16,9 +17,9 @@ pub(crate) struct Args {
 }
 
 /// Prints them.
-pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
+pub(crate) fn run(args: Args, mut command: Command) -> anyhow::Result<u8> {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "etcd-lifeboat", &mut text);
+    clap_complete::generate(args.shell, &mut command, "etcd-lifeboat", &mut text);
     output::print(&String::from_utf8_lossy(&text));
-    Ok(EXIT_DONE)
+    Ok(exit_code::DONE)
 }

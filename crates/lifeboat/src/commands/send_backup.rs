@@ -1,6 +1,7 @@
 //! `etcd-lifeboat send-backup`: what `export` runs on a node.
 
-use crate::{EXIT_DONE, EXIT_USAGE, output};
+use crate::cli::exit_code;
+use crate::cli::output;
 use backup_store::repository::{DEFAULT_ROOT, Repository};
 use backup_store::transfer::send;
 use std::io::IsTerminal;
@@ -27,7 +28,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let out = std::io::stdout();
     if out.is_terminal() {
         output::error("an archive is nothing for a terminal: send it to a file or a program");
-        return Ok(EXIT_USAGE);
+        return Ok(exit_code::USAGE);
     }
     anyhow::ensure!(
         args.backup_path.is_dir(),
@@ -36,5 +37,5 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     );
     let repository = Repository::open(&args.backup_path)?;
     send(&repository, args.name.as_deref(), out.lock())?;
-    Ok(EXIT_DONE)
+    Ok(exit_code::DONE)
 }

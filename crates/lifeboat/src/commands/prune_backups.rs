@@ -1,8 +1,8 @@
 //! `etcd-lifeboat prune-backups`.
 
-use crate::output::{self, Format};
-use crate::retention::{DEFAULT_NUMBER, RetentionArgs, Type};
-use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
+use crate::cli::exit_code;
+use crate::cli::flags::retention::{DEFAULT_NUMBER, RetentionArgs, Type};
+use crate::cli::output::{self, Format};
 use backup_plan::retention::Removal;
 use backup_store::backup;
 use backup_store::progress::Silent;
@@ -52,7 +52,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         Ok(policy) => policy,
         Err(problem) => {
             output::error(&problem);
-            return Ok(EXIT_USAGE);
+            return Ok(exit_code::USAGE);
         }
     };
     if !args.backup_path.is_dir() {
@@ -60,7 +60,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             "{} is not a directory: name the right one by --backup-path",
             args.backup_path.display()
         ));
-        return Ok(EXIT_FAILED);
+        return Ok(exit_code::FAILED);
     }
     let repository = Repository::open(&args.backup_path)?;
     let mut problems = Vec::new();
@@ -113,8 +113,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         output::error(problem);
     }
     Ok(if problems.is_empty() {
-        EXIT_DONE
+        exit_code::DONE
     } else {
-        EXIT_FAILED
+        exit_code::FAILED
     })
 }

@@ -1,6 +1,6 @@
 //! This node's etcd: what flags say of it, and else what the node's files say.
 
-use crate::connection::ConnectionArgs;
+use crate::cli::flags::connection::ConnectionArgs;
 use backup_plan::platform::{self, Found, NodeFiles, Platform};
 use backup_store::backup::Order;
 use backup_store::local_file::read_small;

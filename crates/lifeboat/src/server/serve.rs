@@ -1,8 +1,9 @@
 //! The loop: waits until a run is due, takes its turn, runs, tries again.
 
 use super::observed::{Observed, has_come};
-use super::{Args, ORIGIN};
-use crate::stop::{Stop, UntilStopped};
+use super::reasons::{NO_ETCD, NODE_UNKNOWN, ORIGIN};
+use crate::cli::flags::node::NodeArgs;
+use crate::cli::stop::{Stop, UntilStopped};
 use backup_plan::agenda::{Agenda, Next, retry_delay};
 use backup_plan::retention::Policy;
 use backup_plan::turns;
@@ -12,23 +13,20 @@ use backup_store::member::{Member, MemberError};
 use backup_store::progress::Silent;
 use backup_store::repository::Repository;
 use jiff::Timestamp;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// After a signal a run has so long to clean up; what it leaves is swept by the next one.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
 
-/// The reason of a run that failed because the node's files can't be read, or do not say where etcd is.
-pub(super) const NODE_UNKNOWN: &str = "node";
-/// The reason of a run on a node without etcd: no file speaks of it, and nobody listens at the usual place.
-pub(super) const NO_ETCD: &str = "no-etcd";
-
-pub(super) struct Server<'a> {
-    pub(super) args: &'a Args,
-    pub(super) policy: Policy,
-    pub(super) stop: Stop,
-    pub(super) disk: Disk,
-    pub(super) observed: Arc<Observed>,
+pub(crate) struct Server {
+    pub(crate) node: NodeArgs,
+    pub(crate) backup_path: PathBuf,
+    pub(crate) policy: Policy,
+    pub(crate) stop: Stop,
+    pub(crate) disk: Disk,
+    pub(crate) observed: Arc<Observed>,
 }
 
 /// Why a run made no backup.
@@ -58,12 +56,12 @@ struct Node {
     guessed: bool,
 }
 
-impl Server<'_> {
-    pub(super) async fn serve(&self, mut agenda: Agenda) {
+impl Server {
+    pub(crate) async fn serve(&self, mut agenda: Agenda) {
         tracing::info!(
-            schedule = self.args.schedule,
-            timezone = self.args.timezone,
-            repository = %self.args.backup_path.display(),
+            schedule = self.observed.fixed().schedule_text,
+            timezone = self.observed.fixed().zone.iana_name(),
+            repository = %self.backup_path.display(),
             next_due = agenda.next_due().map(tracing::field::display),
             "started"
         );
@@ -86,7 +84,7 @@ impl Server<'_> {
 
     /// Whether a run should have been while nobody was here. A disk that can't say is asked again by the run itself.
     async fn missed(&self, agenda: &Agenda) -> bool {
-        let path = self.args.backup_path.clone();
+        let path = self.backup_path.clone();
         let looking = move || {
             let entries = Repository::open(&path).and_then(|all| all.entries());
             let own = entries.ok()?.into_iter().filter_map(|entry| {
@@ -154,7 +152,7 @@ impl Server<'_> {
     /// How long this member lets others go first.
     async fn turn(&self, period: Duration) -> Duration {
         let known = async {
-            let node = self.node("").await.ok()?;
+            let node = self.look_at_node("").await.ok()?;
             let member = Member::connect(&node.order.connection).await.ok()?;
             let status = member.status().await.ok()?;
             let voters: Vec<_> = member
@@ -181,8 +179,8 @@ impl Server<'_> {
     }
 
     /// Reads the node's files.
-    async fn node(&self, trigger: &str) -> Result<Node, Failed> {
-        let (node, trigger) = (self.args.node.clone(), trigger.to_string());
+    async fn look_at_node(&self, trigger: &str) -> Result<Node, Failed> {
+        let (node, trigger) = (self.node.clone(), trigger.to_string());
         let reading = move || {
             let order = node.order(ORIGIN, &trigger)?;
             let guessed = node.guesses();
@@ -198,8 +196,8 @@ impl Server<'_> {
     }
 
     async fn run_once(&self, trigger: &str) -> Result<(), Failed> {
-        let Node { order, guessed } = self.node(trigger).await?;
-        let path = self.args.backup_path.clone();
+        let Node { order, guessed } = self.look_at_node(trigger).await?;
+        let path = self.backup_path.clone();
         let opening = move || Repository::open(&path);
         let repository = self.disk.run("opening the repository", opening).await;
         let repository = repository

@@ -1,7 +1,7 @@
 //! What the operator judges, as metrics. `docs/metrics.md` explains each.
 
-use crate::listener::Answers;
-use crate::openmetrics::{self, Metrics, flag, number, seconds};
+use crate::http::listener::Answers;
+use crate::http::openmetrics::{self, Metrics, flag, number, seconds};
 use operator::Controllers;
 use operator::telling::{Shared, Telling};
 use prometheus_client::collector::Collector;
@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Answers with what the controllers last told.
-pub(super) struct Told(pub(super) Arc<Shared>);
+pub(crate) struct Told(pub(crate) Arc<Shared>);
 
 impl Answers for Told {
     fn metrics(&self) -> Result<String, fmt::Error> {

@@ -1,9 +1,10 @@
 //! `etcd-lifeboat hold`, and `kubectl lifeboat hold` from elsewhere.
 
-use crate::cluster::ClusterArgs;
-use crate::export::is_no_name;
-use crate::server_pod::{self, ANSWER_WITHIN};
-use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, output};
+use crate::cli::exit_code;
+use crate::cli::flags::cluster::ClusterArgs;
+use crate::cli::output;
+use crate::cli::runtime::runtime;
+use crate::server_pod::{self, ANSWER_WITHIN, is_backup_name};
 use anyhow::{Context, bail, ensure};
 use backup_store::repository::{DEFAULT_ROOT, Repository};
 use std::path::PathBuf;
@@ -38,7 +39,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             "{} is not a directory: name the right one by --backup-path",
             args.backup_path.display()
         ));
-        return Ok(EXIT_FAILED);
+        return Ok(exit_code::FAILED);
     }
     let repository = Repository::open(&args.backup_path)?;
     let name = &args.name;
@@ -50,7 +51,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         "is held: nothing automatic removes it"
     };
     output::print(&format!("{name} {done}\n"));
-    Ok(EXIT_DONE)
+    Ok(exit_code::DONE)
 }
 
 /// Keep a backup of a node whatever retention says, until it is released
@@ -77,18 +78,15 @@ pub(crate) fn run_remote(args: RemoteArgs) -> anyhow::Result<u8> {
     let Some((node, name)) = args
         .what
         .split_once('/')
-        .filter(|(node, name)| !node.is_empty() && !is_no_name(name))
+        .filter(|(node, name)| !node.is_empty() && is_backup_name(name))
     else {
         output::error(&format!(
             "{:?} names no backup: expected NODE/NAME, as `list` shows them",
             args.what
         ));
-        return Ok(EXIT_USAGE);
+        return Ok(exit_code::USAGE);
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting")?;
+    let runtime = runtime()?;
     let mut command = vec!["hold"];
     if args.release {
         command.push("--release");
@@ -115,6 +113,6 @@ pub(crate) fn run_remote(args: RemoteArgs) -> anyhow::Result<u8> {
             reading.context("reading the answer")?;
         }
         output::print(&format!("{node}/{}\n", output::one_line(said.trim())));
-        Ok(EXIT_DONE)
+        Ok(exit_code::DONE)
     })
 }

@@ -1,7 +1,7 @@
 //! `etcd-lifeboat list`.
 
-use crate::output::{self, Format};
-use crate::{EXIT_DONE, EXIT_FAILED};
+use crate::cli::exit_code;
+use crate::cli::output::{self, Format};
 use backup_store::repository::{DEFAULT_ROOT, Entry, Kind, Repository};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -71,7 +71,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             "{} is no directory: no backups were made there yet, or name the right one by --backup-path",
             args.backup_path.display()
         ));
-        return Ok(EXIT_FAILED);
+        return Ok(exit_code::FAILED);
     }
     let entries = Repository::open(&args.backup_path)?.entries()?;
     let listed: Vec<_> = entries.into_iter().map(Listed::from).collect();
@@ -110,5 +110,5 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     for problem in problems {
         output::error(&problem);
     }
-    Ok(EXIT_DONE)
+    Ok(exit_code::DONE)
 }

@@ -1,8 +1,8 @@
 //! What a server knows of its runs and its repository, for whoever asks while it works.
 
-use super::ORIGIN;
-use crate::listener::Answers;
-use crate::openmetrics;
+use super::reasons::ORIGIN;
+use crate::http::listener::Answers;
+use crate::http::openmetrics;
 use backup_plan::cron::Schedule;
 use backup_plan::freshness::{self, Freshness};
 use backup_plan::record::Record;
@@ -26,79 +26,79 @@ const NEWS: usize = 16;
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// What does not change while the server runs.
-pub(super) struct Fixed {
+pub(crate) struct Fixed {
     /// Whether it makes backups at all.
-    pub(super) enabled: bool,
+    pub(crate) enabled: bool,
     /// As it was written.
-    pub(super) schedule_text: String,
-    pub(super) schedule: Schedule,
-    pub(super) zone: TimeZone,
-    pub(super) repository: PathBuf,
+    pub(crate) schedule_text: String,
+    pub(crate) schedule: Schedule,
+    pub(crate) zone: TimeZone,
+    pub(crate) repository: PathBuf,
     /// Bytes to keep free, if that was said.
-    pub(super) reserve_bytes: Option<u64>,
+    pub(crate) reserve_bytes: Option<u64>,
 }
 
 /// Since the server started.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Attempts {
+pub(crate) struct Attempts {
     /// When the last run began, also if it goes on.
-    pub(super) last: Option<Timestamp>,
+    pub(crate) last: Option<Timestamp>,
     /// When the last one began that has come to its end.
-    pub(super) last_ended: Option<Timestamp>,
-    pub(super) successes: u64,
+    pub(crate) last_ended: Option<Timestamp>,
+    pub(crate) successes: u64,
     /// Failures by their reason.
-    pub(super) failures: BTreeMap<&'static str, u64>,
-    pub(super) consecutive_failures: u64,
+    pub(crate) failures: BTreeMap<&'static str, u64>,
+    pub(crate) consecutive_failures: u64,
     /// Of the last attempt, if it failed: in a word, and for people.
-    pub(super) reason: Option<&'static str>,
+    pub(crate) reason: Option<&'static str>,
     /// Of the last attempt, if it failed.
-    pub(super) problem: Option<String>,
+    pub(crate) problem: Option<String>,
     /// Proven backups that were given up to make room.
-    pub(super) given_up: u64,
+    pub(crate) given_up: u64,
     /// What was said of the newest of them.
-    pub(super) news_of_given_up: VecDeque<String>,
+    pub(crate) news_of_given_up: VecDeque<String>,
 }
 
 /// A proven backup.
 #[derive(Debug, Clone)]
-pub(super) struct KeptBackup {
-    pub(super) name: String,
-    pub(super) held: bool,
-    pub(super) record: Record,
+pub(crate) struct KeptBackup {
+    pub(crate) name: String,
+    pub(crate) held: bool,
+    pub(crate) record: Record,
 }
 
 /// In the repository, whichever process put it there.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     /// The newest proven backup.
-    pub(super) newest: Option<Record>,
+    pub(crate) newest: Option<Record>,
     /// The newest proven backups, by name.
-    pub(super) entries: Vec<KeptBackup>,
+    pub(crate) entries: Vec<KeptBackup>,
     /// When this server's newest backup was complete.
-    pub(super) last_success: Option<Timestamp>,
+    pub(crate) last_success: Option<Timestamp>,
     /// Proven backups by origin and cluster id.
-    pub(super) lineages: BTreeMap<(String, String), u64>,
+    pub(crate) lineages: BTreeMap<(String, String), u64>,
     /// Backups of ours that can't be read as such, by name, and why.
-    pub(super) unreadable: Vec<(String, String)>,
-    pub(super) held: u64,
-    pub(super) space: Option<Space>,
+    pub(crate) unreadable: Vec<(String, String)>,
+    pub(crate) held: u64,
+    pub(crate) space: Option<Space>,
     /// Why nothing is known of it.
-    pub(super) problem: Option<String>,
+    pub(crate) problem: Option<String>,
 }
 
 /// All of it, at one moment.
 #[derive(Debug, Clone)]
-pub(super) struct View {
-    pub(super) enabled: bool,
-    pub(super) attempts: Attempts,
-    pub(super) kept: Kept,
-    pub(super) reserve_bytes: Option<u64>,
-    pub(super) next_due: Option<Timestamp>,
+pub(crate) struct View {
+    pub(crate) enabled: bool,
+    pub(crate) attempts: Attempts,
+    pub(crate) kept: Kept,
+    pub(crate) reserve_bytes: Option<u64>,
+    pub(crate) next_due: Option<Timestamp>,
     /// Whether the newest proven backup is stale.
-    pub(super) freshness: Option<Freshness>,
+    pub(crate) freshness: Option<Freshness>,
 }
 
-pub(super) struct Observed {
+pub(crate) struct Observed {
     fixed: Fixed,
     state: Mutex<(Attempts, Kept)>,
     changed: Notify,
@@ -106,7 +106,7 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    pub(super) fn new(fixed: Fixed) -> Self {
+    pub(crate) fn new(fixed: Fixed) -> Self {
         Observed {
             fixed,
             state: Mutex::default(),
@@ -116,11 +116,11 @@ impl Observed {
     }
 
     /// Hears whenever the repository was looked at anew: after each run, and now and then.
-    pub(super) fn looks(&self) -> watch::Receiver<()> {
+    pub(crate) fn looks(&self) -> watch::Receiver<()> {
         self.looked.subscribe()
     }
 
-    pub(super) fn fixed(&self) -> &Fixed {
+    pub(crate) fn fixed(&self) -> &Fixed {
         &self.fixed
     }
 
@@ -128,11 +128,11 @@ impl Observed {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn attempt(&self, now: Timestamp) {
+    pub(crate) fn attempt(&self, now: Timestamp) {
         self.state().0.last = Some(now);
     }
 
-    pub(super) fn success(&self) {
+    pub(crate) fn success(&self) {
         let attempts = &mut self.state().0;
         attempts.last_ended = attempts.last;
         attempts.successes += 1;
@@ -142,7 +142,7 @@ impl Observed {
         self.changed.notify_one();
     }
 
-    pub(super) fn failure(&self, reason: &'static str, problem: String) {
+    pub(crate) fn failure(&self, reason: &'static str, problem: String) {
         let attempts = &mut self.state().0;
         attempts.last_ended = attempts.last;
         *attempts.failures.entry(reason).or_default() += 1;
@@ -153,7 +153,7 @@ impl Observed {
     }
 
     /// Hears what happens in a run.
-    pub(super) fn hear(&self, event: &RunEvent) {
+    pub(crate) fn hear(&self, event: &RunEvent) {
         if event.is_warning() {
             tracing::warn!("{event}");
         } else {
@@ -171,13 +171,13 @@ impl Observed {
     }
 
     /// How many proven backups were given up to make room, and what was said of the newest of them.
-    pub(super) fn given_up(&self) -> (u64, VecDeque<String>) {
+    pub(crate) fn given_up(&self) -> (u64, VecDeque<String>) {
         let attempts = &self.state().0;
         (attempts.given_up, attempts.news_of_given_up.clone())
     }
 
     /// Keeps what is known of the repository new. A disk that hangs keeps one thread, and no more.
-    pub(super) async fn watch(self: std::sync::Arc<Self>) {
+    pub(crate) async fn watch(self: std::sync::Arc<Self>) {
         let mut looking = None;
         loop {
             let mut look = looking.take().unwrap_or_else(|| {
@@ -216,7 +216,7 @@ impl Observed {
         self.state().1 = kept;
     }
 
-    pub(super) fn view(&self, now: Timestamp) -> View {
+    pub(crate) fn view(&self, now: Timestamp) -> View {
         let (attempts, kept) = self.state().clone();
         let Fixed {
             enabled,
@@ -256,7 +256,7 @@ impl Answers for Observed {
 const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(1);
 
 /// A backup that says it is of the future would be new enough for as long as that is away.
-pub(super) fn has_come(time: Timestamp, now: Timestamp) -> bool {
+pub(crate) fn has_come(time: Timestamp, now: Timestamp) -> bool {
     time.duration_since(now) <= CLOCKS_DIFFER
 }
 
@@ -297,7 +297,7 @@ fn kept(entries: &[Entry], now: Timestamp) -> Kept {
 
 impl Kept {
     /// Whether there are backups of another cluster than that of the newest.
-    pub(super) fn cluster_changed(&self) -> bool {
+    pub(crate) fn cluster_changed(&self) -> bool {
         self.newest.as_ref().is_some_and(|newest| {
             self.lineages
                 .keys()
@@ -308,7 +308,7 @@ impl Kept {
 
 impl View {
     /// Why the node is not protected as it should be; nothing if it is.
-    pub(super) fn not_ready(&self) -> Option<String> {
+    pub(crate) fn not_ready(&self) -> Option<String> {
         if !self.enabled {
             return None;
         }

@@ -1,18 +1,17 @@
 //! `etcd-lifeboat backup-server`: the loop that keeps proven backups of the node's own member.
 
-mod metrics;
-mod node_backup;
-mod observed;
-mod serve;
-
-use crate::listener;
-use crate::logging::{self, LogFormat};
-use crate::node::NodeArgs;
-use crate::output;
-use crate::retention::{RetentionArgs, Type};
+use crate::cli::exit_code;
+use crate::cli::flags::node::NodeArgs;
+use crate::cli::flags::retention::{RetentionArgs, Type};
+use crate::cli::logging::{self, LogFormat};
+use crate::cli::output;
+use crate::cli::runtime::runtime;
+use crate::cli::stop::Stop;
+use crate::http::listener;
 use crate::sandbox;
-use crate::stop::Stop;
-use crate::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
+use crate::server::node_backup;
+use crate::server::observed::{Fixed, Observed};
+use crate::server::serve::Server;
 use anyhow::Context;
 use backup_plan::agenda::Agenda;
 use backup_plan::cron::Schedule;
@@ -21,15 +20,11 @@ use backup_store::disk::Disk;
 use backup_store::repository::DEFAULT_ROOT;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use observed::{Fixed, Observed};
-use serve::Server;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The origin of the backups that a server without further orders makes.
-const ORIGIN: &str = "default";
 const DEFAULT_NUMBER: u64 = 3;
 /// Loopback, in the part of OpenShift's registry of host ports that is for it (29000 to 29999), below
 /// what kernels assign and what Kubernetes gives to services.
@@ -91,7 +86,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         Ok(checked) => checked,
         Err(problem) => {
             output::error(&problem);
-            return Ok(EXIT_USAGE);
+            return Ok(exit_code::USAGE);
         }
     };
     if args.dry_run {
@@ -101,10 +96,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     if let Err(problem) = sandbox::write_only_below(&args.backup_path) {
         tracing::warn!("this pod can write outside of the backups' directory: {problem}");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting")?;
+    let runtime = runtime()?;
     let code = runtime.block_on(async {
         let stop = Stop::on_signals().context("listening for signals")?;
         let observed = Arc::new(Observed::new(Fixed {
@@ -121,11 +113,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         if !args.enabled {
             tracing::info!("not enabled: idle until stopped");
             stop.wait().await;
-            return Ok(EXIT_DONE);
+            return Ok(exit_code::DONE);
         }
         let agenda = Agenda::new(schedule, zone, Timestamp::now());
         Server {
-            args: &args,
+            node: args.node,
+            backup_path: args.backup_path,
             policy,
             stop,
             disk: Disk::default(),
@@ -133,7 +126,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         }
         .serve(agenda)
         .await;
-        anyhow::Ok(EXIT_DONE)
+        anyhow::Ok(exit_code::DONE)
     });
     // A run that is stuck in the disk must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(200));
@@ -167,7 +160,7 @@ fn dry_run(args: &Args) -> anyhow::Result<u8> {
         Ok(found) => found,
         Err(problem) => {
             output::error(&problem);
-            return Ok(EXIT_FAILED);
+            return Ok(exit_code::FAILED);
         }
     };
     let text = match args.output {
@@ -203,5 +196,5 @@ fn dry_run(args: &Args) -> anyhow::Result<u8> {
         }
     };
     output::print(&text);
-    Ok(EXIT_DONE)
+    Ok(exit_code::DONE)
 }

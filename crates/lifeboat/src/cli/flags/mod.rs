@@ -1,0 +1,6 @@
+//! Flags that several commands have.
+
+pub(crate) mod cluster;
+pub(crate) mod connection;
+pub(crate) mod node;
+pub(crate) mod retention;

@@ -1,0 +1,9 @@
+//! The one thread on which everything asynchronous runs.
+
+use anyhow::Context;
+use tokio::runtime::{Builder, Runtime};
+
+pub(crate) fn runtime() -> anyhow::Result<Runtime> {
+    let built = Builder::new_current_thread().enable_all().build();
+    built.context("start the asynchronous runtime")
+}
