@@ -1,4 +1,4 @@
-//! What a server knows of its runs and its repository, for whoever asks while it works.
+//! The state of the runs and of the repository, for metrics, health checks and the `NodeBackup`.
 
 use super::ORIGIN;
 use crate::listener::Answers;
@@ -17,44 +17,44 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
-/// A disk that takes longer hangs.
+/// A disk that takes longer counts as hanging.
 const LOOK_WITHIN: Duration = Duration::from_secs(10);
-/// So many backups that were given up are kept in mind, for who has not heard of them yet.
+/// Maximum number of messages about backups removed for space that wait for an event.
 const NEWS: usize = 16;
-/// The repository is looked at this often, and after each run.
+/// How often the repository is read. It is also read after each run.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// What does not change while the server runs.
+/// Settings that do not change while the server runs.
 pub(super) struct Fixed {
-    /// Whether it makes backups at all.
+    /// Whether the server makes backups.
     pub(super) enabled: bool,
-    /// As it was written.
+    /// The schedule as the user wrote it.
     pub(super) schedule_text: String,
     pub(super) schedule: Schedule,
     pub(super) zone: TimeZone,
     pub(super) repository: PathBuf,
-    /// Bytes to keep free, if that was said.
+    /// Bytes to keep free, if set.
     pub(super) reserve_bytes: Option<u64>,
 }
 
-/// Since the server started.
+/// Runs since the server started.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Attempts {
-    /// When the last run began, also if it goes on.
+    /// When the last run started, also if it is still running.
     pub(super) last: Option<Timestamp>,
-    /// When the last one began that has come to its end.
+    /// When the last finished run started.
     pub(super) last_ended: Option<Timestamp>,
     pub(super) successes: u64,
     /// Failures by their reason.
     pub(super) failures: BTreeMap<&'static str, u64>,
     pub(super) consecutive_failures: u64,
-    /// Of the last attempt, if it failed: in a word, and for people.
+    /// The reason of the last run, if it failed, as a label value.
     pub(super) reason: Option<&'static str>,
-    /// Of the last attempt, if it failed.
+    /// The error message of the last run, if it failed.
     pub(super) problem: Option<String>,
-    /// Proven backups that were given up to make room.
+    /// Number of proven backups that were removed for space.
     pub(super) given_up: u64,
-    /// What was said of the newest of them.
+    /// The newest messages about these removals.
     pub(super) news_of_given_up: VecDeque<String>,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct KeptBackup {
     pub(super) record: Record,
 }
 
-/// In the repository, whichever process put it there.
+/// The content of the repository, made by any process.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Kept {
     /// The newest proven backup.
@@ -77,15 +77,15 @@ pub(super) struct Kept {
     pub(super) last_success: Option<Timestamp>,
     /// Proven backups by origin and cluster id.
     pub(super) lineages: BTreeMap<(String, String), u64>,
-    /// Backups of ours that can't be read as such, by name, and why.
+    /// Damaged backups: name and reason.
     pub(super) unreadable: Vec<(String, String)>,
     pub(super) held: u64,
     pub(super) space: Option<Space>,
-    /// Why nothing is known of it.
+    /// Why the repository could not be read.
     pub(super) problem: Option<String>,
 }
 
-/// All of it, at one moment.
+/// The complete state at one moment.
 #[derive(Debug, Clone)]
 pub(super) struct View {
     pub(super) enabled: bool,
@@ -93,7 +93,7 @@ pub(super) struct View {
     pub(super) kept: Kept,
     pub(super) reserve_bytes: Option<u64>,
     pub(super) next_due: Option<Timestamp>,
-    /// The newest proven backup must not be older: the last due time but one.
+    /// The node is stale if its newest proven backup is older: the second last due time.
     pub(super) stale_before: Option<Timestamp>,
 }
 
@@ -114,7 +114,7 @@ impl Observed {
         }
     }
 
-    /// Hears whenever the repository was looked at anew: after each run, and now and then.
+    /// Receives a message each time the repository was read.
     pub(super) fn looks(&self) -> watch::Receiver<()> {
         self.looked.subscribe()
     }
@@ -151,7 +151,7 @@ impl Observed {
         self.changed.notify_one();
     }
 
-    /// Hears what happens in a run.
+    /// Logs and counts an event of a run.
     pub(super) fn hear(&self, event: &RunEvent) {
         if event.is_warning() {
             tracing::warn!("{event}");
@@ -169,13 +169,13 @@ impl Observed {
         }
     }
 
-    /// How many proven backups were given up to make room, and what was said of the newest of them.
+    /// The number of proven backups that were removed for space, and the newest messages about them.
     pub(super) fn given_up(&self) -> (u64, VecDeque<String>) {
         let attempts = &self.state().0;
         (attempts.given_up, attempts.news_of_given_up.clone())
     }
 
-    /// Keeps what is known of the repository new. A disk that hangs keeps one thread, and no more.
+    /// Reads the repository again and again. A hanging disk blocks at most one thread.
     pub(super) async fn watch(self: std::sync::Arc<Self>) {
         let mut looking = None;
         loop {
@@ -186,7 +186,7 @@ impl Observed {
             if tokio::time::timeout(LOOK_WITHIN, &mut look).await.is_err() {
                 // What was seen before stays, and grows old. Whoever listens hears why.
                 self.state().1.problem = Some(format!(
-                    "the disk of the backups has not answered for {} s: what is known of them is of before",
+                    "the disk of the backups has not answered for {} s: the reported backups may be out of date",
                     LOOK_WITHIN.as_secs()
                 ));
                 looking = Some(look);
@@ -248,16 +248,16 @@ impl Answers for Observed {
     }
 }
 
-/// The last due time but one.
+/// The second last due time.
 fn stale_before(schedule: &Schedule, zone: &TimeZone, now: Timestamp) -> Option<Timestamp> {
     let last = schedule.last_due(now, zone)?;
     schedule.last_due(last.checked_sub(SignedDuration::from_secs(1)).ok()?, zone)
 }
 
-/// A clock that is ahead of this one by more was wrong, or this one is.
+/// A time that is further in the future is wrong, or this clock is wrong.
 const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(1);
 
-/// A backup that says it is of the future would be new enough for as long as that is away.
+/// Whether a time is not in the future. A backup with a time in the future would stay up to date for too long.
 pub(super) fn has_come(time: Timestamp, now: Timestamp) -> bool {
     time.duration_since(now) <= CLOCKS_DIFFER
 }
@@ -298,7 +298,7 @@ fn kept(entries: &[Entry], now: Timestamp) -> Kept {
 }
 
 impl Kept {
-    /// Whether there are backups of another cluster than that of the newest.
+    /// Whether some backups are of another etcd cluster than the newest backup.
     pub(super) fn cluster_changed(&self) -> bool {
         self.newest.as_ref().is_some_and(|newest| {
             self.lineages
@@ -309,7 +309,7 @@ impl Kept {
 }
 
 impl View {
-    /// Why the node is not protected as it should be; nothing if it is.
+    /// Why the node has no backup that is up to date, or `None` if it has one.
     pub(super) fn not_ready(&self) -> Option<String> {
         if !self.enabled {
             return None;
@@ -321,7 +321,7 @@ impl View {
         match (&self.kept.newest, self.stale_before) {
             (None, _) => Some(told("there is no proven backup")),
             (Some(newest), Some(limit)) if newest.finished_at < limit => Some(told(&format!(
-                "the newest proven backup is of {}, and two were due since {limit}",
+                "the newest proven backup is stale: it is from {}, and two backups were due since {limit}",
                 newest.finished_at
             ))),
             _ => None,
