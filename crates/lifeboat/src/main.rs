@@ -49,8 +49,8 @@ enum Command {
 }
 
 impl Command {
-    /// Whether it works on a node's files and never starts another program. The others may: a kubeconfig can name one that
-    /// gives credentials.
+    /// Whether the command works on a node's files and never starts another program. Other commands may start one: a
+    /// kubeconfig can name a credentials plugin.
     fn is_for_a_node(&self) -> bool {
         match self {
             Command::BackupServer(_)
@@ -78,7 +78,7 @@ impl Command {
     bin_name = "kubectl lifeboat",
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 failed or not as it should be, 2 wrong usage."
+    after_help = "Exit codes: 0 done, 1 failed or a problem was found, 2 wrong usage."
 )]
 struct Plugin {
     #[command(subcommand)]
@@ -90,13 +90,13 @@ enum PluginCommand {
     Status(status::Args),
     /// Show the newest backups of all nodes
     List(status::Args),
-    /// Make a backup now, and wait for it
+    /// Make a backup now and wait until it is complete
     Backup(request_backup::Args),
     Export(export::Args),
     Hold(hold::RemoteArgs),
 }
 
-/// Whether it was started by the name that kubectl looks for.
+/// Whether the program was started as a kubectl plugin.
 fn is_plugin() -> bool {
     let name = std::env::args_os().next().unwrap_or_default();
     let name = std::path::Path::new(&name).file_name();
@@ -118,7 +118,7 @@ fn main() -> ExitCode {
         && let Err(problem) = sandbox::enter()
     {
         output::error(&format!(
-            "this kernel does not let a program give up system calls ({problem}); going on with all of them"
+            "cannot restrict the system calls of this process: {problem}; continuing without this restriction"
         ));
     }
     ended(match command {

@@ -1,8 +1,8 @@
-//! What a command on a node gives up before it does anything else: the system calls that it never needs and that turn a mistake in
-//! it into the whole node.
+//! Restricts the system calls of a command on a node before it does anything else. It never needs these calls, and with them an
+//! attacker could take over the node.
 //!
-//! With CAP_DAC_READ_SEARCH `open_by_handle_at` opens files of a filesystem by their numbers, whatever is mounted where: a
-//! writable directory of the node would be the node's root filesystem. Other programs are never started.
+//! With CAP_DAC_READ_SEARCH, `open_by_handle_at` opens any file of a mounted filesystem. From one writable directory of the node it
+//! would reach the node's root filesystem. The command also never starts other programs.
 
 use landlock::{
     ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
@@ -13,7 +13,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Never needed here.
+/// System calls that the command never needs.
 const REFUSED: &[c_long] = &[
     libc::SYS_open_by_handle_at,
     libc::SYS_name_to_handle_at,
@@ -51,11 +51,11 @@ const REFUSED: &[c_long] = &[
     libc::SYS_keyctl,
     libc::SYS_mknodat,
 ];
-/// On x86-64 the same calls have a second number, for programs with short pointers.
+/// On x86-64 each call has a second number, for programs with 32-bit pointers (x32).
 #[cfg(target_arch = "x86_64")]
 const X32: c_long = 0x4000_0000;
 
-/// Gives them up, in this thread and in all that come from it: before any is started. Says why that can't be done here.
+/// Blocks these calls in this thread and in all threads that it starts. Returns an error if the kernel cannot do that.
 pub(crate) fn enter() -> Result<(), String> {
     let program = program().map_err(|error| error.to_string())?;
     seccompiler::apply_filter(&program).map_err(|error| error.to_string())
@@ -73,8 +73,8 @@ fn program() -> Result<BpfProgram, seccompiler::BackendError> {
     SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?.try_into()
 }
 
-/// In a pod, where the directory of the backups is a mount of its own: nothing else is written to, also not what the node's
-/// directories hold. Nothing where the kernel has no Landlock.
+/// In a pod, allows writes only below the directory of the backups, also for the mounted directories of the node. Does nothing
+/// if the kernel has no Landlock.
 pub(crate) fn write_only_below(dir: &Path) -> Result<(), String> {
     if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
         return Ok(());

@@ -1,5 +1,5 @@
-//! A command in the pod of a node's backup server, run by the API server as `kubectl exec` does it: so nothing on the node listens for
-//! it, and who may do so is a matter of the cluster's own rights.
+//! Runs a command in the pod of a node's backup server, as `kubectl exec` does. So nothing on the node listens on the network, and
+//! the cluster's RBAC decides who can run it.
 
 use anyhow::{Context, anyhow};
 use futures::FutureExt;
@@ -21,10 +21,10 @@ pub(crate) fn is_backup_name(name: &str) -> bool {
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) const CHUNK_BYTES: usize = 1 << 18;
 const MAX_COMPLAINT_BYTES: u64 = 4096;
-/// What is said must not be in the way of what is sent.
+/// Buffer for messages, large enough not to block the data.
 const STDERR_BYTES: usize = 1 << 16;
 
-/// The pod of the node's backup server.
+/// Finds the pod of the node's backup server.
 pub(crate) async fn find(client: &Client, node: &str) -> anyhow::Result<ServerPod> {
     let looking = servers::on_node(client, node);
     let found = tokio::time::timeout(ANSWER_WITHIN, looking)
@@ -33,12 +33,12 @@ pub(crate) async fn find(client: &Client, node: &str) -> anyhow::Result<ServerPo
         .map_err(anyhow::Error::msg)?;
     found.ok_or_else(|| {
         anyhow!(
-            "no backup server runs on node {node}; on the node itself the backups are in {REPOSITORY}"
+            "no backup server is running on node {node}; on the node, the backups are in {REPOSITORY}"
         )
     })
 }
 
-/// Starts a command of ours in it.
+/// Starts a subcommand of `etcd-lifeboat` in the pod.
 pub(crate) async fn start(
     client: &Client,
     pod: &ServerPod,
@@ -59,15 +59,15 @@ pub(crate) async fn start(
         .await
         .context("the API server does not answer")?
         .map_err(|error| {
-            let what = "running a command in the pod of the backup server";
+            let what = "cannot run a command in the pod of the backup server";
             anyhow!("{what}: {}", plain(&error))
         })
 }
 
-/// How a command ended, if it did: by its status, or because the connection broke.
+/// The status of the command, or `None` if the connection was lost.
 pub(crate) type Ending = Shared<BoxFuture<'static, Option<Status>>>;
 
-/// When it ends. Where the connection breaks the streams of the library never do: only this tells.
+/// Waits for the end of the command. If the connection is lost, the library's streams do not end; only this future does.
 pub(crate) fn ending(process: &mut AttachedProcess) -> Ending {
     match process.take_status() {
         Some(status) => status.boxed().shared(),
@@ -75,7 +75,7 @@ pub(crate) fn ending(process: &mut AttachedProcess) -> Ending {
     }
 }
 
-/// What the command says, if it failed.
+/// The error message of the command, if it failed.
 pub(crate) async fn complaint(
     process: &mut AttachedProcess,
     status: Option<Status>,

@@ -324,13 +324,16 @@ fn a_wrong_command_line_ends_with_2_and_says_what_to_write() {
         (&["--max-number-of-backups", "0"], "0 is not in 1.."),
         (
             &["--max-size-of-backups-gb", "4"],
-            "goes with --type RetentionSize",
+            "needs --type RetentionSize",
         ),
         (
             &["--type", "None", "--max-number-of-backups", "4"],
             "leave it out",
         ),
-        (&["--cert", "c.crt"], "--cert and --key go together"),
+        (
+            &["--cert", "c.crt"],
+            "--cert and --key must be used together",
+        ),
         (&["--no-such-flag"], "--no-such-flag"),
     ] {
         let output = lifeboat(&[&["backup-server"], flags].concat());

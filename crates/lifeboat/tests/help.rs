@@ -174,7 +174,7 @@ fn a_wrong_command_line_ends_with_2_and_says_what_to_write() {
         ),
         (
             &["verify", "--against", "h:1", "--cert", "c", "x"],
-            "--cert and --key go together",
+            "--cert and --key must be used together",
         ),
         (
             &["verify", "--against", "h:1", "--user", "root", "x"],

@@ -56,7 +56,7 @@ fn a_node_that_nobody_can_parse_does_not_blind_the_operator_and_it_waits_for_its
     std::thread::sleep(Duration::from_secs(35));
     assert!(operator.child.try_wait().unwrap().is_none(), "it has ended");
     assert!(
-        operator.log().contains("tried again until it works"),
+        operator.log().contains("trying again until it succeeds"),
         "{}",
         operator.log()
     );
@@ -160,7 +160,10 @@ fn whoever_may_ask_for_a_backup_decides_nothing_about_those_of_others() {
         );
         assert!(!output.status.success(), "{backup:.20}");
         let said = told(&output);
-        assert!(said.contains("is set by what a Backup runs"), "{said:.300}");
+        assert!(
+            said.contains("only the CronJob of a Backup can set the annotation"),
+            "{said:.300}"
+        );
     }
     let end = |name: &str| {
         let of = ["etcdbackup", name];
@@ -197,10 +200,13 @@ fn whoever_may_ask_for_a_backup_decides_nothing_about_those_of_others() {
     let binding = "etcd-lifeboat-asked-by-a-backup";
     let _ = cluster.kubectl_ok(&["delete", "validatingadmissionpolicybinding", binding]);
     for (number, (backup, why)) in [
-        ("default", "no Backup of that name asks"),
-        ("other", "there is no such Backup"),
-        (long.as_str(), "not a name that a Backup can have"),
-        (forged, "not a name that a Backup can have"),
+        (
+            "default",
+            "a Backup with this name does not create EtcdBackups",
+        ),
+        ("other", "this Backup does not exist"),
+        (long.as_str(), "not a valid name of a Backup"),
+        (forged, "not a valid name of a Backup"),
     ]
     .into_iter()
     .enumerate()
@@ -234,7 +240,7 @@ fn whoever_may_ask_for_a_backup_decides_nothing_about_those_of_others() {
         let (outcome, message) = wait_until("its end", || end(name));
         assert_eq!(outcome, "BackupFailed");
         assert!(
-            message.contains("is not a name that a PersistentVolumeClaim can have"),
+            message.contains("is not a valid name of a PersistentVolumeClaim"),
             "{message:.300}"
         );
     }
@@ -258,7 +264,7 @@ spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
     let (outcome, message) = wait_until("its end", || end("a-node-1"));
     assert_eq!(outcome, "BackupFailed");
     assert!(
-        message.contains("of another EtcdBackup is there"),
+        message.contains("belongs to another EtcdBackup"),
         "{message}"
     );
     // What was there is there, and the node goes on telling.
@@ -307,14 +313,14 @@ fn the_operators_token_makes_no_pods_but_those_that_the_operator_makes() {
         ("image", &|pod| {
             pod["containers"][0]["image"] = format!("{IMAGE}-evil:1").into()
         }),
-        ("commands", &|pod| {
+        ("must run backup-server", &|pod| {
             pod["containers"][0]["command"] = json!(["/bin/sh"])
         }),
-        ("commands", &|pod| {
+        ("must run backup-server", &|pod| {
             pod["containers"][0]["args"] = json!(["export", "x"])
         }),
-        ("processes", &|pod| pod["hostPID"] = true.into()),
-        ("processes", &|pod| pod["hostIPC"] = true.into()),
+        ("hostPID", &|pod| pod["hostPID"] = true.into()),
+        ("hostIPC", &|pod| pod["hostIPC"] = true.into()),
         ("one container", &|pod| {
             pod["initContainers"] = pod["containers"].clone();
             pod["initContainers"][0]["name"] = "first".into();
@@ -342,13 +348,13 @@ fn the_operators_token_makes_no_pods_but_those_that_the_operator_makes() {
         ("directories", &|pod| {
             volume(pod, json!({"name": "s", "secret": {"secretName": "x"}}));
         }),
-        ("writes to the backups", &|pod| {
+        ("must mount all volumes read-only", &|pod| {
             let mounts = pod["containers"][0]["volumeMounts"].as_array_mut().unwrap();
             for mount in mounts {
                 mount["readOnly"] = false.into();
             }
         }),
-        ("writes to the backups", &|pod| {
+        ("must mount all volumes read-only", &|pod| {
             for volume in pod["volumes"].as_array_mut().unwrap() {
                 if volume["name"] == "backups" {
                     volume["hostPath"] = json!({"path": "/etc/kubernetes"});
@@ -362,11 +368,11 @@ fn the_operators_token_makes_no_pods_but_those_that_the_operator_makes() {
                 .unwrap()
                 .push(variable);
         }),
-        ("by the files of its node", &|pod| {
+        ("must not have flags", &|pod| {
             let args = pod["containers"][0]["args"].as_array_mut().unwrap();
             args.push("--endpoints=https://evil.example".into());
         }),
-        ("sees nothing of its node", &|pod| {
+        ("must not have volumes", &|pod| {
             pod["containers"][0]["args"] = json!(["request-backup"]);
         }),
         ("seccomp", &|pod| {

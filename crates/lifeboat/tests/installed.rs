@@ -125,7 +125,7 @@ fn installed_by_its_manifests_it_works_and_takes_over_and_goes_again() {
     tell_as(&cluster, token.trim(), "node-1").unwrap();
     let refused = tell_as(&cluster, token.trim(), "node-2").unwrap_err();
     assert!(
-        refused.contains("a backup server writes the NodeBackup of its own node only"),
+        refused.contains("a backup server can write only the NodeBackup of its own node"),
         "{refused}"
     );
 

@@ -222,7 +222,7 @@ fn a_port_that_somebody_else_has_is_told_and_backups_go_on() {
     };
     let log = agent.wait_for("backup made");
     assert!(
-        log.contains("can't listen on") && log.contains("--listen"),
+        log.contains("cannot listen on") && log.contains("--listen"),
         "{log}"
     );
     assert_eq!(agent.terminate(), Some(0));

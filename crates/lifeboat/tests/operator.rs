@@ -219,7 +219,7 @@ fn the_kinds_explain_themselves() {
         return;
     };
     let operator = Operator::start(&cluster, "a", &[]);
-    operator.wait_for("made Backup/default");
+    operator.wait_for("created Backup/default");
     for (field, words) in [
         ("backup", "Backups of etcd on a schedule"),
         ("etcdbackup", "One backup of etcd, now"),
@@ -422,7 +422,7 @@ fn beside_upstreams_own_operator_nothing_is_double() {
         assert_eq!(output.status.code(), Some(1), "{}", told(&output));
         assert!(told(&output).contains(words), "{}", told(&output));
     };
-    fails("request-backup", "makes them on volumes only");
+    fails("request-backup", "stores backups only on volumes");
     let requests = get(&cluster, &["etcdbackups"]).unwrap();
     assert!(requests["items"].as_array().unwrap().is_empty());
     let drift = [
@@ -473,11 +473,14 @@ fn beside_upstreams_own_operator_nothing_is_double() {
     });
     let hosted = Operator::start(&cluster, "hosted", &[]);
     wait_until("that to be told", || {
-        hosted.log().contains("nothing is made").then_some(())
+        hosted
+            .log()
+            .contains("the operator makes no backups")
+            .then_some(())
     });
     std::thread::sleep(Duration::from_secs(2));
     assert!(get(&cluster, &set).is_none() && get(&cluster, &["backup", "default"]).is_none());
-    fails("status", "not on this cluster's nodes");
+    fails("status", "does not run on the nodes of this cluster");
 }
 
 #[test]

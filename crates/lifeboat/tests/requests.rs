@@ -251,7 +251,7 @@ fn any_other_backup_keeps_its_own_schedule_retention_and_history() {
         holds.then_some(message)
     });
     assert!(
-        message.contains("make it there, or leave pvcName out"),
+        message.contains("create it there, or remove pvcName"),
         "{message}"
     );
     claim(&cluster, "often");
@@ -503,7 +503,7 @@ fn what_can_not_be_done_is_refused_with_what_to_write_instead() {
         ),
         (
             "{pvcName: no-such-claim}",
-            "make it there, or leave pvcName out",
+            "create it there, or remove pvcName",
         ),
         (
             "{retentionPolicy: {retentionType: RetentionNumber, retentionSize: {maxSizeOfBackupsGb: 4}}}",

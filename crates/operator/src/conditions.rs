@@ -1,9 +1,9 @@
-//! Conditions: what is said of an object, and whether that is something new.
+//! Builds conditions and detects whether they have changed.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// What there is to say.
+/// A new value for a condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Saying {
     pub(crate) type_: &'static str,
@@ -12,13 +12,13 @@ pub(crate) struct Saying {
     pub(crate) message: String,
 }
 
-/// The condition with the type of the saying, as it was.
+/// The current condition of a type.
 pub(crate) fn before<'c>(conditions: &'c [Condition], type_: &str) -> Option<&'c Condition> {
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
 impl Saying {
-    /// As a condition; the time is that of the last change of its status.
+    /// Makes the condition. Keeps the transition time if the status does not change.
     pub(crate) fn after(
         &self,
         before: Option<&Condition>,
@@ -38,7 +38,7 @@ impl Saying {
         }
     }
 
-    /// Whether it was said before, word for word: saying it again would only wake everybody.
+    /// Whether the current condition is the same. Writing it again would only wake all watchers.
     pub(crate) fn is_old(&self, before: Option<&Condition>, generation: Option<i64>) -> bool {
         before.is_some_and(|before| {
             before.status == if self.holds { "True" } else { "False" }

@@ -1,5 +1,5 @@
-//! `Backup/default` from day one: made once, and left alone from then on. Whoever deletes it has opted out, and that is
-//! remembered; deleting the kind is not opting out, since nobody means a backup by that.
+//! Creates `Backup/default` once and does not change it afterwards. A user who deletes it opts out, which a ConfigMap remembers.
+//! Deleting the CRD is not an opt-out.
 
 use crate::lenient::Lenient;
 use crate::watch_again::WatchAgain;
@@ -19,47 +19,47 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// In logs and metrics.
+/// Name of the controller in logs and metrics.
 pub(crate) const NAME: &str = "default-backup";
 const CONFIG_MAP: &str = "etcd-lifeboat-default-backup";
 const KIND_UID: &str = "kindUid";
 const OPTED_OUT: &str = "optedOut";
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
-/// What is remembered: that it was made, under which definition of the kind, and whether it was deleted since.
+/// The stored state: that `Backup/default` was created, and whether a user deleted it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
-    /// The definition's uid.
+    /// The uid of the CRD at that time.
     pub kind_uid: String,
-    /// Whether somebody has deleted the `Backup`.
+    /// Whether a user deleted `Backup/default`.
     pub opted_out: bool,
 }
 
-/// What there is.
+/// The state of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// The uid of the kind's definition; nothing if there is none, or it is on its way out.
+    /// The uid of the CRD, or `None` if it does not exist or is being deleted.
     pub kind_uid: Option<String>,
-    /// Whether there is a `Backup/default`.
+    /// Whether `Backup/default` exists.
     pub exists: bool,
-    /// What is remembered.
+    /// The stored state, if any.
     pub memory: Option<Memory>,
 }
 
-/// What there is to do.
+/// The next action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Nothing, as long as nothing changes.
+    /// Do nothing until something changes.
     Nothing,
-    /// Define the kind.
+    /// Create the CRD.
     DefineKind,
-    /// Make it, and remember that.
+    /// Create `Backup/default`.
     Create,
-    /// Remember this.
+    /// Store this state.
     Remember(Memory),
 }
 
-/// Decides.
+/// Decides on the next action.
 #[must_use]
 pub fn decide(gate: bool, seen: &Seen) -> Decision {
     let Some(kind_uid) = &seen.kind_uid else {
@@ -90,7 +90,7 @@ pub fn decide(gate: bool, seen: &Seen) -> Decision {
     }
 }
 
-/// Acts on whatever changes.
+/// Acts on each change.
 pub(crate) async fn run(context: Arc<Context>) {
     let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
     let backups: Api<Lenient<Backup>> = Api::all(context.client.clone());
@@ -107,17 +107,17 @@ pub(crate) async fn run(context: Arc<Context>) {
             Ok(false) => continue,
             Ok(true) => {}
             // As when the kind is gone: that is looked at, too.
-            Err(error) => tracing::debug!("watching: {error}"),
+            Err(error) => tracing::debug!("watch failed: {error}"),
         }
         while let Err(error) = act(&context).await {
-            tracing::warn!("{NAME}: {}", plain(&error));
+            tracing::warn!("controller {NAME}: {}", plain(&error));
             context.telling.error(NAME);
             tokio::time::sleep(TRY_AGAIN).await;
         }
     }
 }
 
-/// Whether there is something to look at: what is listed is, when the list is complete.
+/// Whether an event needs action. The objects of a list need it only when the list is complete.
 fn is_news<K>(event: watcher::Event<K>) -> bool {
     !matches!(event, watcher::Event::Init | watcher::Event::InitApply(_))
 }
@@ -142,7 +142,7 @@ async fn act(context: &Context) -> Result<(), kube::Error> {
             Decision::Create => {
                 if let Some(made) = create(context).await? {
                     let note = format!(
-                        "made Backup/{DEFAULT_BACKUP}: backups on every control-plane node from now on"
+                        "created Backup/{DEFAULT_BACKUP}: every control-plane node makes backups from now on"
                     );
                     tracing::info!("{note}");
                     let object = made.object_ref(&());
@@ -155,7 +155,7 @@ async fn act(context: &Context) -> Result<(), kube::Error> {
             Decision::Remember(memory) => {
                 if memory.opted_out {
                     let note = format!(
-                        "Backup/{DEFAULT_BACKUP} was deleted: no automated backups any more, until somebody makes it again"
+                        "Backup/{DEFAULT_BACKUP} was deleted: automated backups are off; to turn them on, create Backup/{DEFAULT_BACKUP} again"
                     );
                     tracing::warn!("{note}");
                     context
@@ -169,7 +169,7 @@ async fn act(context: &Context) -> Result<(), kube::Error> {
     }
 }
 
-/// The definition of the kind: what is there to hang an event on when the object itself is gone.
+/// A reference to the CRD, for an event after `Backup/default` was deleted.
 fn kind(seen: &Seen) -> ObjectReference {
     ObjectReference {
         api_version: Some("apiextensions.k8s.io/v1".into()),
@@ -203,7 +203,7 @@ async fn look(context: &Context) -> Result<Seen, kube::Error> {
     })
 }
 
-/// Makes it; gives it if it was made now.
+/// Creates `Backup/default`, and returns it if this call created it.
 async fn create(context: &Context) -> Result<Option<Backup>, kube::Error> {
     let spec = BackupSpec {
         etcd: EtcdBackupPolicy {

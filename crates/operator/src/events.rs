@@ -1,4 +1,4 @@
-//! What was done and found, where people look: Events beside the objects.
+//! Publishes Kubernetes Events.
 
 use crate::plain;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -7,23 +7,23 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-/// What the API server takes of a note.
+/// Limit of the API server for a note.
 const NOTE_BYTES: usize = 1000;
-/// Beyond that they are told anew, and not counted.
+/// Maximum number of events that are remembered, to count repeated ones.
 const MAX_COUNTED: usize = 256;
 
-/// Tells what happens.
+/// Publishes events and counts repeated ones.
 pub struct Events {
     client: Client,
     reporter: Reporter,
     action: &'static str,
-    /// What was last told, by the object's name and the reason. Who records an event a second time counts it, and keeps
-    /// the words of the first: other words are another event.
+    /// The last note and its recorder, by name of the object and reason. A recorder counts repeated events but keeps the first
+    /// note, so a new note needs a new recorder.
     told: Mutex<HashMap<(String, String), (String, Recorder)>>,
 }
 
 impl Events {
-    /// Tells as somebody, of what they do.
+    /// Makes a publisher with this controller name, instance and action.
     #[must_use]
     pub fn new(client: &Client, who: &str, instance: &str, action: &'static str) -> Self {
         let reporter = Reporter {
@@ -38,7 +38,7 @@ impl Events {
         }
     }
 
-    /// The recorder that counts this event, or a new one.
+    /// The recorder of the same event, or a new one.
     fn recorder(&self, object: &ObjectReference, reason: &str, note: &str) -> Recorder {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() >= MAX_COUNTED {
@@ -54,17 +54,17 @@ impl Events {
         recorder
     }
 
-    /// As it should be.
+    /// Publishes a `Normal` event.
     pub async fn normal(&self, object: &ObjectReference, reason: &str, note: &str) {
         self.publish(EventType::Normal, object, reason, note).await;
     }
 
-    /// Worth a look.
+    /// Publishes a `Warning` event.
     pub async fn warning(&self, object: &ObjectReference, reason: &str, note: &str) {
         self.publish(EventType::Warning, object, reason, note).await;
     }
 
-    /// An event that can't be written must not stop what it tells of: that is in the log, too.
+    /// Publishes an event. A failure is only logged.
     async fn publish(&self, type_: EventType, object: &ObjectReference, reason: &str, note: &str) {
         let mut end = note.len().min(NOTE_BYTES);
         while !note.is_char_boundary(end) {
@@ -80,7 +80,7 @@ impl Events {
         };
         let recorder = self.recorder(object, reason, note);
         if let Err(error) = recorder.publish(&event, object).await {
-            tracing::warn!("an event was not written: {}", plain(&error));
+            tracing::warn!("cannot write an event: {}", plain(&error));
         }
     }
 }

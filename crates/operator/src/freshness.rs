@@ -1,5 +1,5 @@
-//! Whether backups are new enough, judged by somebody else than the processes that make them: of `Backup/default` on
-//! each control-plane node, of any other by the `EtcdBackup`s it asked for. The condition says which node and why.
+//! Evaluates whether backups are up to date, outside of the processes that make them: for `Backup/default` on each control-plane
+//! node, for any other `Backup` by its `EtcdBackup`s. The condition names the node and the reason.
 
 use crate::backup::{Outcome, outcome};
 use crate::conditions::{Saying, before};
@@ -28,44 +28,44 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// In logs and metrics.
+/// Name of the controller in logs and metrics.
 pub(crate) const NAME: &str = "freshness";
-/// Who writes this condition; the other one is another controller's.
+/// The field manager of this condition.
 const MANAGER: &str = "etcd-lifeboat-operator-freshness";
 const CONDITION: &str = "Degraded";
 const SETTLE: Duration = Duration::from_millis(500);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
-/// What was judged is judged anew so often, and said with the time: what nobody renews is of then.
+/// How often backups are evaluated again, even without a change. The time of the evaluation is in the status.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
-/// A little less than the time between two looks.
+/// A little less than the time between two evaluations.
 const RENEWED_EVERY: SignedDuration = SignedDuration::from_secs(290);
-/// What a node that has left has told is kept for so long.
+/// How long the `NodeBackup` of a removed node is kept.
 const LEFT_NODES_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
-/// After its start it does not yet know what nodes will tell as soon as they can: where the API server was away, too,
-/// they try again at the latest after half a minute.
+/// How long the operator waits after its start before it reports stale nodes. After an outage of the API server, nodes write their
+/// status within 30 s.
 const NODES_CATCH_UP: SignedDuration = SignedDuration::from_secs(45);
 
-/// What can't be read off the cluster again.
+/// State that is not stored in the cluster.
 #[derive(Default)]
 struct Memory {
-    /// When it was first looked.
+    /// Time of the first evaluation.
     started: Option<Timestamp>,
-    /// By node, also while it tells nothing: how far its backups have come.
+    /// The progress of the backups, by node.
     advanced: HashMap<String, Advance>,
-    /// By node: since when it is one of the control plane; of those from before there is its age.
+    /// Since when a node is a control-plane node, by node.
     joined: HashMap<String, Timestamp>,
-    /// By `Backup`: the generation of what it says, and when that was seen.
+    /// The generation of a `Backup` and when it was first seen, by name.
     generations: HashMap<String, (i64, Option<Timestamp>)>,
-    /// What was last said that could be done.
+    /// The last valid specification of `Backup/default`.
     valid: Option<ValidBackup>,
-    /// Whether everything was looked at once.
+    /// Whether the first evaluation is complete.
     looked: bool,
-    /// What was last said where there is no condition for it.
+    /// The last result, if there is no `Backup` for a condition.
     said: Option<(bool, String)>,
 }
 
-/// What makes a backup newer than another one. A name does not: what was newest before is it again when the newest is removed.
+/// Identifies how new a backup is. The name is not enough: when the newest backup is removed, an older one becomes the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mark {
     sequence: i64,
@@ -98,18 +98,18 @@ impl Mark {
     }
 }
 
-/// How far a node's backups have come.
+/// The progress of a node's backups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Advance {
     highest: Mark,
-    /// Of the newest one there is now.
+    /// The mark of the newest backup that exists now.
     shown: Mark,
-    /// When that was seen to be a new one.
+    /// When this backup was first seen.
     at: Timestamp,
 }
 
 impl Advance {
-    /// What is shown now, seen at `now`.
+    /// Updates the progress with the newest backup, seen at `now`.
     fn see(&mut self, mark: Mark, now: Timestamp) {
         if mark.is_beyond(&self.highest) {
             self.highest = self.highest.max(&mark);
@@ -127,7 +127,7 @@ impl Advance {
     }
 }
 
-/// Acts on whatever changes, and on time going by.
+/// Acts on each change, and at intervals.
 pub(crate) async fn run(context: Arc<Context>, seen: Arc<Seen>) {
     let mut changes = seen.changes();
     let mut memory = Memory::default();
@@ -140,7 +140,7 @@ pub(crate) async fn run(context: Arc<Context>, seen: Arc<Seen>) {
                 .map_or(LOOK_AGAIN, |wait| wait + SETTLE)
                 .min(LOOK_AGAIN),
             Err(error) => {
-                tracing::warn!("{NAME}: {}", plain(&error));
+                tracing::warn!("controller {NAME}: {}", plain(&error));
                 context.telling.error(NAME);
                 TRY_AGAIN
             }
@@ -154,7 +154,7 @@ pub(crate) async fn run(context: Arc<Context>, seen: Arc<Seen>) {
     }
 }
 
-/// Looks at everything, and tells what is new; gives the time to look again.
+/// Evaluates all backups and writes the conditions. Returns the time of the next evaluation.
 async fn look(
     context: &Context,
     seen: &Seen,
@@ -290,7 +290,7 @@ async fn look_at_nodes(
 }
 
 impl Memory {
-    /// When what a `Backup` says now was first said, as far as that is known.
+    /// When the current specification of a `Backup` was first seen.
     fn asked_since(&mut self, backup: &Backup, now: Timestamp) -> Timestamp {
         let created = created(&backup.metadata);
         let generation = backup.metadata.generation.unwrap_or_default();
@@ -304,7 +304,7 @@ impl Memory {
         known.1.unwrap_or(created).max(created)
     }
 
-    /// Since when a node is to have backups. It may have got its role long after it was made.
+    /// Since when a node needs backups. It can get its role long after its creation.
     fn joined(&mut self, node: &PartialObjectMeta<Node>, now: Timestamp) -> Timestamp {
         let since = if self.looked {
             now
@@ -314,7 +314,7 @@ impl Memory {
         *self.joined.entry(node.name_any()).or_insert(since)
     }
 
-    /// When a node's newest proven backup was seen to be a new one.
+    /// When a node's newest proven backup was first seen.
     fn advanced(&mut self, told: &NodeBackup, now: Timestamp) -> Option<Timestamp> {
         let status = told.status.as_ref()?;
         let newest = status.last_verified.as_ref()?;
@@ -335,8 +335,8 @@ impl Memory {
     }
 }
 
-/// When a node's newest proven backup became that, as far as it can be known without having watched: the node wrote it when
-/// it had it, if it is what its last run has made. Else it is as old as the node says.
+/// Estimates when a node's newest proven backup was new, without earlier observations. If the last run made it, this is the time when
+/// the node wrote its status. Otherwise it is the time in the backup's record.
 pub(crate) fn known_advance(told: &NodeBackup, now: Timestamp) -> Option<Timestamp> {
     let status = told.status.as_ref()?;
     let newest = status.last_verified.as_ref()?;
@@ -360,7 +360,7 @@ pub(crate) fn created(metadata: &kube::api::ObjectMeta) -> Timestamp {
     created.map_or(Timestamp::UNIX_EPOCH, |time| time.0)
 }
 
-/// When the node itself last wrote it, by the API server's clock. Somebody else's label makes nothing new.
+/// When the node last wrote its `NodeBackup`, by the API server's clock. Writes of others do not count.
 fn written_by_node(told: &NodeBackup) -> Option<Timestamp> {
     let managers = told.metadata.managed_fields.iter().flatten();
     managers
@@ -370,7 +370,7 @@ fn written_by_node(told: &NodeBackup) -> Option<Timestamp> {
         .max()
 }
 
-/// The nodes that are to have backups.
+/// The control-plane nodes.
 pub(crate) fn control_plane(seen: &Seen) -> Vec<Arc<PartialObjectMeta<Node>>> {
     let has_role = |node: &Arc<PartialObjectMeta<Node>>| {
         ROLES.iter().any(|role| node.labels().contains_key(*role))
@@ -378,7 +378,7 @@ pub(crate) fn control_plane(seen: &Seen) -> Vec<Arc<PartialObjectMeta<Node>>> {
     seen.nodes.state().into_iter().filter(has_role).collect()
 }
 
-/// What is wrong with the backup server of a node.
+/// The problem of a node's backup server, if any.
 pub(crate) fn problem_on(node: &str, pods: &[Arc<Pod>]) -> Option<String> {
     let mut own = pods
         .iter()
@@ -386,14 +386,14 @@ pub(crate) fn problem_on(node: &str, pods: &[Arc<Pod>]) -> Option<String> {
         .filter(|pod| is_for(pod, node))
         .peekable();
     if own.peek().is_none() {
-        return Some("no pod of the backup server is there".into());
+        return Some("the backup server has no pod on this node".into());
     }
     // While one is replaced there are two; one that is well is enough.
     let problems: Option<Vec<_>> = own.map(|pod| pod_problem(pod)).collect();
     problems.and_then(|mut problems| problems.pop())
 }
 
-/// Whether a pod of a DaemonSet is for a node, also before it is bound to it.
+/// Whether a pod of a DaemonSet is for this node, even if it is not scheduled yet.
 fn is_for(pod: &Pod, node: &str) -> bool {
     let Some(spec) = &pod.spec else {
         return false;
@@ -406,7 +406,7 @@ fn is_for(pod: &Pod, node: &str) -> bool {
     affinity.pointer(terms).and_then(|value| value.as_str()) == Some(node)
 }
 
-/// What a pod waits for or died of, for a person; nothing if it runs or has done its work.
+/// The problem of a pod, or `None` if it runs or has succeeded.
 pub(crate) fn pod_problem(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let name = pod.name_any();
@@ -451,11 +451,11 @@ pub(crate) fn pod_problem(pod: &Pod) -> Option<String> {
         .iter()
         .flatten()
         .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
-    let message = unscheduled.message.as_deref().unwrap_or("not scheduled");
-    Some(format!("pod {name} waits for a node: {message}"))
+    let message = unscheduled.message.as_deref().unwrap_or("no message");
+    Some(format!("pod {name} is not scheduled: {message}"))
 }
 
-/// What is wrong with a node itself.
+/// The problem of the node itself, if any.
 async fn node_problem(context: &Context, name: &str) -> Result<Option<String>, kube::Error> {
     let nodes: Api<Lenient<Node>> = Api::all(context.client.clone());
     let node = lenient::get(&nodes, name).await?;
@@ -472,7 +472,7 @@ async fn node_problem(context: &Context, name: &str) -> Result<Option<String>, k
     }))
 }
 
-/// Judges a `Backup` by the requests it has made.
+/// Evaluates a `Backup` by its `EtcdBackup`s.
 fn judge_requests(
     valid: &ValidBackup,
     since: Timestamp,
@@ -520,11 +520,11 @@ fn judge_requests(
         );
     }
     if matches!(freshness, Freshness::Stale { .. }) {
-        let last = completed.map_or("none was made yet".to_string(), |at| {
-            format!("the newest is of {at}")
+        let last = completed.map_or("no backup was made yet".to_string(), |at| {
+            format!("the newest is from {at}")
         });
         let message = format!(
-            "two backups were due and none was made: {last}; look at the Jobs and pods of its CronJob"
+            "two backups were due and none was made ({last}); look at the Jobs and pods of the CronJob"
         );
         return judged(true, "BackupsStale", message);
     }
@@ -532,9 +532,9 @@ fn judge_requests(
         Some(_) => judged(
             false,
             "AsExpected",
-            "its newest backup is new enough".into(),
+            "the newest backup is up to date".into(),
         ),
-        None => judged(false, "BackupPending", "its first backup is pending".into()),
+        None => judged(false, "BackupPending", "the first backup is pending".into()),
     }
 }
 
@@ -583,7 +583,7 @@ async fn tell(context: &Context, backup: &Backup, judged: &Judgement) -> Result<
         .await
 }
 
-/// Where no `Backup` is ours there is no condition to say it in: it is said by an event, where all nodes' backups are.
+/// Publishes an event on the CRD of `NodeBackup`, because there is no `Backup` for a condition.
 async fn tell_without_backup(context: &Context, memory: &mut Memory, judged: &Judgement) {
     let before = memory
         .said
@@ -606,7 +606,7 @@ async fn tell_without_backup(context: &Context, memory: &mut Memory, judged: &Ju
     }
 }
 
-/// Removes what nodes have told that are gone for a day; gives the time when the next one may go.
+/// Deletes the `NodeBackup`s of nodes that do not exist any more, one day after the last write. Returns the time of the next deletion.
 async fn forget_nodes_that_left(
     context: &Context,
     seen: &Seen,
@@ -627,7 +627,9 @@ async fn forget_nodes_that_left(
             next = next.into_iter().chain([goes_at]).min();
             continue;
         }
-        tracing::info!("NodeBackup/{name} goes: its node has left a day ago");
+        tracing::info!(
+            "deleting NodeBackup/{name}: its node does not exist, and its last report is more than a day old"
+        );
         let all: Api<NodeBackup> = Api::all(context.client.clone());
         let params = DeleteParams::default();
         gone_is_well(context.write(all.delete(&name, &params)).await)?;
@@ -739,7 +741,7 @@ mod tests {
             ),
             (
                 json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}]}),
-                Some("pod p waits for a node: 0/3 nodes are available"),
+                Some("pod p is not scheduled: 0/3 nodes are available"),
             ),
         ] {
             assert_eq!(problem(status).as_deref(), told);

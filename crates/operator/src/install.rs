@@ -1,4 +1,4 @@
-//! What the operator needs in a cluster before it can work.
+//! Creates the namespace and the CRDs that the operator needs.
 
 use crate::FIELD_MANAGER;
 use crate::shape::{KindsOf, Platform, Shape};
@@ -8,11 +8,11 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
 
-/// Kubernetes' own label for who takes care of an object.
+/// Kubernetes' label for the manager of an object.
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 const US: &str = "etcd-lifeboat";
 
-/// Makes a namespace if there is none.
+/// Creates the namespace if it does not exist.
 pub(crate) async fn namespace(client: &Client, name: &str) -> Result<(), kube::Error> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let namespace = Namespace {
@@ -25,8 +25,8 @@ pub(crate) async fn namespace(client: &Client, name: &str) -> Result<(), kube::E
     made(namespaces.create(&PostParams::default(), &namespace).await)
 }
 
-/// Makes the kinds that are absent, and brings those that an operator of ours has made to this version. What another owner
-/// made is never changed, and OpenShift is the owner of `Backup` and `EtcdBackup` wherever it has them.
+/// Creates missing CRDs, and updates CRDs that this operator created before. Never changes CRDs of another owner. On OpenShift,
+/// `Backup` and `EtcdBackup` belong to OpenShift.
 pub(crate) async fn definitions(client: &Client, shape: &Shape) -> Result<(), kube::Error> {
     let all: Api<CustomResourceDefinition> = Api::all(client.clone());
     for definition in definitions_of_ours() {
@@ -68,7 +68,7 @@ async fn is_ours(all: &Api<CustomResourceDefinition>, name: &str) -> Result<bool
     Ok(found.is_some_and(|found| found.labels().get(MANAGED_BY).is_some_and(|who| who == US)))
 }
 
-/// That it is there already is as good.
+/// Ignores the error that the object already exists.
 fn made<T>(created: Result<T, kube::Error>) -> Result<(), kube::Error> {
     match created {
         Ok(_) => Ok(()),

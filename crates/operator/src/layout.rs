@@ -1,20 +1,20 @@
-//! Where a node has the files of its etcd, and so what a pod that takes backups sees of it.
+//! Where a node has the files of etcd, and which of its directories a pod mounts.
 
 use crate::shape::Platform;
 use kube::ResourceExt;
 use kube::core::PartialObjectMeta;
 use std::fmt;
 
-/// On a node: its layout, where it is another one than that of the cluster.
+/// Label of a node whose layout differs from the layout of the cluster.
 pub const LABEL: &str = "lifeboat.etcd.io/node-layout";
 
-/// A layout. A pod mounts what discovery reads of it, and never the whole `/etc` of a node; what is not there would keep a
-/// pod from starting, so nodes of different layouts have pods of their own.
+/// Where a node has the files of etcd. A pod mounts only the files that it needs. It does not start if one is missing, so each
+/// layout has its own pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NodeLayout {
-    /// kubeadm, OpenShift, and whatever runs etcd as a static pod.
+    /// kubeadm, OpenShift, and others that run etcd as a static pod.
     StaticPod,
-    /// kubespray, whose etcd is a service of the node.
+    /// kubespray, which runs etcd as a service of the node.
     Kubespray,
     /// k3s and RKE2.
     Rancher,
@@ -22,15 +22,15 @@ pub enum NodeLayout {
     MicroShift,
 }
 
-/// Something of the node that a pod sees.
+/// A directory or file of the node that a pod mounts.
 pub(crate) struct Mount {
     pub(crate) path: &'static str,
-    /// As hostPath has it: what is something else keeps the pod from starting.
+    /// The type of the hostPath volume. The pod does not start if the path has another type.
     pub(crate) kind: &'static str,
 }
 
 impl NodeLayout {
-    /// All of them.
+    /// All layouts.
     pub const ALL: [NodeLayout; 4] = [
         NodeLayout::StaticPod,
         NodeLayout::Kubespray,
@@ -38,7 +38,7 @@ impl NodeLayout {
         NodeLayout::MicroShift,
     ];
 
-    /// Its name, as a flag and a label have it.
+    /// Its name in flags and labels.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -49,21 +49,21 @@ impl NodeLayout {
         }
     }
 
-    /// The layout of that name.
+    /// Parses the name of a layout.
     ///
     /// # Errors
-    /// Where there is none.
+    /// If the name is unknown.
     pub fn parse(name: &str) -> Result<Self, String> {
         Self::ALL
             .into_iter()
             .find(|layout| layout.name() == name)
             .ok_or_else(|| {
                 let all = Self::ALL.map(NodeLayout::name).join(", ");
-                format!("there is no node layout {name:?}: expected one of {all}")
+                format!("unknown node layout {name:?}: expected one of {all}")
             })
     }
 
-    /// That of a cluster whose operator was told nothing else.
+    /// The default layout for a platform.
     #[must_use]
     pub fn of(platform: Platform) -> Self {
         match platform {
@@ -72,7 +72,7 @@ impl NodeLayout {
         }
     }
 
-    /// What a node's label says; nothing without one, or with one that is no layout.
+    /// The layout from a node's label, if it has a valid one.
     pub(crate) fn of_node<K>(node: &PartialObjectMeta<K>) -> Option<Self>
     where
         PartialObjectMeta<K>: ResourceExt,
@@ -81,7 +81,7 @@ impl NodeLayout {
         Self::parse(name).ok()
     }
 
-    /// What a pod sees of the node, for reading.
+    /// The directories and files of the node that a pod mounts read-only.
     pub(crate) fn mounts(self) -> &'static [Mount] {
         const fn directory(path: &'static str) -> Mount {
             Mount {
@@ -111,7 +111,7 @@ impl NodeLayout {
         }
     }
 
-    /// Whether some of these files are another user's, so that root without capabilities can't read them.
+    /// Whether some of these files belong to another user, so that root needs a capability to read them.
     pub(crate) fn has_files_of_others(self) -> bool {
         self == NodeLayout::Kubespray
     }

@@ -1,4 +1,4 @@
-//! One operator at a time, by a Lease. Who can't renew it in time stops before another one may take it.
+//! The Lease that selects the active operator. A replica that cannot renew it stops before another replica can take it.
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
@@ -9,28 +9,28 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 const NAME: &str = "etcd-lifeboat-operator";
-/// Another one may take a lease that was not renewed for so long.
+/// Another replica can take the lease if it was not renewed for this time.
 const LASTS: Duration = Duration::from_secs(15);
-/// Its holder stops writing after so long.
+/// The holder stops writing if it could not renew the lease for this time.
 const TRUSTED: Duration = Duration::from_secs(10);
 const RENEWED_EVERY: Duration = Duration::from_secs(3);
 
-/// The right to write.
+/// The lease that allows this replica to write.
 pub struct Lease {
     leases: Api<LeaseObject>,
     identity: String,
-    /// When the API server last took our renewal, or earlier.
+    /// Time of the last successful renewal, or earlier.
     renewed: Mutex<Instant>,
 }
 
-/// What to do about a lease as it is.
+/// Whether to take the lease or to wait.
 #[derive(Debug, PartialEq, Eq)]
 enum Turn {
     Take,
     Wait,
 }
 
-/// Whether a lease is free: nobody's, ours, given up, or not renewed since we watch it.
+/// Decides whether this replica can take the lease: it has no holder, is ours, or was not renewed for too long.
 fn turn(holder: Option<&str>, identity: &str, unchanged_for: Duration) -> Turn {
     match holder {
         None | Some("") => Turn::Take,
@@ -57,20 +57,20 @@ impl Lease {
                     };
                 }
                 Ok(None) => {}
-                Err(error) => tracing::warn!("asking for the lease: {}", crate::plain(&error)),
+                Err(error) => tracing::warn!("cannot acquire the lease: {}", crate::plain(&error)),
             }
             tokio::time::sleep(RENEWED_EVERY).await;
         }
     }
 
-    /// Whether one may write now.
+    /// Whether this replica can write now.
     #[must_use]
     pub fn is_held(&self) -> bool {
         let renewed = self.renewed.lock().map(|at| *at);
         renewed.is_ok_and(|at| at.elapsed() < TRUSTED)
     }
 
-    /// Renews it, until that fails for too long; says why.
+    /// Renews the lease until that fails for too long. Returns the reason.
     pub(crate) async fn keep(&self) -> String {
         let mut seen = None;
         // What was written last is what is there, as long as nobody else has written: one request is enough then.
@@ -96,19 +96,19 @@ impl Lease {
                     }
                     continue;
                 }
-                Ok(Ok(false)) => return "another replica has taken it".into(),
+                Ok(Ok(false)) => return "another replica holds it now".into(),
                 Ok(Err(error)) => crate::plain(&error),
                 Err(_) => "the API server does not answer".into(),
             };
             if !self.is_held() {
                 return format!("not renewed for {} s: {problem}", TRUSTED.as_secs());
             }
-            tracing::warn!("renewing the lease: {problem}");
+            tracing::warn!("cannot renew the lease: {problem}");
         }
     }
 }
 
-/// When the operator that works last renewed its lease, by its own clock; nothing if none ever did.
+/// When the active operator last renewed the lease, by its own clock.
 pub(crate) async fn renewed_at(
     client: &Client,
     namespace: &str,
@@ -118,7 +118,7 @@ pub(crate) async fn renewed_at(
     Ok(lease.and_then(|lease| Some(lease.spec?.renew_time?.0)))
 }
 
-/// Takes or renews the lease if it is free or ours; gives it as it is then.
+/// Takes or renews the lease if possible, and returns it.
 async fn try_take(
     leases: &Api<LeaseObject>,
     identity: &str,
@@ -146,8 +146,8 @@ async fn try_take(
     write(leases, identity, found.metadata.resource_version).await
 }
 
-/// Writes that it is ours now: over the version that was read, so that of two that try only one succeeds, or, without
-/// one, for the first time. Gives nothing if somebody else was quicker.
+/// Writes the lease with this replica as its holder. With `version`, replaces only that version, so that only one of two replicas
+/// succeeds. Without it, creates the lease. Returns `None` if another replica was faster.
 async fn write(
     leases: &Api<LeaseObject>,
     identity: &str,

@@ -1,5 +1,5 @@
-//! Objects of the API server as far as they can be read. One that somebody made unreadable must not hide all others: a list with a
-//! single one that does not parse would never be complete.
+//! Reads objects of the API server and tolerates those that do not parse. Otherwise one such object would make the whole list
+//! fail.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::Resource;
@@ -10,10 +10,10 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt::Debug;
 
-/// What is kept of what a parser says.
+/// Maximum length of a parser's message.
 const PROBLEM_CHARS: usize = 200;
 
-/// An object, or why it can't be read.
+/// An object, or the reason why it cannot be read.
 #[derive(Debug, Clone)]
 pub(crate) struct Lenient<K> {
     meta: ObjectMeta,
@@ -49,7 +49,7 @@ impl<'de, K: DeserializeOwned + Resource> Deserialize<'de> for Lenient<K> {
     }
 }
 
-/// Who wrote which field and when is written by whoever writes the object. What can't be read of it is left out.
+/// Removes the entries of `managedFields` that do not parse. Every writer of an object can set them.
 fn forget_unreadable_fields(value: &mut Value) {
     let managed = value.pointer_mut("/metadata/managedFields");
     if let Some(managed) = managed.and_then(Value::as_array_mut) {
@@ -97,7 +97,7 @@ impl<K: Resource> Resource for Lenient<K> {
 }
 
 impl<K: Resource<DynamicType: Default>> Lenient<K> {
-    /// What is wrong with it, by its name.
+    /// Kind and name of the object, and why it cannot be read.
     pub(crate) fn problem(&self) -> Option<(String, String)> {
         let problem = self.object.as_ref().err()?;
         let kind = K::kind(&K::DynamicType::default()).into_owned();
@@ -106,7 +106,7 @@ impl<K: Resource<DynamicType: Default>> Lenient<K> {
     }
 }
 
-/// All objects that can be read, and what is wrong with the others.
+/// Lists all readable objects, and the problems of the others.
 pub(crate) async fn list<K>(
     all: &Api<Lenient<K>>,
     params: &ListParams,
@@ -118,14 +118,14 @@ where
     let mut problems = Vec::new();
     for object in all.list(params).await? {
         if let Some((name, problem)) = object.problem() {
-            problems.push(format!("{name} can't be read: {problem}"));
+            problems.push(format!("cannot read {name}: {problem}"));
         }
         readable.extend(object.object);
     }
     Ok((readable, problems))
 }
 
-/// One object, if it is there and can be read.
+/// Reads one object. Returns `None` if it does not exist or cannot be read.
 pub(crate) async fn get<K>(all: &Api<Lenient<K>>, name: &str) -> Result<Option<K>, kube::Error>
 where
     K: Resource + DeserializeOwned + Clone + Debug,

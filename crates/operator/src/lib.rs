@@ -1,20 +1,20 @@
-//! Once per cluster: what a cluster's users wrote becomes backups on its nodes, and they are told how it is.
+//! The operator: creates the objects that make backups in a cluster, and reports the state of the backups.
 //!
-//! A controller is a pipeline: look (the only reads) → judge → build (pure) → apply → tell. Writes are server-side
-//! apply, and only while the lease is held.
+//! A controller is a pipeline: read → decide → build (pure) → apply → report. All writes use server-side apply, and only the
+//! replica that holds the lease writes.
 //!
-//! - [`default_backup`]: `Backup/default` from day one, unless somebody has deleted it.
-//! - [`periodic`]: `Backup/default` becomes a DaemonSet, any other a CronJob.
-//! - [`backup`]: an `EtcdBackup` becomes Jobs, one request at a time.
-//! - [`removal`]: an `EtcdBackup` whose Job is gone goes, too.
-//! - [`request`]: asks for a backup by an `EtcdBackup`.
-//! - [`freshness`]: whether the nodes' backups are new enough.
-//! - [`manifests`]: what is installed for it to run.
-//! - [`overview`]: what a person wants to know of it all.
-//! - [`servers`]: the pods of backup servers.
-//! - [`shape`]: what kind of cluster it is.
-//! - [`layout`]: what a pod sees of a node.
-//! - [`lease`]: one operator at a time.
+//! - [`default_backup`]: creates `Backup/default`, unless a user deleted it.
+//! - [`periodic`]: creates a DaemonSet for `Backup/default`, and a CronJob for each other `Backup`.
+//! - [`backup`]: creates Jobs for an `EtcdBackup`, one request at a time.
+//! - [`removal`]: deletes an `EtcdBackup` whose Job was deleted.
+//! - [`request`]: creates an `EtcdBackup` and waits for its result.
+//! - [`freshness`]: evaluates whether the backups of the nodes are up to date.
+//! - [`manifests`]: the manifests to install the operator.
+//! - [`overview`]: the overview for `status`.
+//! - [`servers`]: finds the pods of backup servers.
+//! - [`shape`]: detects the properties of the cluster.
+//! - [`layout`]: the node directories that a pod mounts.
+//! - [`lease`]: the Lease that selects the active operator.
 
 pub mod backup;
 mod conditions;
@@ -59,34 +59,34 @@ use std::time::Duration;
 use telling::Shared;
 use tokio::task::JoinSet;
 
-/// Who writes, as the API server records it.
+/// The field manager of the operator's writes.
 pub const FIELD_MANAGER: &str = "etcd-lifeboat-operator";
 
-/// What an operator is told.
+/// Options of the operator.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The image of the pods it makes.
+    /// The image of the pods that the operator creates.
     pub image: String,
     /// Whether the feature gate `AutomatedEtcdBackup` is on.
     pub automated_backup: bool,
-    /// Who it is among its replicas.
+    /// The name of this replica in the Lease.
     pub identity: String,
-    /// Which controllers run.
+    /// The controllers to run.
     pub controllers: Controllers,
-    /// Where nodes have the files of etcd; by the cluster's platform if nothing was said.
+    /// The node layout; if `None`, the platform of the cluster decides.
     pub layout: Option<NodeLayout>,
-    /// More flags for the backup servers; for tests.
+    /// Additional flags for the backup servers, for tests.
     pub server_flags: Vec<String>,
-    /// More flags for Jobs that make a backup; for tests.
+    /// Additional flags for the Jobs that make a backup, for tests.
     pub backup_flags: Vec<String>,
 }
 
-/// Which controllers run.
+/// The controllers to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Controllers(BTreeSet<&'static str>);
 
 impl Controllers {
-    /// What they are called.
+    /// The names of all controllers.
     pub const NAMES: [&'static str; 5] = [
         default_backup::NAME,
         periodic::NAME,
@@ -95,16 +95,16 @@ impl Controllers {
         freshness::NAME,
     ];
 
-    /// All of them.
+    /// All controllers.
     #[must_use]
     pub fn all() -> Self {
         Controllers(Self::NAMES.into_iter().collect())
     }
 
-    /// Reads a list as Kubernetes' own controller manager does: `*` are all, `-NAME` is one less.
+    /// Parses a list as the Kubernetes controller manager does: `*` means all, `-NAME` turns one off.
     ///
     /// # Errors
-    /// What is no controller.
+    /// If a name is unknown.
     pub fn parse(list: &str) -> Result<Self, String> {
         let mut chosen = BTreeSet::new();
         let mut without = BTreeSet::new();
@@ -122,7 +122,7 @@ impl Controllers {
                 None if word == "*" => set.extend(Self::NAMES),
                 None => {
                     return Err(format!(
-                        "no controller {word:?}: expected *, or some of {}, with - before those that are not to run",
+                        "unknown controller {word:?}: expected * for all, or names of {}; a - before a name turns that controller off",
                         Self::NAMES.join(", ")
                     ));
                 }
@@ -136,19 +136,19 @@ impl Controllers {
     }
 }
 
-/// Why an operator ended.
+/// The reason why the operator ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OperatorError {
-    /// Another replica holds the lease now: whoever is left must not write.
+    /// Another replica can hold the lease now, so this one must not write.
     #[error("the lease was lost: {0}")]
     LeaseLost(String),
-    /// The cluster is another one than what was started for.
-    #[error("a feature gate of the cluster has changed: to be started anew")]
+    /// The properties of the cluster have changed since the start.
+    #[error("a feature gate of the cluster has changed: the operator must start again")]
     ShapeChanged,
 }
 
-/// What all controllers share.
+/// Data that all controllers share.
 pub(crate) struct Context {
     client: Client,
     options: Options,
@@ -156,30 +156,32 @@ pub(crate) struct Context {
     lease: Arc<Lease>,
     events: Events,
     telling: Arc<Shared>,
-    /// With upstream's definition of `Backup` there is nowhere to put them, and trying wakes everybody each time.
+    /// Whether the CRD of `Backup` is upstream's, which has no conditions. Each try to write them would only wake all watchers.
     conditions_are_dropped: AtomicBool,
 }
 
 impl Context {
-    /// The layout of nodes that say nothing else.
+    /// The layout of nodes without a layout label.
     fn layout(&self) -> NodeLayout {
         let layout = self.options.layout;
         layout.unwrap_or_else(|| NodeLayout::of(self.shape.platform))
     }
 
-    /// Each write goes through here: without the lease there is none.
+    /// Sends a write request if this replica holds the lease. All writes use this function.
     async fn write<T>(
         &self,
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, kube::Error> {
         if !self.lease.is_held() {
-            return Err(kube::Error::Service("the lease is not held".into()));
+            return Err(kube::Error::Service(
+                "this replica does not hold the lease".into(),
+            ));
         }
         killed_here();
         request.await
     }
 
-    /// Writes a condition of a `Backup`, as one of those who write there, with what else is told of its status.
+    /// Writes a condition and other status fields of a `Backup`, as one of its field managers.
     async fn tell_backup(
         &self,
         name: &str,
@@ -204,7 +206,7 @@ impl Context {
         )
     }
 
-    /// Tells by an event what a condition says that is bad when it holds, and when it does not any more.
+    /// Publishes an event when a condition becomes true, and when it becomes false again.
     async fn announce(
         &self,
         object: &ObjectReference,
@@ -225,7 +227,7 @@ impl Context {
     }
 }
 
-/// What the API server said, for a person: the library's own text has it three times.
+/// The error message of the API server. The text of the library repeats it three times.
 #[must_use]
 pub fn plain(error: &kube::Error) -> String {
     match error {
@@ -234,7 +236,7 @@ pub fn plain(error: &kube::Error) -> String {
     }
 }
 
-/// What is gone meanwhile needs nothing any more.
+/// Ignores the error that an object does not exist.
 fn gone_is_well<T>(written: Result<T, kube::Error>) -> Result<(), kube::Error> {
     match written {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
@@ -242,7 +244,7 @@ fn gone_is_well<T>(written: Result<T, kube::Error>) -> Result<(), kube::Error> {
     }
 }
 
-/// Where a debug build may be told to end as if it were killed: before its n-th write.
+/// For tests: a debug build aborts before its n-th write.
 #[cfg(debug_assertions)]
 fn killed_here() {
     use std::sync::LazyLock;
@@ -260,13 +262,13 @@ fn killed_here() {
 #[cfg(not(debug_assertions))]
 fn killed_here() {}
 
-/// The API server is asked again after this, then after twice as long each time.
+/// Delay before the first retry of a request. Each further delay is twice as long.
 const FIRST_AGAIN: Duration = Duration::from_secs(1);
 const LONGEST_AGAIN: Duration = Duration::from_secs(15);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// Does something without which nothing goes, until it works. After a disaster the API server is away for a while: whoever ended its
-/// process then would be held back for minutes by its kubelet.
+/// Retries a necessary request until it succeeds. If the process ended instead while the API server is down, the kubelet would delay
+/// its next start by minutes.
 async fn persistently<T, F>(what: &str, attempt: impl Fn() -> F) -> T
 where
     F: Future<Output = Result<T, kube::Error>>,
@@ -280,7 +282,7 @@ where
             Err(_) => "the API server does not answer".into(),
         };
         if problem != said {
-            tracing::warn!("{what}: {problem}; tried again until it works");
+            tracing::warn!("{what} failed: {problem}; trying again until it succeeds");
             said = problem;
         }
         tokio::time::sleep(again).await;
@@ -288,16 +290,19 @@ where
     }
 }
 
-/// Runs until the lease is lost; the caller ends the process then, and a new one waits for its turn.
+/// Runs until the lease is lost. Then the caller must end the process.
 ///
 /// # Errors
-/// Why it ended.
+/// The reason why the operator ended.
 pub async fn run(
     client: Client,
     options: Options,
     telling: Arc<Shared>,
 ) -> Result<(), OperatorError> {
-    let shape = persistently("looking at the cluster", || shape::look(&client)).await;
+    let shape = persistently("reading the properties of the cluster", || {
+        shape::look(&client)
+    })
+    .await;
     tracing::info!(
         namespace = shape.namespace,
         platform = shape.platform.name(),
@@ -305,13 +310,13 @@ pub async fn run(
         options.identity
     );
     let namespace = || install::namespace(&client, &shape.namespace);
-    persistently("making the namespace", namespace).await;
+    persistently("creating the namespace", namespace).await;
     if shape.external {
         tracing::warn!("{}", shape::ELSEWHERE);
         return pending().await;
     }
     let lease = Arc::new(Lease::acquire(&client, &shape.namespace, &options.identity).await);
-    tracing::info!("holds the lease");
+    tracing::info!("this replica holds the lease and is active");
     telling.change(|telling| telling.leader = true);
     let events = Events::new(&client, FIELD_MANAGER, &options.identity, "Reconcile");
     let context = Arc::new(Context {
@@ -330,14 +335,13 @@ pub async fn run(
     }
 }
 
-/// Runs the controllers.
 async fn control(context: Arc<Context>) -> Result<(), OperatorError> {
     let ours = context.shape.kinds == KindsOf::Us;
     if !ours && !context.options.automated_backup {
         return pending().await;
     }
     let define = || context.write(install::definitions(&context.client, &context.shape));
-    persistently("defining the custom resources", define).await;
+    persistently("creating the CRDs", define).await;
     let judges = context.options.controllers.has(freshness::NAME);
     context.telling.change(|telling| telling.judges = judges);
     // Aborted with the lease.
@@ -352,7 +356,7 @@ async fn control(context: Arc<Context>) -> Result<(), OperatorError> {
         }
     } else {
         tracing::warn!(
-            "OpenShift's own feature gate {} is on, so its operator acts on each Backup: none is made here, and backup servers run with their defaults",
+            "OpenShift's feature gate {} is on, so OpenShift's own operator handles each Backup: this operator creates no Backup, and its backup servers run with default settings",
             shape::GATE
         );
         if chosen.has(periodic::NAME) {
@@ -400,7 +404,7 @@ mod tests {
         );
         let told = chosen("freshnes").err().unwrap_or_default();
         assert!(
-            told.contains("expected *, or some of default-backup"),
+            told.contains("expected * for all, or names of default-backup"),
             "{told}"
         );
     }

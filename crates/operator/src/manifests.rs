@@ -1,25 +1,25 @@
-//! What is installed once, so that the operator can run: its namespace, who it and its pods are to the API server,
-//! what each of them may, and its Deployment.
+//! The manifests to install the operator: namespace, service accounts, roles, admission policies, Deployment and
+//! monitoring.
 
 use crate::names::{AGENT_ACCOUNT, OPERATOR_ACCOUNT, OPERATOR_APP as APP, REQUEST_ACCOUNT};
 use crate::{pods, policies};
 use serde_json::{Value, json};
 
-/// What is asked for.
+/// Options of the manifests.
 #[derive(Debug, Clone)]
 pub struct Install {
-    /// The image of the operator and of the pods it makes.
+    /// The image of the operator and of the pods that it creates.
     pub image: String,
-    /// Where it is installed.
+    /// The namespace of the operator.
     pub namespace: String,
-    /// With what only OpenShift has: constraints of its own for the pods, in a namespace that is already there.
+    /// Whether the cluster is OpenShift: adds SecurityContextConstraints and uses an existing namespace.
     pub openshift: bool,
-    /// With the Prometheus operator's kinds.
+    /// Whether to add objects for the Prometheus operator.
     pub monitoring: bool,
 }
 
 impl Install {
-    /// Where the operator looks for its objects: upstream's own namespace on OpenShift.
+    /// The namespace of the operator's objects. On OpenShift, it is the namespace that upstream uses.
     #[must_use]
     pub fn usual_namespace(openshift: bool) -> &'static str {
         if openshift {
@@ -32,7 +32,7 @@ impl Install {
 
 const METRICS_PORT: u16 = 8080;
 
-/// All objects, in the order in which they are to be made.
+/// All objects, in the order in which to create them.
 #[must_use]
 pub fn all(install: &Install) -> Vec<Value> {
     let home = &install.namespace;
@@ -76,8 +76,8 @@ pub fn all(install: &Install) -> Vec<Value> {
     all
 }
 
-/// Pods that take backups see the node's disk, which only this level lets them; what they would need not to is told
-/// at each of them, so that nothing is added unseen.
+/// Pods that make backups mount directories of the node, which only the level `privileged` allows. The API server still
+/// warns about each deviation from `restricted`.
 fn namespace(name: &str) -> Value {
     json!({
         "apiVersion": "v1",
@@ -93,7 +93,7 @@ fn namespace(name: &str) -> Value {
     })
 }
 
-/// What OpenShift lets the pods be: no more than they ask for.
+/// The SecurityContextConstraints for the pods on OpenShift.
 fn constraints(home: &str) -> Vec<Value> {
     let name = "etcd-lifeboat";
     let scc = json!({
@@ -134,7 +134,7 @@ fn constraints(home: &str) -> Vec<Value> {
     vec![scc, binding]
 }
 
-/// The operator itself: two, of which one works, so that one is there soon when a node goes.
+/// The Deployment of the operator. It has two replicas, so that the second takes over when a node fails.
 fn deployment(install: &Install) -> Vec<Value> {
     let home = &install.namespace;
     let labels = json!({"app": APP});
@@ -215,7 +215,7 @@ fn deployment(install: &Install) -> Vec<Value> {
     vec![deployment, budget, policy]
 }
 
-/// For the Prometheus operator: what it is to scrape, and the alerts on that.
+/// The objects for the Prometheus operator: a ServiceMonitor and alerts.
 fn monitoring(home: &str) -> Vec<Value> {
     let labels = json!({"app": APP});
     let service = json!({
@@ -265,55 +265,55 @@ pub fn alerts() -> Value {
             "5m",
             "critical",
             "{{ $labels.node }} has no recent proven backup of etcd",
-            "The condition Degraded of Backup/default says why: kubectl describe backup default.",
+            "The condition Degraded of Backup/default gives the reason. To see it, run: kubectl describe backup default",
         ),
         alert(
             "EtcdLifeboatBackupDegraded",
             "etcd_lifeboat_operator_backup_fresh == 0 or etcd_lifeboat_operator_backup_reconciled == 0",
             "5m",
             "warning",
-            "Backup {{ $labels.backup }} does not make the backups it should",
-            "Its conditions say why: kubectl describe backup {{ $labels.backup }}.",
+            "Backup {{ $labels.backup }} does not make backups as specified",
+            "The conditions of the Backup give the reason. To see them, run: kubectl describe backup {{ $labels.backup }}",
         ),
         alert(
             "EtcdLifeboatNoNodesCovered",
             "sum(etcd_lifeboat_operator_node_applicable) == 0",
             "15m",
             "critical",
-            "No node of the control plane has something to back up",
-            "Either no node has a role label control-plane, master or etcd, or none of them has a member of etcd with a vote.",
+            "No control-plane node has an etcd member to back up",
+            "Either no node has a role label control-plane, master or etcd, or no node with such a label has a voting etcd member.",
         ),
         alert(
             "EtcdLifeboatEvaluationStale",
             "absent(etcd_lifeboat_operator_last_evaluation_timestamp_seconds) or time() - max(etcd_lifeboat_operator_last_evaluation_timestamp_seconds) > 900",
             "5m",
             "warning",
-            "Nobody judges whether backups of etcd are new enough",
-            "The operator of etcd-lifeboat works and has not looked at the nodes for 15 minutes: its log says what it waits for.",
+            "The operator of etcd-lifeboat does not evaluate the backups of etcd",
+            "The operator has not evaluated the backups of the nodes for 15 minutes. The log of the operator gives the reason.",
         ),
         alert(
             "EtcdLifeboatUnreadableObjects",
             "etcd_lifeboat_operator_unreadable_objects > 0",
             "5m",
             "warning",
-            "The operator of etcd-lifeboat can't read {{ $value }} objects of the cluster",
-            "It leaves them out, and works with all others. Its log names them and says why.",
+            "The operator of etcd-lifeboat cannot read {{ $value }} objects of the cluster",
+            "The operator ignores these objects and works with all others. The log of the operator names them and gives the reason.",
         ),
         alert(
             "EtcdLifeboatOptedOut",
             "etcd_lifeboat_operator_opted_out == 1",
             "15m",
             "info",
-            "Somebody has deleted Backup/default: there are no automated backups of etcd",
-            "Make it again to have them: kubectl apply of a Backup called default.",
+            "Backup/default was deleted: there are no automated backups of etcd",
+            "To turn automated backups on again, create a Backup with the name default.",
         ),
         alert(
             "EtcdLifeboatOperatorDown",
             "absent(etcd_lifeboat_operator_leader == 1)",
             "15m",
             "warning",
-            "No operator of etcd-lifeboat works",
-            "Backups on the nodes go on; nobody judges them, and changes of a Backup are not followed.",
+            "The operator of etcd-lifeboat is down",
+            "The nodes continue to make backups, but the backups are not evaluated, and changes to a Backup have no effect. Look at Deployment etcd-lifeboat-operator.",
         ),
     ]}]})
 }
@@ -331,7 +331,7 @@ fn named(group: &str, resource: &str, names: &[&str], verbs: &[&str]) -> Value {
     })
 }
 
-/// What the operator may in the whole cluster.
+/// Permissions of the operator in the whole cluster.
 fn operator_rules(openshift: bool) -> Value {
     let watch = ["list", "watch"];
     let (backups, requests, own) = (
@@ -415,7 +415,7 @@ fn operator_rules(openshift: bool) -> Value {
     ])
 }
 
-/// What the operator may where its own objects are.
+/// Permissions of the operator in its namespace.
 fn operator_rules_in_namespace() -> Value {
     json!([
         rule("coordination.k8s.io", &["leases"], &["create"]),
@@ -453,7 +453,7 @@ fn operator_rules_in_namespace() -> Value {
     ])
 }
 
-/// What a backup server may: tell of itself. That it is of its own node is what an admission policy sees to.
+/// Permissions of a backup server: write `NodeBackup`s. An admission policy restricts this to its own node.
 fn agent_rules() -> Value {
     json!([
         rule("lifeboat.etcd.io", &["nodebackups"], &["create", "patch"]),
@@ -461,7 +461,7 @@ fn agent_rules() -> Value {
     ])
 }
 
-/// What `request-backup` may.
+/// Permissions of `request-backup`.
 fn request_rules() -> Value {
     json!([rule(
         "operator.openshift.io",
@@ -470,7 +470,7 @@ fn request_rules() -> Value {
     )])
 }
 
-/// A role and its binding, in a namespace or in the whole cluster.
+/// A role and its binding, in a namespace or in the cluster.
 fn granted(home: &str, namespace: Option<&str>, account: &str, rules: &Value) -> [Value; 2] {
     let (role, binding) = match namespace {
         Some(_) => ("Role", "RoleBinding"),

@@ -1,44 +1,44 @@
-//! What things are called in a cluster. Where upstream has a name for it, that is the name.
+//! Names of objects in a cluster. If upstream has a name, it is the same here.
 
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
 /// The DaemonSet of backup servers.
 pub const DAEMON_SET: &str = "backup-server-daemon-set";
-/// Its container.
+/// The container of a backup server.
 pub const SERVER_CONTAINER: &str = "etcd-backup-server";
-/// Its pods, by their label `app`.
+/// Label `app` of backup servers.
 pub const SERVER_APP: &str = "etcd-auto-backup";
-/// The operator's own pods, by their label `app`.
+/// Label `app` of the operator.
 pub const OPERATOR_APP: &str = "etcd-lifeboat-operator";
-/// CronJobs and their Jobs, by their label `app`.
+/// Label `app` of CronJobs and their Jobs.
 pub const CRON_APP: &str = "cluster-backup-cronjob";
-/// Jobs that make a backup, and their pods, by their label `app`.
+/// Label `app` of Jobs that make a backup, and of their pods.
 pub const JOB_APP: &str = "cluster-backup-job";
 /// The container of both kinds of Jobs.
 pub const JOB_CONTAINER: &str = "cluster-backup";
-/// On a CronJob the name of its `Backup`, on a Job that of its `EtcdBackup`; shortened if need be.
+/// Label with the name of the `Backup` of a CronJob, or of the `EtcdBackup` of a Job. Long names are shortened.
 pub const NAME_LABEL: &str = "backup-name";
-/// Who writes `NodeBackup`s, as the API server records it.
+/// The field manager of `NodeBackup`s.
 pub const SERVER_MANAGER: &str = "etcd-lifeboat-backup-server";
-/// On a Job: the node that it is for. On an `EtcdBackup`: the one node that it is for, if it is not for all.
+/// Annotation with the node of a Job, or with the only node of an `EtcdBackup`.
 pub const NODE_ANNOTATION: &str = "lifeboat.etcd.io/node";
-/// Whom the operator is to the API server.
+/// Service account of the operator.
 pub const OPERATOR_ACCOUNT: &str = "etcd-lifeboat-operator";
-/// Whom backup servers are.
+/// Service account of the backup servers and of Jobs that make a backup.
 pub const AGENT_ACCOUNT: &str = "etcd-lifeboat-agent";
-/// Whom `request-backup` is.
+/// Service account of `request-backup`.
 pub const REQUEST_ACCOUNT: &str = "etcd-lifeboat-request";
-/// Where backups are on a node.
+/// Directory of the backups on a node.
 pub const REPOSITORY: &str = "/var/lib/etcd-auto-backup";
 
-/// What a label's value and a Job's name may be at most.
+/// Maximum length of a label value and of a Job name.
 pub(crate) const LABEL_CHARS: usize = 63;
-/// What a CronJob's name may be: its Jobs' names are longer.
+/// Maximum length of a CronJob name. The names of its Jobs are longer.
 pub(crate) const CRON_JOB_CHARS: usize = 52;
 const HASH_CHARS: usize = 8;
 
-/// A name as it is if it is short enough, else its beginning and a hash, so that two stay two.
+/// Shortens a long name to its beginning and a hash, so that different names stay different.
 #[must_use]
 pub fn shortened(name: &str, chars: usize) -> String {
     if name.len() <= chars {

@@ -1,4 +1,4 @@
-//! What a person wants to know of a cluster's backups, node by node, read from what nodes and the operator have told.
+//! The overview of a cluster's backups per node, from the status of `NodeBackup`s and `Backup`s.
 
 use crate::freshness::{created, known_advance, pod_problem, problem_on};
 use crate::lease;
@@ -20,44 +20,44 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Some seconds do for another replica to take over; the rest is for clocks that differ.
+/// Time for another replica to take over, and for differences between clocks.
 const OPERATOR_RENEWS_WITHIN: SignedDuration = SignedDuration::from_secs(60);
 
-/// A cluster's backups. Its JSON is a contract with scripts.
+/// The backups of a cluster. Scripts depend on its JSON.
 #[derive(Debug, Clone, Serialize)]
 pub struct Overview {
-    /// Whether each node that has something to back up has a proven backup that is new enough, and there is one.
+    /// Whether no node is stale and there is no problem.
     pub ok: bool,
-    /// What is wrong with the whole; nothing if nothing is.
+    /// Problems of the whole cluster.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
-    /// Node by node.
+    /// The backups per node.
     pub nodes: Vec<NodeOverview>,
 }
 
-/// A node's backups.
+/// The backups of a node.
 #[derive(Debug, Clone, Serialize)]
 pub struct NodeOverview {
-    /// Its name.
+    /// Name of the node.
     pub node: String,
     /// `fresh`, `pending`, `stale`, or `not-applicable`.
     pub state: &'static str,
     /// The newest proven backup.
     pub last_verified: Option<NodeBackupEntry>,
-    /// How many it keeps.
+    /// Number of proven backups.
     pub kept: i64,
     /// When the next run is due.
     pub next_due: Option<String>,
-    /// What is wrong, or why there is nothing to back up.
+    /// The problem of the node, or why it has nothing to back up.
     pub problem: Option<String>,
-    /// The newest of those it keeps.
+    /// The newest proven backups.
     pub backups: Vec<NodeBackupEntry>,
 }
 
-/// Looks at a cluster.
+/// Reads the overview of a cluster.
 ///
 /// # Errors
-/// What the API server says.
+/// The error of the API server.
 pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Error> {
     let shape = allowed(shape::look(client).await)?;
     if shape.as_ref().is_some_and(|shape| shape.external) {
@@ -106,7 +106,7 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
     let servers_run = upstream || default.is_some();
     if !servers_run {
         problems.push(
-            "there is no Backup called default: nothing is backed up on the nodes' own disks"
+            "Backup/default does not exist: no scheduled backups are made on the disks of the nodes; create a Backup with the name default"
                 .to_string(),
         );
     }
@@ -144,13 +144,13 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
         };
         let verdict = match &schedule {
             Some(schedule) if has_role => judge(schedule, &zone, &view, now),
-            _ => Verdict::NotApplicable("it is not of the control plane".into()),
+            _ => Verdict::NotApplicable("it is not a control-plane node".into()),
         };
         rows.push(row(&view, verdict));
     }
     rows.sort_by(|one, other| one.node.cmp(&other.node));
     if rows.iter().all(|row| row.state == "not-applicable") {
-        problems.push("no node of the control plane has something to back up".into());
+        problems.push("no control-plane node has an etcd member to back up".into());
     }
     Ok(Overview {
         ok: problems.is_empty() && rows.iter().all(|row| row.state != "stale"),
@@ -159,7 +159,7 @@ pub async fn look(client: &Client, now: Timestamp) -> Result<Overview, kube::Err
     })
 }
 
-/// A kind that is not there has no objects.
+/// Returns an empty list if the CRD does not exist.
 fn or_none<K>(
     listed: Result<(Vec<K>, Vec<String>), kube::Error>,
     unreadable: &mut Vec<String>,
@@ -173,7 +173,7 @@ fn or_none<K>(
     }
 }
 
-/// Who may not see something sees all the rest.
+/// Returns `None` if the user is not allowed to read this, so that the rest is still shown.
 fn allowed<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
     match answer {
         Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
@@ -181,7 +181,7 @@ fn allowed<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> 
     }
 }
 
-/// What the operator says of each `Backup`; of the nodes of the default one each row tells.
+/// The problems of each `Backup`. Stale nodes of `Backup/default` are in the rows of the nodes.
 fn problems(backups: &[Backup]) -> Vec<String> {
     let mut problems = Vec::new();
     for backup in backups {
@@ -199,19 +199,19 @@ fn problems(backups: &[Backup]) -> Vec<String> {
     problems
 }
 
-/// A judgement that nobody has renewed says how it was then.
+/// Reports if the conditions of a `Backup` were not evaluated for too long.
 fn not_judged(backup: &Backup, now: Timestamp) -> Option<String> {
     const RENEWED_WITHIN: SignedDuration = SignedDuration::from_mins(15);
     let judged_at = backup.status.as_ref()?.last_evaluated.as_ref()?;
     let age = now.duration_since(judged_at.parse::<Timestamp>().ok()?);
     (age > RENEWED_WITHIN).then(|| {
         format!(
-            "Backup {DEFAULT_BACKUP} was last judged at {judged_at}: its conditions say how it was then. Look at Deployment {OPERATOR_APP}"
+            "Backup {DEFAULT_BACKUP} was last evaluated at {judged_at}: its conditions may be out of date; look at Deployment {OPERATOR_APP}"
         )
     })
 }
 
-/// What is wrong with the operator, by the lease of the one that works.
+/// The problem of the operator, if its lease was not renewed.
 fn operator_problem(
     renewed_at: Option<Timestamp>,
     pods: &[Arc<Pod>],
@@ -228,10 +228,10 @@ fn operator_problem(
     let why = pods.iter().filter(own).find_map(|pod| pod_problem(pod));
     let why = why.unwrap_or_else(|| match renewed_at {
         Some(at) => format!("its lease was last renewed at {at:.0}"),
-        None => "none has ever held its lease".into(),
+        None => "no replica has ever held its lease".into(),
     });
     Some(format!(
-        "the operator does not work: {why}; look at Deployment {OPERATOR_APP}. Backups on the nodes go on, and nobody follows what is written in a Backup"
+        "the operator does not work: {why}; look at Deployment {OPERATOR_APP}. The nodes continue to make backups, but changes to a Backup have no effect"
     ))
 }
 
@@ -286,7 +286,7 @@ mod tests {
                 vec![pod(SERVER_APP)],
                 "renewed at 2026-11-22T02:58:50Z",
             ),
-            (None, vec![], "none has ever held its lease"),
+            (None, vec![], "no replica has ever held its lease"),
         ] {
             let told = operator_problem(renewed_at, &pods, now).unwrap();
             assert!(told.contains(words), "{told}");

@@ -1,5 +1,5 @@
-//! A `Backup` becomes what makes its backups: `Backup/default` a DaemonSet of backup servers, one on each
-//! control-plane node, any other a CronJob that asks for an `EtcdBackup`.
+//! Creates the objects for a `Backup`: for `Backup/default` a DaemonSet of backup servers, one on each control-plane node, and for
+//! any other a CronJob that creates `EtcdBackup`s.
 
 use crate::conditions::{Saying, before};
 use crate::layout::{LABEL, NodeLayout};
@@ -33,19 +33,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// In logs and metrics.
+/// Name of the controller in logs and metrics.
 pub(crate) const NAME: &str = "periodic-backup";
 const CONDITION: &str = "PeriodicBackupControllerDegraded";
 const TRY_AGAIN: Duration = Duration::from_secs(10);
-/// Somebody who writes again and again is answered so often.
+/// Minimum time between two reconciliations.
 const PACE: Duration = Duration::from_millis(300);
-/// What a run of a CronJob leaves behind, as upstream.
+/// History limits of a CronJob, the same as upstream's.
 const SUCCESSFUL_KEPT: i32 = 5;
 const FAILED_KEPT: i32 = 10;
-/// A request waits for its turn and for its backup; one that can't even start must not stop all that follow.
+/// Time limit of a request, so that one that cannot start does not block the next ones.
 const REQUEST_LASTS_S: i64 = 3600;
 
-/// Acts on whatever changes.
+/// Acts on each change.
 pub(crate) async fn run(context: Arc<Context>) {
     let client = &context.client;
     let namespace = &context.shape.namespace;
@@ -94,7 +94,7 @@ pub(crate) async fn run(context: Arc<Context>) {
         .await;
 }
 
-/// Where every `Backup` is upstream's: the servers with their defaults, and nothing else.
+/// If upstream handles each `Backup`, only applies the backup servers with default settings.
 pub(crate) async fn run_defaults(context: Arc<Context>) {
     let sets: Api<Lenient<DaemonSet>> =
         Api::namespaced(context.client.clone(), &context.shape.namespace);
@@ -111,7 +111,10 @@ pub(crate) async fn run_defaults(context: Arc<Context>) {
         // What is applied again as it is changes nothing, and wakes nobody.
         let valid = ValidBackup::of_servers();
         while let Err(error) = servers(&context, &valid, None).await {
-            tracing::warn!("backup servers: {}", plain(&error));
+            tracing::warn!(
+                "cannot apply the DaemonSets of the backup servers: {}",
+                plain(&error)
+            );
             tokio::time::sleep(TRY_AGAIN).await;
         }
     }
@@ -153,7 +156,7 @@ async fn reconcile(
     })
 }
 
-/// Makes what a `Backup` is to become, and says what came of it.
+/// Creates the objects for a `Backup`, and returns the result.
 async fn make(
     context: &Context,
     backup: &Backup,
@@ -163,7 +166,7 @@ async fn make(
     let made = if backup.name_any() == DEFAULT_BACKUP {
         servers(context, valid, Some(&owner))
             .await
-            .map(|()| format!("DaemonSet {DAEMON_SET} has what this Backup says"))
+            .map(|()| format!("DaemonSet {DAEMON_SET} matches this Backup"))
     } else {
         if let Some(claim) = &valid.pvc_name
             && !claim_exists(context, claim).await?
@@ -182,7 +185,7 @@ async fn make(
         );
         apply::<CronJob>(context, &cron_job).await.map(|()| {
             format!(
-                "CronJob {} has what this Backup says",
+                "CronJob {} matches this Backup",
                 cron_job_name(&backup.name_any())
             )
         })
@@ -197,8 +200,8 @@ async fn make(
     }
 }
 
-/// The backup servers: a DaemonSet for the cluster's layout, and one for each layout that nodes have by their label. Those of
-/// layouts that no node has any more go.
+/// Applies the DaemonSets of backup servers: one for the cluster's layout, and one for each layout in a node label. Deletes
+/// DaemonSets of layouts that no node has any more.
 async fn servers(
     context: &Context,
     valid: &ValidBackup,
@@ -242,7 +245,7 @@ fn daemon_set_name(layout: Option<NodeLayout>) -> String {
     }
 }
 
-/// Whether a claim is there, by the API server itself.
+/// Asks the API server whether a PersistentVolumeClaim exists.
 pub(crate) async fn claim_exists(context: &Context, name: &str) -> Result<bool, kube::Error> {
     let namespace = &context.shape.namespace;
     let claims: Api<Lenient<PersistentVolumeClaim>> =
@@ -250,10 +253,10 @@ pub(crate) async fn claim_exists(context: &Context, name: &str) -> Result<bool, 
     Ok(claims.get_opt(name).await?.is_some())
 }
 
-/// What to do about one that is not.
+/// The message for a missing PersistentVolumeClaim.
 pub(crate) fn claim_missing(context: &Context, field: &str, name: &str) -> String {
     format!(
-        "{field}: there is no PersistentVolumeClaim {name:?} in namespace {}; make it there, or leave pvcName out for the disks of the nodes",
+        "{field}: PersistentVolumeClaim {name:?} does not exist in namespace {}; create it there, or remove pvcName to store backups on the disks of the nodes",
         context.shape.namespace
     )
 }
@@ -275,7 +278,7 @@ where
     Ok(())
 }
 
-/// Flags that say what is kept.
+/// The flags for a retention policy.
 pub(crate) fn retention_flags(policy: Policy) -> Vec<String> {
     match policy {
         Policy::Number(number) => vec![
@@ -290,7 +293,7 @@ pub(crate) fn retention_flags(policy: Policy) -> Vec<String> {
     }
 }
 
-/// A DaemonSet, as it is applied: for nodes that have a layout by their label, or for all others, which have the cluster's.
+/// The DaemonSet to apply, for nodes with a layout label or for all other nodes.
 #[must_use]
 pub fn daemon_set(
     shape: &Shape,
@@ -349,12 +352,12 @@ pub fn daemon_set(
     })
 }
 
-/// What the CronJob of a `Backup` is called.
+/// Name of the CronJob of a `Backup`.
 fn cron_job_name(backup: &str) -> String {
     shortened(backup, CRON_JOB_CHARS)
 }
 
-/// The CronJob of any other `Backup`, as it is applied. Its pods only ask; they see nothing of the node.
+/// The CronJob to apply. Its pods only create `EtcdBackup`s and mount nothing of the node.
 #[must_use]
 pub fn cron_job(
     shape: &Shape,
@@ -431,11 +434,11 @@ pub fn cron_job(
     })
 }
 
-/// What is told of a `Backup`.
+/// The status to write for a `Backup`.
 struct Told {
     saying: Saying,
     next_run: Option<Timestamp>,
-    /// When there is something new to tell.
+    /// When to reconcile again.
     again: Option<Duration>,
 }
 

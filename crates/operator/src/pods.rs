@@ -1,29 +1,29 @@
-//! What all pods that the operator makes have in common: where they run, and what they may.
+//! The common parts of all pods that the operator creates: nodes, permissions and mounts.
 
 use crate::layout::{LABEL, NodeLayout};
 use crate::names::{AGENT_ACCOUNT, REPOSITORY};
 use serde_json::{Value, json};
 
-/// Any of these is on nodes that have a member of etcd.
+/// Role labels. A node with an etcd member has at least one of them.
 pub(crate) const ROLES: [&str; 3] = [
     "node-role.kubernetes.io/control-plane",
     "node-role.kubernetes.io/master",
     "node-role.kubernetes.io/etcd",
 ];
-/// Where a claim's volume is in a Job's pod.
+/// Where a Job's pod mounts its PersistentVolumeClaim.
 pub(crate) const CLAIM_MOUNT: &str = "/backups";
 
-/// Where backups of a pod go.
+/// Where a pod stores its backups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target<'t> {
     /// The node's own disk.
     Node,
-    /// A claim's volume.
+    /// A PersistentVolumeClaim.
     Claim(&'t str),
 }
 
 impl Target<'_> {
-    /// Where that is for the program.
+    /// The path in the pod.
     pub(crate) fn path(self) -> &'static str {
         match self {
             Target::Node => REPOSITORY,
@@ -39,7 +39,7 @@ impl Target<'_> {
     }
 }
 
-/// An object with more fields.
+/// Adds fields to an object.
 pub(crate) fn with(mut object: Value, more: Value) -> Value {
     if let (Value::Object(fields), Value::Object(more)) = (&mut object, more) {
         fields.extend(more);
@@ -47,12 +47,12 @@ pub(crate) fn with(mut object: Value, more: Value) -> Value {
     object
 }
 
-/// On which nodes.
+/// Node affinity for all control-plane nodes.
 pub(crate) fn on_control_plane() -> Value {
     with_role(&[])
 }
 
-/// On those nodes of the control plane that have this layout: by their label, or, where it is the cluster's, without one.
+/// Node affinity for control-plane nodes with this layout label, or without a layout label.
 pub(crate) fn with_layout(layout: Option<NodeLayout>) -> Value {
     with_role(&[match layout {
         None => json!({"key": LABEL, "operator": "DoesNotExist"}),
@@ -72,7 +72,7 @@ fn with_role(more: &[Value]) -> Value {
     required(&json!(terms))
 }
 
-/// On this node.
+/// Node affinity for this node.
 pub(crate) fn on_node(name: &str) -> Value {
     required(&json!([
         {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}
@@ -85,11 +85,11 @@ fn required(terms: &Value) -> Value {
     }})
 }
 
-/// A run takes 23 MiB with a database of 1 GiB, of which 32 bytes for each 64 KiB grow with it; and little enough that etcd is not
-/// the one to go.
+/// A run needs 23 MiB for a database of 1 GiB, and 32 bytes more for each further 64 KiB. The limit is low so that the kernel does not
+/// kill etcd if memory runs out.
 const MEMORY_LIMIT: &str = "128Mi";
 
-/// A pod that takes backups of its node's member: one container, called so, with these arguments.
+/// A pod that makes backups of its node's member, with one container.
 pub(crate) fn taking_backups(
     layout: NodeLayout,
     image: &str,

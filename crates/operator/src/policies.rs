@@ -1,4 +1,4 @@
-//! What our own service accounts and a cluster's tenants can't do, by admission policies: rights that RBAC can't give any narrower.
+//! Admission policies that restrict our service accounts and the cluster's tenants, where RBAC is not precise enough.
 
 use crate::layout::NodeLayout;
 use crate::names::{AGENT_ACCOUNT, OPERATOR_ACCOUNT, REPOSITORY, REQUEST_ACCOUNT};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const API_VERSION: &str = "admissionregistration.k8s.io/v1";
 
-/// All of them.
+/// All policies and their bindings.
 pub(crate) fn all(home: &str, image: &str) -> Vec<Value> {
     let mut all = Vec::new();
     all.extend(own_node_only(home));
@@ -41,7 +41,7 @@ fn policy(name: &str, spec: Value) -> [Value; 2] {
     ]
 }
 
-/// A backup server's token names the node it was given to: it may write that one's `NodeBackup`, and no other.
+/// A backup server can write only the `NodeBackup` of the node that its token names.
 fn own_node_only(home: &str) -> [Value; 2] {
     let node = "request.userInfo.extra['authentication.kubernetes.io/node-name']";
     let expression = format!(
@@ -60,14 +60,14 @@ fn own_node_only(home: &str) -> [Value; 2] {
             "matchConditions": [{"name": "backup-servers", "expression": user(home, AGENT_ACCOUNT)}],
             "validations": [validation(
                 &expression,
-                "a backup server writes the NodeBackup of its own node only",
+                "a backup server can write only the NodeBackup of its own node",
             )],
         }),
     )
 }
 
-/// Which `Backup` an `EtcdBackup` is for decides which backups are kept. Only what a `Backup` runs says so: anybody else who can
-/// create an `EtcdBackup` would have older backups removed by it. Owners can be forged, accounts can't.
+/// The `Backup` that an `EtcdBackup` names decides which older backups are removed. So only the service account of the CronJobs can
+/// set this annotation. Owner references can be forged, accounts cannot.
 fn asked_by_a_backup(home: &str) -> [Value; 2] {
     let annotation = |object: &str| {
         format!(
@@ -95,14 +95,14 @@ fn asked_by_a_backup(home: &str) -> [Value; 2] {
             ],
             "validations": [validation(
                 "variables.now == variables.before",
-                &format!("the annotation {BACKUP_ANNOTATION} is set by what a Backup runs: leave it out"),
+                &format!("only the CronJob of a Backup can set the annotation {BACKUP_ANNOTATION}: remove the annotation"),
             )],
         }),
     )
 }
 
-/// Whoever has the operator's token could make pods with the whole node. So what it makes is what it makes: these images, commands
-/// and directories of the node, and nothing privileged.
+/// With the operator's token, an attacker could create pods that control the node. So the operator can create only pods with these
+/// images, commands and node directories, and no privileged pods.
 fn own_pods_only(home: &str, image: &str) -> [Value; 2] {
     let pod = "object.kind == 'CronJob' ? object.spec.jobTemplate.spec.template.spec : object.spec.template.spec";
     let mut paths: Vec<_> = NodeLayout::ALL
@@ -120,7 +120,7 @@ fn own_pods_only(home: &str, image: &str) -> [Value; 2] {
     let checks = [
         validation(
             "variables.pod.containers.size() == 1 && !has(variables.pod.initContainers) && !has(variables.pod.ephemeralContainers)",
-            "a pod of etcd-lifeboat has one container",
+            "a pod of etcd-lifeboat must have exactly one container",
         ),
         // Any version: while the operator is upgraded both are there.
         validation(
@@ -128,66 +128,68 @@ fn own_pods_only(home: &str, image: &str) -> [Value; 2] {
                 "{only}.image == '{repository}' || (({only}.image.startsWith('{repository}:') || {only}.image.startsWith('{repository}@')) && !{only}.image.substring(size('{repository}')).contains('/'))"
             ),
             &format!(
-                "a pod of etcd-lifeboat has an image of {repository}: apply the manifests with the image that you want"
+                "a pod of etcd-lifeboat must use an image of {repository}: to use another image, apply the manifests with that image"
             ),
         ),
         validation(
             &format!(
                 "!has({only}.command) && has({only}.args) && {only}.args[0] in ['backup-server', 'cluster-backup', 'request-backup'] && !has({only}.lifecycle) && !has({only}.livenessProbe) && !has({only}.readinessProbe) && !has({only}.startupProbe)"
             ),
-            "a pod of etcd-lifeboat runs one of its own commands",
+            "a pod of etcd-lifeboat must run backup-server, cluster-backup or request-backup, without lifecycle hooks and probes",
         ),
         validation(
             &format!(
                 "{only}.args.all(arg, !['--host-root', '--config-dir', '--endpoints', '--cacert', '--cert', '--key', '--user', '--kubeconfig', '--context', '--data-dir'].exists(flag, arg.startsWith(flag)))"
             ),
-            "a pod of etcd-lifeboat finds etcd by the files of its node, and the cluster by its account",
+            "a pod of etcd-lifeboat must not have flags that set the location of etcd or of the cluster",
         ),
         validation(
             &format!(
                 "!has({only}.envFrom) && (!has({only}.env) || {only}.env.all(variable, variable.name in ['NODE_NAME', 'MY_JOB_NAME', 'MY_JOB_UID', 'MY_POD_NAME'] && has(variable.valueFrom) && has(variable.valueFrom.fieldRef)))"
             ),
-            "a pod of etcd-lifeboat has the variables that say who it is, and no others",
+            "a pod of etcd-lifeboat must have no environment variables except NODE_NAME, MY_JOB_NAME, MY_JOB_UID and MY_POD_NAME, each with a fieldRef",
         ),
         validation(
             &format!(
                 "{only}.args[0] != 'request-backup' || !has(variables.pod.volumes) || variables.pod.volumes.size() == 0"
             ),
-            "a pod that asks for a backup sees nothing of its node",
+            "a pod of etcd-lifeboat that runs request-backup must not have volumes",
         ),
         validation(
             &format!(
                 "has(variables.pod.securityContext) && has(variables.pod.securityContext.seccompProfile) && variables.pod.securityContext.seccompProfile.type == 'RuntimeDefault' && !has({security}.seccompProfile) && !(has(variables.pod.shareProcessNamespace) && variables.pod.shareProcessNamespace)"
             ),
-            "a pod of etcd-lifeboat has the runtime's seccomp profile",
+            "a pod of etcd-lifeboat must have the seccomp profile RuntimeDefault and no shared process namespace",
         ),
         validation(
             "!(has(variables.pod.hostPID) && variables.pod.hostPID) && !(has(variables.pod.hostIPC) && variables.pod.hostIPC)",
-            "a pod of etcd-lifeboat does not see the processes of its node",
+            "a pod of etcd-lifeboat must not use hostPID or hostIPC",
         ),
         validation(
             &format!(
                 "has({security}) && !(has({security}.privileged) && {security}.privileged) && has({security}.allowPrivilegeEscalation) && !{security}.allowPrivilegeEscalation && has({security}.readOnlyRootFilesystem) && {security}.readOnlyRootFilesystem && has({security}.capabilities) && {security}.capabilities.drop == ['ALL'] && (!has({security}.capabilities.add) || {security}.capabilities.add.all(name, name == 'DAC_READ_SEARCH'))"
             ),
-            "a pod of etcd-lifeboat has no capability but DAC_READ_SEARCH",
+            "a pod of etcd-lifeboat must be unprivileged, must have a read-only root filesystem, and can add only the capability DAC_READ_SEARCH",
         ),
         validation(
             &format!(
                 "!has(variables.pod.volumes) || variables.pod.volumes.all(volume, has(volume.persistentVolumeClaim) || (has(volume.hostPath) && volume.hostPath.path in {paths}))"
             ),
-            "a pod of etcd-lifeboat sees the directories of its node that have to do with etcd, and no others",
+            "a pod of etcd-lifeboat can mount only PersistentVolumeClaims and the directories of etcd on its node",
         ),
         validation(
             &format!(
                 "!has({only}.volumeMounts) || {only}.volumeMounts.all(mount, (has(mount.readOnly) && mount.readOnly) || variables.pod.volumes.exists(volume, volume.name == mount.name && (has(volume.persistentVolumeClaim) || (has(volume.hostPath) && volume.hostPath.path == '{REPOSITORY}'))))"
             ),
-            "a pod of etcd-lifeboat writes to the backups only",
+            "a pod of etcd-lifeboat must mount all volumes read-only, except the directory of the backups",
         ),
         validation(
             &format!(
                 "!has(variables.pod.serviceAccountName) || variables.pod.serviceAccountName in ['{AGENT_ACCOUNT}', '{REQUEST_ACCOUNT}']"
             ),
-            "a pod of etcd-lifeboat has an account of its own",
+            &format!(
+                "a pod of etcd-lifeboat must use the service account {AGENT_ACCOUNT} or {REQUEST_ACCOUNT}"
+            ),
         ),
     ];
     policy(
@@ -215,7 +217,7 @@ fn own_pods_only(home: &str, image: &str) -> [Value; 2] {
     )
 }
 
-/// An image without its version: what is behind the last colon, unless that is a registry's port, or behind an at sign.
+/// An image without its tag and digest.
 fn repository_of(image: &str) -> &str {
     let image = image.split_once('@').map_or(image, |(name, _)| name);
     match image.rsplit_once(':') {

@@ -1,5 +1,5 @@
-//! An `EtcdBackup` goes when its Job is gone. The garbage collector does that for what is in a namespace; it never
-//! collects what belongs to the whole cluster for an owner that is in one.
+//! Deletes an `EtcdBackup` when its Job was deleted. The garbage collector of Kubernetes does not do that, because an `EtcdBackup` is
+//! cluster-scoped and its owner is in a namespace.
 
 use crate::Context;
 use crate::seen::{self, Seen};
@@ -12,18 +12,18 @@ use kube::api::{Api, DeleteParams, Preconditions};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// In logs and metrics.
+/// Name of the controller in logs and metrics.
 pub(crate) const NAME: &str = "backup-removal";
 
 /// A Job that an `EtcdBackup` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Named {
     name: String,
-    /// That of the owner; the Job that makes the backup is named without it.
+    /// The uid, if the Job is an owner. The Job in the status has no uid.
     uid: Option<String>,
 }
 
-/// The Jobs without which an `EtcdBackup` has no reason to be there any more.
+/// The Jobs of an `EtcdBackup`. If one does not exist, the `EtcdBackup` is deleted.
 fn named(request: &EtcdBackup) -> Vec<Named> {
     let owners = request.owner_references().iter();
     let mut named: Vec<_> = owners
@@ -44,7 +44,7 @@ fn named(request: &EtcdBackup) -> Vec<Named> {
     named
 }
 
-/// Acts on whatever changes.
+/// Acts on each change.
 pub(crate) async fn run(context: Arc<Context>, seen: Arc<Seen>) {
     let act = || act(&context, &seen).boxed();
     seen::follow(&context, &seen, NAME, act).await;
@@ -99,7 +99,10 @@ async fn remove(
     missing: &Named,
 ) -> Result<(), kube::Error> {
     let name = request.name_any();
-    tracing::info!("EtcdBackup/{name} goes: its Job {:?} is gone", missing.name);
+    tracing::info!(
+        "deleting EtcdBackup/{name}: its Job {:?} does not exist any more",
+        missing.name
+    );
     let requests: Api<EtcdBackup> = Api::all(context.client.clone());
     // Never one that was made anew under the same name.
     let params = DeleteParams {

@@ -1,4 +1,4 @@
-//! A request for a backup: made, and followed to its end. One that is skipped for another is made again.
+//! Creates an `EtcdBackup` and waits for its result. If it is skipped, creates it again.
 
 use crate::backup::{Outcome, outcome};
 use crate::names::NODE_ANNOTATION;
@@ -15,70 +15,70 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-/// After a request was skipped the next one is made after this, then after twice as long each time.
+/// Delay before the first retry of a skipped request. Each further delay is twice as long.
 const FIRST_AGAIN: Duration = Duration::from_secs(5);
-/// The operator says of each request what it does with it, within a second or two.
+/// After this time without a status, the command reports that the operator does not react.
 const TAKEN_UP_WITHIN: Duration = Duration::from_secs(20);
 const LONGEST_AGAIN: Duration = Duration::from_secs(60);
 
-/// The Job that asks.
+/// The Job that owns the request.
 #[derive(Debug, Clone)]
 pub struct Owner {
-    /// Its name.
+    /// Name of the Job.
     pub name: String,
-    /// Its uid.
+    /// Uid of the Job.
     pub uid: String,
 }
 
-/// What is asked for.
+/// The requested backup.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// What the `EtcdBackup` is called; the API server chooses if nobody does.
+    /// Name of the `EtcdBackup`. If `None`, the API server generates one.
     pub name: Option<String>,
-    /// The `Backup` it is for.
+    /// Name of the `Backup` that the request belongs to.
     pub backup: Option<String>,
-    /// The one node that it is for, if it is not for all.
+    /// The only node to back up, or `None` for all.
     pub node: Option<String>,
-    /// The claim; empty for the nodes' own disks.
+    /// The PersistentVolumeClaim. Empty for the disks of the nodes.
     pub pvc_name: String,
-    /// The Job that asks, if one does.
+    /// The Job that owns the request, if any.
     pub owner: Option<Owner>,
-    /// How long to wait for its end.
+    /// How long to wait for the result.
     pub timeout: Duration,
 }
 
-/// What came of it.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     /// A proven backup was made.
     Completed {
-        /// Of the `EtcdBackup`.
+        /// Name of the `EtcdBackup`.
         name: String,
-        /// What was said of it.
+        /// The message of its condition.
         message: String,
     },
-    /// None was made.
+    /// No backup was made.
     Failed {
-        /// Of the `EtcdBackup`.
+        /// Name of the `EtcdBackup`.
         name: String,
-        /// Why not.
+        /// The reason.
         message: String,
     },
-    /// It was not even asked for.
+    /// No `EtcdBackup` was created.
     NotAsked {
-        /// Why not, and what to do.
+        /// The reason, and what to do.
         message: String,
     },
 }
 
-/// Asks, and waits for the end.
+/// Creates the `EtcdBackup` and waits for its result.
 ///
 /// # Errors
-/// What the API server says to the request.
+/// If the API server refuses the `EtcdBackup`.
 pub async fn run(client: Client, order: &Order, tell: &dyn Fn(&str)) -> Result<Ended, kube::Error> {
     // A Job asks only where the kinds are ours.
     if order.owner.is_none() && order.pvc_name.is_empty() && upstream_acts(&client).await {
-        let message = "OpenShift's own operator acts on every EtcdBackup here, and makes them on volumes only: name a claim, by --pvc-name".into();
+        let message = "OpenShift's own operator handles every EtcdBackup of this cluster and stores backups only on volumes: give a PersistentVolumeClaim with --pvc-name".into();
         return Ok(Ended::NotAsked { message });
     }
     let requests: Api<EtcdBackup> = Api::all(client);
@@ -91,36 +91,39 @@ pub async fn run(client: Client, order: &Order, tell: &dyn Fn(&str)) -> Result<E
             .create(&PostParams::default(), &request(order, number))
             .await?;
         let name = made.name_any();
-        tell(&format!("asked by EtcdBackup {name}"));
+        tell(&format!("created EtcdBackup {name}"));
         let left = deadline.saturating_duration_since(Instant::now());
         let Ok(ended) = tokio::time::timeout(left, end(&requests, &name, tell)).await else {
-            let message = format!("no end after {} s", order.timeout.as_secs());
+            let message = format!("not complete after {} s", order.timeout.as_secs());
             return Ok(Ended::Failed { name, message });
         };
         match ended {
             Some((Outcome::Completed, message)) => return Ok(Ended::Completed { name, message }),
             Some((Outcome::Skipped, message)) if Instant::now() + again < deadline => {
                 tell(&format!(
-                    "EtcdBackup {name}: {message}; again in {} s",
+                    "EtcdBackup {name}: {message}; trying again in {} s",
                     again.as_secs()
                 ));
                 // Who may not delete it leaves it: it is over.
                 if let Err(error) = requests.delete(&name, &DeleteParams::default()).await {
-                    tell(&format!("EtcdBackup {name} stays: {}", plain(&error)));
+                    tell(&format!(
+                        "cannot delete EtcdBackup {name}: {}",
+                        plain(&error)
+                    ));
                 }
                 tokio::time::sleep(again).await;
                 again = (again * 2).min(LONGEST_AGAIN);
             }
             Some((_, message)) => return Ok(Ended::Failed { name, message }),
             None => {
-                let message = "somebody has deleted it".into();
+                let message = "the EtcdBackup was deleted before its end".into();
                 return Ok(Ended::Failed { name, message });
             }
         }
     }
 }
 
-/// Whether the kinds are upstream's, as far as whoever asks may know.
+/// Whether upstream's operator handles `EtcdBackup`s. `false` if the user is not allowed to read that.
 async fn upstream_acts(client: &Client) -> bool {
     let shape = shape::look(client).await;
     shape.is_ok_and(|shape| shape.kinds == KindsOf::Upstream)
@@ -158,7 +161,7 @@ fn request(order: &Order, number: u32) -> EtcdBackup {
     request
 }
 
-/// What became of a request; nothing if it is gone.
+/// Waits for the result of a request. Returns `None` if it was deleted.
 async fn end(
     requests: &Api<EtcdBackup>,
     name: &str,
@@ -176,7 +179,7 @@ async fn end(
             event = events.next() => event?,
             () = &mut patience, if !patience.is_elapsed() => {
                 if said.is_empty() {
-                    tell("nobody has taken it up yet: `status` says whether the operator works");
+                    tell("the operator has not processed the EtcdBackup yet: run `status` to see whether the operator works");
                 }
                 continue;
             }
@@ -196,7 +199,7 @@ async fn end(
             Ok(watcher::Event::InitDone) => continue,
             Err(error) => {
                 if let Some(problem) = words(&error).filter(|problem| *problem != said) {
-                    tell(&format!("EtcdBackup {name} can't be followed: {problem}"));
+                    tell(&format!("cannot watch EtcdBackup {name}: {problem}"));
                     said = problem;
                 }
                 continue;

@@ -1,5 +1,5 @@
-//! What the operator sees of the cluster: one watch a kind, kept in memory. Whoever decides looks here first, and
-//! asks the API server for what is not watched, or where a mistake would remove something.
+//! A cache of the cluster's objects, with one watch per resource. Controllers read the cache first. They ask the API server for objects
+//! without a watch, and before they delete something.
 
 use crate::lenient::Lenient;
 use crate::names::{CRON_APP, JOB_APP, SERVER_APP};
@@ -25,31 +25,31 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// What happens together is looked at together.
+/// Changes within this time are handled together.
 const SETTLE: Duration = Duration::from_millis(500);
 const TRY_AGAIN: Duration = Duration::from_secs(5);
-/// How long a write may take until it is seen.
+/// How long to wait until a write is in the cache.
 const SEEN_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Everything that is watched.
+/// The cached objects.
 pub(crate) struct Seen {
-    /// Empty where the kind is upstream's.
+    /// Empty if upstream's operator handles `Backup`s.
     pub(crate) backups: Store<Backup>,
-    /// Empty where the kind is upstream's.
+    /// Empty if upstream's operator handles `EtcdBackup`s.
     pub(crate) requests: Store<EtcdBackup>,
-    /// Those that ask for backups, and those that make them.
+    /// Jobs that request backups, and Jobs that make them.
     pub(crate) jobs: Store<Job>,
-    /// Of backup servers and of Jobs that make backups.
+    /// Pods of backup servers and of Jobs that make backups.
     pub(crate) pods: Store<Pod>,
-    /// All nodes, by what is written on them.
+    /// The metadata of all nodes.
     pub(crate) nodes: Store<PartialObjectMeta<Node>>,
     pub(crate) node_backups: Store<NodeBackup>,
     changes: watch::Sender<u64>,
 }
 
 impl Seen {
-    /// Starts to watch, as long as the tasks are there; waits until everything was seen once.
+    /// Starts the watches as tasks, and waits until the cache is complete.
     pub(crate) async fn start(
         client: &Client,
         namespace: &str,
@@ -101,12 +101,12 @@ impl Seen {
         })
     }
 
-    /// Hears of every change.
+    /// Receives a message for every change.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Waits until what was written is seen, so that nothing is decided by what was before.
+    /// Waits until a write is in the cache, so that no decision uses the old object.
     pub(crate) async fn until_seen<K>(&self, store: &Store<K>, written: &K)
     where
         K: Resource + Clone + 'static,
@@ -127,7 +127,7 @@ impl Seen {
     }
 }
 
-/// Acts on each change, or on several that come together, as long as the watches are there.
+/// Acts on each change until the watches end.
 pub(crate) async fn follow<'a>(
     context: &'a Context,
     seen: &'a Seen,
@@ -139,7 +139,7 @@ pub(crate) async fn follow<'a>(
         tokio::time::sleep(SETTLE).await;
         changes.mark_unchanged();
         if let Err(error) = act().await {
-            tracing::warn!("{name}: {}", plain(&error));
+            tracing::warn!("controller {name}: {}", plain(&error));
             context.telling.error(name);
             tokio::time::sleep(TRY_AGAIN).await;
         } else if changes.changed().await.is_err() {
@@ -148,7 +148,7 @@ pub(crate) async fn follow<'a>(
     }
 }
 
-/// A kind that can be watched.
+/// An object type that can be watched.
 trait Watched:
     Resource<DynamicType: Eq + Hash + Clone + Default + Debug + Send + Sync>
     + Clone
@@ -171,7 +171,7 @@ impl<K> Watched for K where
 {
 }
 
-/// What a watch brings.
+/// The events of a watch.
 trait Events<K>: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static {}
 
 impl<K, S> Events<K> for S where
@@ -179,7 +179,7 @@ impl<K, S> Events<K> for S where
 {
 }
 
-/// What can be read of an event; of what can't be, it is told which object that is.
+/// Removes unreadable objects from an event, and reports them.
 fn readable<K: Watched>(
     event: watcher::Event<Lenient<K>>,
     telling: &Shared,
@@ -247,7 +247,7 @@ impl Keep<'_> {
         store
     }
 
-    /// Without what takes half the memory and is of no use here.
+    /// Caches objects without `managedFields`, which would take half of the memory.
     async fn stripped<K: Watched>(&mut self, stream: impl Events<Lenient<K>>) -> Store<K> {
         self.first_seen(stream.modify(|object| object.managed_fields_mut().clear()))
             .await

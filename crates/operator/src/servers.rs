@@ -1,5 +1,5 @@
-//! The pods of backup servers, for whoever wants to run a command in one. A tenant can give any pod the same labels, and would be
-//! handed what is sent; so a pod counts only in the operator's own namespace, and as one that a DaemonSet of the operator has made.
+//! Finds the pods of backup servers, to run a command in one. A tenant can give a pod the same labels and could then receive the data.
+//! So a pod must be in the operator's namespace and must belong to a DaemonSet of the operator.
 
 use crate::lenient::{self, Lenient};
 use crate::manifests::Install;
@@ -14,16 +14,16 @@ use kube::{Client, ResourceExt};
 /// A pod of a backup server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerPod {
-    /// Its namespace.
+    /// Namespace of the pod.
     pub namespace: String,
-    /// Its name.
+    /// Name of the pod.
     pub name: String,
 }
 
-/// The running backup server of a node, if there is one.
+/// Finds the running backup server of a node.
 ///
 /// # Errors
-/// What the API server says.
+/// The error of the API server.
 pub async fn on_node(client: &Client, node: &str) -> Result<Option<ServerPod>, String> {
     let of_servers = ListParams::default().labels(&format!("app={SERVER_APP}"));
     for openshift in [false, true] {
@@ -31,7 +31,7 @@ pub async fn on_node(client: &Client, node: &str) -> Result<Option<ServerPod>, S
         let failed = |what: &'static str| {
             move |error: kube::Error| {
                 format!(
-                    "looking for {what} in namespace {namespace}: {}",
+                    "cannot list {what} in namespace {namespace}: {}",
                     plain(&error)
                 )
             }
@@ -39,7 +39,7 @@ pub async fn on_node(client: &Client, node: &str) -> Result<Option<ServerPod>, S
         let sets: Api<Lenient<DaemonSet>> = Api::namespaced(client.clone(), namespace);
         let (sets, _) = lenient::list(&sets, &of_servers)
             .await
-            .map_err(failed("the DaemonSet of backup servers"))?;
+            .map_err(failed("the DaemonSets of backup servers"))?;
         let owners: Vec<_> = sets
             .iter()
             .filter(|set| set.name_any().starts_with(DAEMON_SET))
@@ -51,7 +51,7 @@ pub async fn on_node(client: &Client, node: &str) -> Result<Option<ServerPod>, S
         let pods: Api<Lenient<Pod>> = Api::namespaced(client.clone(), namespace);
         let (pods, _) = lenient::list(&pods, &of_servers)
             .await
-            .map_err(failed("backup servers"))?;
+            .map_err(failed("the pods of backup servers"))?;
         if let Some(pod) = pods.iter().find(|pod| serves(pod, node, &owners)) {
             return Ok(Some(ServerPod {
                 namespace: namespace.into(),
@@ -77,16 +77,16 @@ fn serves(pod: &Pod, node: &str, owners: &[String]) -> bool {
         && pod.metadata.deletion_timestamp.is_none()
 }
 
-/// What a node has written of its backups.
+/// Reads the `NodeBackup` of a node.
 ///
 /// # Errors
-/// What the API server says.
+/// The error of the API server.
 pub async fn node_backup(client: &Client, node: &str) -> Result<Option<NodeBackup>, String> {
     let all: Api<Lenient<NodeBackup>> = Api::all(client.clone());
     match lenient::get(&all, node).await {
         // Where the custom resource is not defined there is none.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        found => found.map_err(|error| format!("reading NodeBackup/{node}: {}", plain(&error))),
+        found => found.map_err(|error| format!("cannot read NodeBackup/{node}: {}", plain(&error))),
     }
 }
 

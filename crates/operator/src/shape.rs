@@ -1,4 +1,4 @@
-//! What kind of cluster it is, and what follows from that.
+//! Detects the properties of the cluster.
 
 use crate::lenient::{self, Lenient};
 use crate::manifests::Install;
@@ -14,19 +14,19 @@ use serde_json::Value;
 /// The feature gate of automated backups, here and upstream.
 pub const GATE: &str = "AutomatedEtcdBackup";
 
-/// What a person is told where the control plane is hosted elsewhere.
-pub(crate) const ELSEWHERE: &str = "the control plane is not on this cluster's nodes: there is no etcd here to back up, and nothing is made";
+/// The message for clusters whose control plane is hosted elsewhere.
+pub(crate) const ELSEWHERE: &str = "the control plane does not run on the nodes of this cluster: they have no etcd, so the operator makes no backups";
 
-/// Who made the cluster, as far as it decides where the files of its nodes are.
+/// The distribution of Kubernetes. It decides where the nodes have their files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Platform {
-    /// By its `ClusterVersion`.
+    /// Detected by its `ClusterVersion`.
     OpenShift,
-    /// By the version of its kubelets.
+    /// Detected by the version of its kubelets.
     K3s,
-    /// By the version of its kubelets.
+    /// Detected by the version of its kubelets.
     Rke2,
-    /// kubeadm, kubespray and whatever puts its files into `/etc/kubernetes`.
+    /// kubeadm, kubespray and others with files in `/etc/kubernetes`.
     Kubernetes,
 }
 
@@ -43,32 +43,32 @@ impl Platform {
     }
 }
 
-/// Whose the kinds `Backup` and `EtcdBackup` are.
+/// The owner of the CRDs `Backup` and `EtcdBackup`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KindsOf {
-    /// Ours.
+    /// This operator.
     Us,
-    /// OpenShift's own operator's, whose feature gate is on: it acts on every `Backup` there is.
+    /// OpenShift's own operator, because its feature gate is on. It handles every `Backup`.
     Upstream,
 }
 
-/// A cluster as the operator sees it.
+/// The properties of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
-    /// Who made it.
+    /// The distribution of Kubernetes.
     pub platform: Platform,
-    /// Where the operator's objects are.
+    /// The namespace of the operator's objects.
     pub namespace: String,
-    /// Whose the kinds are.
+    /// The owner of the CRDs.
     pub kinds: KindsOf,
-    /// Whether the control plane, and so etcd, is elsewhere than on this cluster's nodes.
+    /// Whether the control plane, with etcd, does not run on the nodes of this cluster.
     pub external: bool,
 }
 
-/// Looks at a cluster.
+/// Reads the properties of a cluster.
 ///
 /// # Errors
-/// What the API server says.
+/// The error of the API server.
 pub async fn look(client: &Client) -> Result<Shape, kube::Error> {
     let openshift = one(client, "ClusterVersion", "version").await?.is_some();
     let (gates, infrastructure) = if openshift {
@@ -93,7 +93,7 @@ pub async fn look(client: &Client) -> Result<Shape, kube::Error> {
     }))
 }
 
-/// Ends when the shape is another one than it was.
+/// Returns when the properties of the cluster have changed.
 pub(crate) async fn changed(client: &Client, was: &Shape) {
     if was.platform != Platform::OpenShift {
         return std::future::pending().await;
@@ -111,7 +111,7 @@ pub(crate) async fn changed(client: &Client, was: &Shape) {
     }
 }
 
-/// What a cluster shows of itself.
+/// The facts from which the properties are derived.
 struct Signs {
     openshift: bool,
     upstream_gate: bool,
@@ -167,7 +167,7 @@ fn judge(signs: &Signs) -> Shape {
     }
 }
 
-/// An object of OpenShift's configuration. Its API group alone says nothing: others bring it, too.
+/// Reads an object of OpenShift's configuration, if it exists.
 async fn one(
     client: &Client,
     kind: &str,

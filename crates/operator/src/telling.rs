@@ -1,53 +1,53 @@
-//! What the operator tells of itself and of what it judges, for its metrics.
+//! The state of the operator, for its metrics.
 
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A `Backup`, as it was last told.
+/// The state of a `Backup`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BackupTold {
-    /// Whether it could be made into what it says.
+    /// Whether the operator could apply its specification.
     pub reconciled: bool,
-    /// Whether its backups are new enough; nothing before that was judged.
+    /// Whether its backups are up to date, or `None` before the first evaluation.
     pub fresh: Option<bool>,
 }
 
-/// A control-plane node, as it was last judged.
+/// The state of a control-plane node at the last evaluation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeTold {
-    /// Whether there is something to back up.
+    /// Whether the node has an etcd member to back up.
     pub applicable: bool,
-    /// Whether its newest proven backup is new enough.
+    /// Whether its newest proven backup is up to date.
     pub fresh: bool,
-    /// When that was seen to be a new one.
+    /// When the operator first saw this backup.
     pub advanced_at: Option<Timestamp>,
 }
 
-/// All of it, at one moment.
+/// The state of the operator at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Telling {
-    /// Whether this replica works.
+    /// Whether this replica is the active one.
     pub leader: bool,
-    /// Whether somebody has deleted `Backup/default`.
+    /// Whether a user deleted `Backup/default`.
     pub opted_out: bool,
-    /// By name.
+    /// `Backup`s by name.
     pub backups: BTreeMap<String, BackupTold>,
-    /// By name.
+    /// Nodes by name.
     pub nodes: BTreeMap<String, NodeTold>,
-    /// `EtcdBackup`s by what came of them, as they are in the cluster.
+    /// Number of `EtcdBackup`s by condition.
     pub requests: BTreeMap<&'static str, u64>,
-    /// Whether this replica judges how old backups are.
+    /// Whether this replica runs the controller `freshness`.
     pub judges: bool,
-    /// When it last did.
+    /// Time of the last evaluation.
     pub judged_at: Option<Timestamp>,
-    /// Objects of the cluster that can't be read, by kind and name, and why.
+    /// Objects of the cluster that cannot be read: kind and name, and the reason.
     pub unreadable: BTreeMap<String, String>,
     /// Writes that the API server refused or did not answer, by controller.
     pub errors: BTreeMap<&'static str, u64>,
 }
 
-/// What controllers write and the metrics read.
+/// The state that controllers write and metrics read.
 #[derive(Debug, Default)]
 pub struct Shared(Mutex<Telling>);
 
@@ -56,7 +56,7 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As it is now.
+    /// A copy of the current state.
     #[must_use]
     pub fn now(&self) -> Telling {
         self.lock().clone()
@@ -66,7 +66,7 @@ impl Shared {
         change(&mut self.lock());
     }
 
-    /// Remembers whether an object can be read; one that can't be is told once.
+    /// Stores whether an object can be read, and logs each new problem once.
     pub(crate) fn readable(&self, kind: &str, name: &str, problem: Option<(String, String)>) {
         let key = format!("{kind}/{name}");
         self.change(|telling| match problem {
@@ -74,7 +74,7 @@ impl Shared {
                 if telling.unreadable.insert(key.clone(), problem.clone()).as_ref() != Some(&problem)
                 {
                     tracing::error!(
-                        "{key} can't be read and is left out: {problem}; look at it with kubectl get -o yaml"
+                        "cannot read {key}, so it is ignored: {problem}; look at the object with kubectl get -o yaml"
                     );
                 }
             }

@@ -1,4 +1,4 @@
-//! How soon a watch that failed is tried again, and what is told of it.
+//! Delays and log messages for failed watches.
 
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher;
@@ -6,10 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(500);
-/// There is one operator a cluster, and a few watches: it need not be slower for the API server's sake.
+/// Short, because there is one operator per cluster with few watches.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Twice as late each time, up to five seconds.
+/// Delays between retries of a watch: doubled each time, up to 5 s.
 #[derive(Debug, Default)]
 pub(crate) struct WatchAgain(u32);
 
@@ -29,7 +29,7 @@ impl Backoff for WatchAgain {
     }
 }
 
-/// What a watch complains of, for a person; nothing of what belongs to its work.
+/// The message of a watch error, or `None` if the error is part of normal work.
 pub(crate) fn words(error: &watcher::Error) -> Option<String> {
     Some(match error {
         watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
@@ -42,7 +42,7 @@ pub(crate) fn words(error: &watcher::Error) -> Option<String> {
     })
 }
 
-/// What a watch complains of: told when it is something new, and not at each try.
+/// Logs a watch error only when it differs from the last one.
 #[derive(Debug, Default)]
 pub(crate) struct Complaint(Mutex<String>);
 
@@ -53,7 +53,7 @@ impl Complaint {
         };
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if *last != told {
-            tracing::warn!("watching: {told}");
+            tracing::warn!("watch failed: {told}");
             *last = told;
         }
     }

@@ -1,32 +1,31 @@
-//! What people and scripts get to read.
+//! Output for people and scripts.
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
 use std::io::Write;
 
-/// How a result is printed.
+/// Format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    /// A table for people.
     Table,
-    /// For scripts.
+    /// JSON for scripts.
     Json,
 }
 
-/// Prints a result. A reader that went away is no failure of ours.
+/// Prints a result. A closed pipe is not an error.
 pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Prints an error, beside the results.
+/// Prints an error to standard error.
 pub(crate) fn error(text: &str) {
     let text = printable(text);
     let _ = writeln!(std::io::stderr().lock(), "error: {text}");
 }
 
-/// Without what would change how a terminal looks or what a line seems to say. Names in files and in a cluster may be
-/// anybody's. Ends of lines stay.
+/// Escapes control characters, because anyone can choose names in files and in a cluster. Line feeds stay.
 fn printable(text: &str) -> String {
     let is_plain = |char: char| char == '\n' || !(char.is_control() || reorders(char));
     let mut plain = String::with_capacity(text.len());
@@ -40,17 +39,17 @@ fn printable(text: &str) -> String {
     plain
 }
 
-/// Marks that turn the order of what follows around, and separators that some terminals take for the end of a line.
+/// Whether a character changes the direction of the text or ends a line in some terminals.
 fn reorders(char: char) -> bool {
     matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The same in one line: for what must not look like two.
+/// Like [`printable`], but also escapes line feeds, so that the result is one line.
 pub(crate) fn one_line(text: &str) -> String {
     printable(text).replace('\n', "\\n")
 }
 
-/// An error and its causes, each said once: many say their cause themselves.
+/// An error with its causes. A cause that is already part of the message is not repeated.
 pub(crate) fn told(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
@@ -62,7 +61,7 @@ pub(crate) fn told(error: &anyhow::Error) -> String {
     text
 }
 
-/// Columns without lines, as other command line tools of this field print them.
+/// A table without borders, as kubectl prints it.
 pub(crate) fn table<const N: usize>(
     header: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
@@ -85,7 +84,7 @@ pub(crate) fn table<const N: usize>(
     text
 }
 
-/// Bytes as people read them, with the unit that fits.
+/// A size with a suitable unit, such as MiB.
 pub(crate) fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
 }

@@ -1,10 +1,10 @@
-//! Progress of long work, where a terminal is there to show it.
+//! A progress bar on a terminal.
 
 use backup_store::progress::Monitor;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::ops::ControlFlow;
 
-/// A bar on standard error; nothing where that is no terminal.
+/// A progress bar on standard error. It prints nothing if standard error is not a terminal.
 #[derive(Clone)]
 pub(crate) struct Bar(ProgressBar);
 
@@ -21,7 +21,7 @@ impl Bar {
 }
 
 impl Bar {
-    /// Prints a line beside the bar.
+    /// Prints a line above the bar.
     pub(crate) fn print(&self, line: &str) {
         self.0.suspend(|| eprintln!("{line}"));
     }

@@ -12,7 +12,7 @@ pub(crate) fn for_people(name: &str, report: &Report) -> String {
             let result = match check.ok {
                 Some(true) => "ok",
                 Some(false) => "FAILED",
-                None => "not made",
+                None => "skipped",
             };
             [
                 check.name.to_string(),
@@ -23,7 +23,7 @@ pub(crate) fn for_people(name: &str, report: &Report) -> String {
         }),
     );
     for check in &report.checks {
-        text += &told(check);
+        text += &findings(check);
     }
     let numbers = numbers(report);
     if !numbers.is_empty() {
@@ -33,8 +33,8 @@ pub(crate) fn for_people(name: &str, report: &Report) -> String {
     text
 }
 
-/// Errors and warnings of a check, in full lines.
-fn told(check: &Check) -> String {
+/// Errors and warnings of a check, one per line.
+fn findings(check: &Check) -> String {
     let mut text = String::new();
     for (kind, lines) in [("error", &check.errors), ("warning", &check.warnings)] {
         for line in lines {

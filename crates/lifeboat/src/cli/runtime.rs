@@ -5,5 +5,5 @@ use tokio::runtime::{Builder, Runtime};
 
 pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     let built = Builder::new_current_thread().enable_all().build();
-    built.context("start the asynchronous runtime")
+    built.context("cannot start")
 }

@@ -1,4 +1,4 @@
-//! The wish to end, from a signal.
+//! Stops work after a signal.
 
 use backup_store::progress::Monitor;
 use std::ops::ControlFlow;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-/// The wish to end.
+/// Whether a signal to stop was received.
 #[derive(Clone)]
 pub(crate) struct Stop {
     flag: Arc<AtomicBool>,
@@ -45,7 +45,7 @@ impl Stop {
         }
     }
 
-    /// Sleeps, but not beyond the wish to end.
+    /// Sleeps, but returns early when a signal to stop is received.
     pub(crate) async fn sleep(&self, duration: Duration) {
         tokio::select! {
             () = tokio::time::sleep(duration) => {}
@@ -54,7 +54,7 @@ impl Stop {
     }
 }
 
-/// Ends work when the process is to end; somebody else hears how far it is.
+/// Ends work after a signal to stop. Progress goes to the inner monitor.
 pub(crate) struct UntilStopped<M>(pub(crate) Stop, pub(crate) M);
 
 impl<M: Monitor> Monitor for UntilStopped<M> {

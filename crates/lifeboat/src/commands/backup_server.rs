@@ -1,4 +1,4 @@
-//! `etcd-lifeboat backup-server`: the loop that keeps proven backups of the node's own member.
+//! `etcd-lifeboat backup-server`: makes proven backups of the node's etcd member on a schedule.
 
 use crate::cli::exit_code;
 use crate::cli::flags::node::NodeArgs;
@@ -26,13 +26,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const DEFAULT_NUMBER: u64 = 3;
-/// Loopback, in the part of OpenShift's registry of host ports that is for it (29000 to 29999), below
-/// what kernels assign and what Kubernetes gives to services.
+/// A loopback address. The port is from a range of OpenShift's registry of host ports (29000 to 29999), below the ephemeral
+/// ports and the NodePorts of Kubernetes.
 const LISTEN: &str = "127.0.0.1:29379";
 
-/// Keep proven backups of this node's etcd, on a schedule, until stopped
+/// Make proven backups of this node's etcd on a schedule
 ///
-/// Finds etcd by the node's own files. A run that fails is told and tried again; the server goes on.
+/// The server finds etcd from the node's files. If a run fails, the server logs the reason and tries again. It runs until it
+/// is stopped by a signal.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -41,19 +42,19 @@ Examples:
   etcd-lifeboat backup-server --schedule '0 */6 * * *' --timezone Europe/Berlin \\
       --max-number-of-backups 8")]
 pub(crate) struct Args {
-    /// Whether to make backups; --enabled=false idles
+    /// Whether to make backups; with --enabled=false the server runs but makes none
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set)]
     enabled: bool,
-    /// Five fields of cron, a descriptor such as @hourly, or @every 90s
+    /// When to make backups: five cron fields, a descriptor such as @hourly, or an interval such as @every 90s
     #[arg(long, value_name = "SCHEDULE", default_value = "*/5 * * * *")]
     schedule: String,
-    /// IANA time zone of the schedule
+    /// IANA time zone of the schedule, such as Europe/Berlin
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     timezone: String,
-    /// Where backups are kept
+    /// Directory of the backups
     #[arg(long, alias = "backupPath", value_name = "DIR", default_value = DEFAULT_ROOT)]
     backup_path: PathBuf,
-    /// What decides which backups are kept
+    /// Retention policy
     #[arg(
         long = "type",
         value_enum,
@@ -65,16 +66,16 @@ pub(crate) struct Args {
     retention: RetentionArgs,
     #[command(flatten)]
     node: NodeArgs,
-    /// Address of /metrics, /healthz and /readyz; port 0 lets the kernel choose
+    /// Address of /metrics, /healthz and /readyz; port 0 selects a free port
     #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: SocketAddr,
-    /// Only show what was found, and where
+    /// Show what was found on the node and where, make no backup, and exit
     #[arg(long)]
     dry_run: bool,
-    /// How to print what --dry-run found
+    /// Output format of --dry-run
     #[arg(long, value_enum, default_value = "table")]
     output: output::Format,
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
 }
@@ -94,11 +95,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     }
     logging::start(args.log_format);
     if let Err(problem) = sandbox::write_only_below(&args.backup_path) {
-        tracing::warn!("this pod can write outside of the backups' directory: {problem}");
+        tracing::warn!(
+            "cannot restrict writes to the directory of the backups: {problem}; continuing without this restriction"
+        );
     }
     let runtime = runtime()?;
     let code = runtime.block_on(async {
-        let stop = Stop::on_signals().context("listening for signals")?;
+        let stop = Stop::on_signals().context("cannot listen for signals")?;
         let observed = Arc::new(Observed::new(Fixed {
             enabled: args.enabled,
             schedule_text: args.schedule.clone(),
@@ -111,7 +114,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         tokio::spawn(listener::serve(args.listen, observed.clone()));
         tokio::spawn(node_backup::tell(args.node.node_name(), observed.clone()));
         if !args.enabled {
-            tracing::info!("not enabled: idle until stopped");
+            tracing::info!(
+                "backups are not enabled (--enabled=false): waiting for a signal to stop"
+            );
             stop.wait().await;
             return Ok(exit_code::DONE);
         }
@@ -134,18 +139,18 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
 }
 
 impl Args {
-    /// What is wrong with the command line, and what to write instead.
+    /// Checks the flags. The error names the wrong flag and a correct value.
     fn check(&self) -> Result<(Schedule, TimeZone, Policy), String> {
         let schedule = Schedule::parse(&self.schedule).map_err(|error| error.to_string())?;
         let zone = TimeZone::get(&self.timezone).map_err(|_| {
             format!(
-                "--timezone {:?} is no IANA time zone, expected one such as UTC or Europe/Berlin",
+                "--timezone {:?} is not an IANA time zone: use a name such as UTC or Europe/Berlin",
                 self.timezone
             )
         })?;
         if schedule.next_after(Timestamp::now(), &zone).is_none() {
             return Err(format!(
-                "schedule {:?} is never due in the next five years",
+                "--schedule {:?} is never due in the next five years: change the schedule",
                 self.schedule
             ));
         }

@@ -16,13 +16,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A lock is asked for again after this.
+/// How long to wait before trying to get the lock again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Make one proven backup now
 ///
-/// The snapshot of the node's own member, read back and checked, and the node's control-plane files, in a
-/// directory named by the time.
+/// The backup has a snapshot of this node's etcd member and an archive of the node's control-plane files. The command reads
+/// the snapshot back from the disk and verifies it. The name of the backup's directory is the time.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -30,28 +30,27 @@ Examples:
   etcd-lifeboat cluster-backup --backup-dir . --endpoints https://127.0.0.1:2379 \\
       --cacert ca.crt --cert client.crt --key client.key --output json")]
 pub(crate) struct Args {
-    /// Where the backup's directory goes
+    /// Directory in which to create the backup
     #[arg(long, value_name = "DIR")]
     backup_dir: PathBuf,
-    /// For whom it is: backups of each origin are kept and counted for themselves
+    /// Origin of the backup, such as the name of a Backup; retention counts the backups of each origin separately
     #[arg(long, value_name = "NAME", default_value = ON_DEMAND)]
     origin: String,
-    /// What decides which older backups of this origin are kept afterwards
+    /// Retention policy for the older backups of this origin, applied after this backup
     #[arg(long = "type", value_enum, value_name = "TYPE", default_value = "None")]
     kind: Type,
     #[command(flatten)]
     retention: RetentionArgs,
-    /// How long to wait for another run in the same directory, such as 10m
+    /// How long to wait while another run uses the same directory, such as 10m
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = crate::cli::duration::parse)]
     lock_timeout: Duration,
-    /// How to print the result
+    /// Output format
     #[arg(long, value_enum, default_value = "table")]
     output: Format,
     #[command(flatten)]
     node: NodeArgs,
 }
 
-/// Makes it.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     if let Err(problem) = args.node.check() {
         output::error(&problem);
@@ -59,7 +58,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     }
     if !is_origin(&args.origin) {
         output::error(&format!(
-            "--origin {:?} is not a name that a Backup can have: use small letters, digits, - and .",
+            "--origin {:?} is not a valid name of a Backup: use lowercase letters, digits, - and .",
             args.origin
         ));
         return Ok(exit_code::USAGE);
@@ -78,7 +77,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let repository = Repository::open(&args.backup_dir)?;
     if let Err(problem) = sandbox::write_only_below(&args.backup_dir) {
         output::error(&format!(
-            "this pod can write outside of the backups' directory: {problem}; going on"
+            "cannot restrict writes to the directory of the backups: {problem}; continuing without this restriction"
         ));
     }
     let runtime = runtime()?;
@@ -115,11 +114,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         Format::Json => serde_json::to_string_pretty(&made.record)? + "\n",
         Format::Table => {
             let snapshot = &made.record.snapshot;
-            let lacks = made
-                .record
-                .archive_missing
-                .iter()
-                .map(|what| format!("the archive of control-plane files is not whole: {what}"));
+            let lacks =
+                made.record.archive_missing.iter().map(|what| {
+                    format!("the archive of control-plane files is incomplete: {what}")
+                });
             let warnings: String = made
                 .record
                 .warnings

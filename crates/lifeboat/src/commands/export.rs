@@ -1,6 +1,6 @@
-//! `etcd-lifeboat export`, also as `kubectl lifeboat export`: a backup from a node's disk to the machine of whoever asks.
+//! `etcd-lifeboat export`, also as `kubectl lifeboat export`: copies a backup from a node's disk to this machine.
 //!
-//! What arrives must be what the node itself has written of it in its `NodeBackup`.
+//! The received backup must match the entry in the node's `NodeBackup`.
 
 use crate::cli::exit_code;
 use crate::cli::flags::cluster::ClusterArgs;
@@ -23,18 +23,19 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::runtime::Handle;
 
-const INTERRUPTED: &str = "interrupted; nothing of it stays here";
-/// A node that sends nothing for so long is not waited for.
+const INTERRUPTED: &str = "interrupted; the incomplete copy was removed";
+/// If a node sends nothing for this time, the export fails.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
 const CHUNKS_WAITING: usize = 8;
-/// Where taking it failed the sender may still be at it.
+/// How long to wait for the sender's error message after receiving has failed.
 const COMPLAINT_WITHIN: Duration = Duration::from_secs(2);
 
-/// Bring a backup from a node's disk to this machine, and prove it here
+/// Copy a backup from a node's disk to this machine, and verify it here
 ///
-/// Through the API server, into a directory of its own, which only you can read: the cluster's keys are in it.
-/// You need the rights to run commands in pods (get and create pods/exec) and to list pods and DaemonSets where the
-/// backup servers are, and to get NodeBackups. What arrives must be the backup that the node lists there.
+/// The backup comes through the API server. It is written into a new directory that only you can read, because it contains
+/// the keys of the cluster. In the namespace of the backup servers, you need permission to run commands in pods (get and
+/// create pods/exec) and to list pods and DaemonSets. You also need permission to get NodeBackups. The received backup must
+/// match the entry in the node's NodeBackup.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -42,23 +43,22 @@ Examples:
   kubectl lifeboat export node-1/2026-11-22_031500 --to /secure/place
   kubectl lifeboat export node-1/2025-01-01_000000 --unlisted
 
-Exit codes: 0 it is here and proven, 1 it is not, 2 wrong usage.")]
+Exit codes: 0 copied and verified, 1 failed or damaged, 2 wrong usage.")]
 pub(crate) struct Args {
-    /// The node, and the backup's name as `list` shows it [default: the newest proven one of the node]
+    /// Node, and name of the backup as `list` shows it [default: the newest proven backup of the node]
     #[arg(value_name = "NODE[/NAME]")]
     what: String,
-    /// The directory that the backup's own is made in
+    /// Directory in which to create the directory of the backup
     #[arg(long, value_name = "DIR", default_value = ".")]
     to: PathBuf,
-    /// Take a backup also if the node's NodeBackup does not list it: that has the newest 20. Then nothing says that what
-    /// arrives is what the node has made
+    /// Export a backup even if the node's NodeBackup, which has only the newest 20, does not list it. The command then cannot
+    /// check that it received the backup that the node made
     #[arg(long)]
     unlisted: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
 
-/// Exports it.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let (node, name) = match args.what.split_once('/') {
         Some((node, name)) => (node, Some(name)),
@@ -66,18 +66,22 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     };
     if node.is_empty() || name.is_some_and(|name| !is_backup_name(name)) {
         output::error(&format!(
-            "{:?} names no backup: expected NODE or NODE/NAME, as `list` shows them",
+            "{:?} is not the name of a node or backup: expected NODE or NODE/NAME, as `list` shows them",
             args.what
         ));
         return Ok(exit_code::USAGE);
     }
     if let Some(name) = name {
         let place = args.to.join(name);
-        anyhow::ensure!(!place.exists(), "{} is there already", place.display());
+        anyhow::ensure!(
+            !place.exists(),
+            "{} already exists: remove it, or choose another directory with --to",
+            place.display()
+        );
     }
     anyhow::ensure!(
         args.to.is_dir(),
-        "{} is no directory: make it first",
+        "{} is not a directory: create it first",
         args.to.display()
     );
     let runtime = runtime()?;
@@ -88,7 +92,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
 }
 
 async fn export(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyhow::Result<u8> {
-    let stop = Stop::on_signals().context("hearing of signals")?;
+    let stop = Stop::on_signals().context("cannot listen for signals")?;
     let arrived = tokio::select! {
         arrived = fetch(args, node, name, bar) => arrived?,
         () = stop.wait() => bail!(INTERRUPTED),
@@ -100,7 +104,7 @@ async fn export(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyho
         tokio::task::spawn_blocking(move || Handle::current().block_on(arrived.prove(&monitor)));
     let proven = proving.await;
     bar.finish();
-    let (place, report) = proven.context("proving it")??;
+    let (place, report) = proven.context("cannot verify the backup")??;
     if report.ok {
         let size = report.size_bytes.map(output::bytes).unwrap_or_default();
         output::print(&format!(
@@ -115,12 +119,12 @@ async fn export(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyho
     }
     output::print(&for_people(&name, &report));
     output::error(
-        "what arrived is as it was sent, and damaged: take another one; nothing of it stays here",
+        "the backup is damaged on the node, not by the transfer: export another backup; the copy here was removed",
     );
     Ok(exit_code::FAILED)
 }
 
-/// What the node says of a backup, and so what must arrive.
+/// The entry of a backup in the node's `NodeBackup`. The received backup must match it.
 struct Expected {
     name: String,
     sequence: i64,
@@ -129,7 +133,7 @@ struct Expected {
 }
 
 impl Expected {
-    /// By what the node itself has written; `name` or the newest.
+    /// Reads the entry of `name`, or of the newest backup.
     async fn of(client: &Client, node: &str, name: Option<&str>) -> anyhow::Result<Expected> {
         let asking = servers::node_backup(client, node);
         let found = tokio::time::timeout(ANSWER_WITHIN, asking)
@@ -149,7 +153,7 @@ impl Expected {
                 .map(|entry| output::one_line(&entry.name))
                 .collect();
             bail!(
-                "NodeBackup/{node} does not list {what}, so nothing says what has to arrive. It lists: {}. With --unlisted a backup is taken as it comes",
+                "NodeBackup/{node} does not list {what}, so the command cannot check what it receives. It lists: {}. Use --unlisted to export without this check",
                 if there.is_empty() {
                     "none".into()
                 } else {
@@ -159,7 +163,7 @@ impl Expected {
         };
         let Some(sha256) = entry.sha256.clone() else {
             bail!(
-                "NodeBackup/{node} lists {} without its SHA-256: its backup server is of an older version. With --unlisted it is taken as it comes",
+                "NodeBackup/{node} lists {} without its SHA-256, because the backup server is an older version. Update it, or use --unlisted to export without this check",
                 entry.name
             );
         };
@@ -171,7 +175,7 @@ impl Expected {
         })
     }
 
-    /// Whether this is what the node speaks of.
+    /// Checks that the received backup matches the entry.
     fn check(&self, arrived: &Arrived, node: &str) -> anyhow::Result<()> {
         let record = &arrived.record;
         let snapshot = format!("snapshot_{}.db", arrived.name);
@@ -194,14 +198,14 @@ impl Expected {
         ] {
             ensure!(
                 expected == found,
-                "what arrived is not the backup that NodeBackup/{node} lists: its {what} is {found:?}, expected {expected:?}. Nothing of it stays here; find out who has sent it"
+                "the received backup is not the one that NodeBackup/{node} lists: its {what} is {found:?}, expected {expected:?}. The copy here was removed. Find out who sent it: check the node and the pod of its backup server"
             );
         }
         Ok(())
     }
 }
 
-/// Brings it here, not yet under its name. A connection that breaks is made once more.
+/// Receives the backup under a temporary name. If the connection is lost, tries once more.
 async fn fetch(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyhow::Result<Arrived> {
     let client = args.cluster.client().await?;
     // Where none runs that is said first.
@@ -217,7 +221,7 @@ async fn fetch(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyhow
         .or(name);
     let arrived = match fetch_once(&client, args, node, name, bar).await {
         Err(error) if is_cut(&error) => {
-            bar.print(&format!("{}; trying once more", output::told(&error)));
+            bar.print(&format!("{}; trying again", output::told(&error)));
             fetch_once(&client, args, node, name, bar).await
         }
         fetched => fetched,
@@ -233,9 +237,8 @@ fn is_cut(error: &anyhow::Error) -> bool {
     error.downcast_ref().is_some_and(is_cut) || error.downcast_ref::<Broke>().is_some()
 }
 
-/// The connection broke.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection to the API server broke: {0}")]
+#[error("the connection to the API server was lost: {0}")]
 struct Broke(#[from] io::Error);
 
 async fn fetch_once(
@@ -251,7 +254,7 @@ async fn fetch_once(
     let mut sender = server_pod::start(client, &pod, &command).await?;
     let stream = sender
         .stdout()
-        .context("the API server gave no stream of what is sent")?;
+        .context("the API server opened no output stream for the command")?;
     let ending = server_pod::ending(&mut sender);
     let (arrived, mut status) = receive(stream, &ending, args.to.clone(), bar.clone()).await;
     if status.is_none() {
@@ -270,7 +273,7 @@ async fn fetch_once(
     }
 }
 
-/// Takes what is streamed; what writes to the disk is on a thread of its own.
+/// Receives the stream. A separate thread writes to the disk.
 async fn receive(
     mut stream: impl AsyncRead + Unpin,
     ending: &Ending,
@@ -289,7 +292,7 @@ async fn receive(
     (arrived, status)
 }
 
-/// Brings chunks to the thread that takes them, until there are no more, or it does not want any more.
+/// Passes chunks to the writing thread until the stream ends or the thread stops.
 async fn bring(
     stream: &mut (impl AsyncRead + Unpin),
     ending: &Ending,
@@ -300,7 +303,7 @@ async fn bring(
         let mut chunk = vec![0; CHUNK_BYTES];
         let count = tokio::select! {
             count = tokio::time::timeout(STALLED_AFTER, stream.read(&mut chunk)) => count
-                .with_context(|| format!("nothing has come for {} s: try again, or copy it on the node from {REPOSITORY}", STALLED_AFTER.as_secs()))?
+                .with_context(|| format!("received no data for {} s: try again, or copy the backup from {REPOSITORY} on the node", STALLED_AFTER.as_secs()))?
                 .map_err(Broke)?,
             ended = ending.clone(), if status.is_none() => match ended {
                 Some(ended) => {
@@ -323,7 +326,7 @@ async fn bring(
     }
 }
 
-/// What has come, to be read.
+/// Reads the received chunks as one stream.
 struct Chunks {
     coming: Receiver<Vec<u8>>,
     chunk: Vec<u8>,

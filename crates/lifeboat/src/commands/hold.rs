@@ -1,4 +1,4 @@
-//! `etcd-lifeboat hold`, and `kubectl lifeboat hold` from elsewhere.
+//! `etcd-lifeboat hold`, and `kubectl lifeboat hold` through the API server.
 
 use crate::cli::exit_code;
 use crate::cli::flags::cluster::ClusterArgs;
@@ -12,22 +12,22 @@ use tokio::io::AsyncReadExt;
 
 const MAX_ANSWER_BYTES: u64 = 4096;
 
-/// Keep a backup whatever retention says, until it is released
+/// Protect a backup from automatic removal until you release it
 ///
-/// Nothing automatic removes it then, also when the disk is short of space, and it counts toward no limit. `list` shows what
-/// is held.
+/// Retention does not remove a held backup and does not count it. It is also not removed to free disk space. `list` shows
+/// which backups are held.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   etcd-lifeboat hold 2026-11-22_031500
   etcd-lifeboat hold --release 2026-11-22_031500")]
 pub(crate) struct Args {
-    /// The backup, by its name in `list`
+    /// Name of the backup, as `list` shows it
     name: String,
-    /// Give it back to retention
+    /// Release the backup, so that retention may remove it again
     #[arg(long)]
     release: bool,
-    /// Where backups are kept
+    /// Directory of the backups
     #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT)]
     backup_path: PathBuf,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     if !args.backup_path.is_dir() {
         output::error(&format!(
-            "{} is not a directory: name the right one by --backup-path",
+            "{} is not a directory: give the directory of the backups with --backup-path",
             args.backup_path.display()
         ));
         return Ok(exit_code::FAILED);
@@ -48,25 +48,25 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         "is released: retention may remove it"
     } else {
         repository.hold(name)?;
-        "is held: nothing automatic removes it"
+        "is held: it is not removed automatically"
     };
     output::print(&format!("{name} {done}\n"));
     Ok(exit_code::DONE)
 }
 
-/// Keep a backup of a node whatever retention says, until it is released
+/// Protect a backup of a node from automatic removal until you release it
 ///
-/// Nothing automatic removes it then, also when the disk is short of space, and it counts toward no limit.
+/// Retention does not remove a held backup and does not count it. It is also not removed to free disk space.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   kubectl lifeboat hold node-1/2026-11-22_031500
   kubectl lifeboat hold --release node-1/2026-11-22_031500")]
 pub(crate) struct RemoteArgs {
-    /// The node, and the backup's name as `list` shows it
+    /// Node and name of the backup, as `list` shows them
     #[arg(value_name = "NODE/NAME")]
     what: String,
-    /// Give it back to retention
+    /// Release the backup, so that retention may remove it again
     #[arg(long)]
     release: bool,
     #[command(flatten)]
@@ -81,7 +81,7 @@ pub(crate) fn run_remote(args: RemoteArgs) -> anyhow::Result<u8> {
         .filter(|(node, name)| !node.is_empty() && is_backup_name(name))
     else {
         output::error(&format!(
-            "{:?} names no backup: expected NODE/NAME, as `list` shows them",
+            "{:?} is not the name of a backup: expected NODE/NAME, as `list` shows them",
             args.what
         ));
         return Ok(exit_code::USAGE);
@@ -102,7 +102,7 @@ pub(crate) fn run_remote(args: RemoteArgs) -> anyhow::Result<u8> {
             .context("the node does not answer")?;
         ensure!(
             status.is_some(),
-            "the connection to the API server broke: whether it was done, `list` shows"
+            "the connection to the API server was lost: run `list` to see whether the backup is held"
         );
         if let Some(complaint) = server_pod::complaint(&mut process, status, ANSWER_WITHIN).await {
             bail!("{node}: {complaint}");
@@ -110,7 +110,7 @@ pub(crate) fn run_remote(args: RemoteArgs) -> anyhow::Result<u8> {
         let mut said = String::new();
         if let Some(out) = process.stdout() {
             let reading = out.take(MAX_ANSWER_BYTES).read_to_string(&mut said).await;
-            reading.context("reading the answer")?;
+            reading.context("cannot read the answer of the node")?;
         }
         output::print(&format!("{node}/{}\n", output::one_line(said.trim())));
         Ok(exit_code::DONE)

@@ -7,22 +7,22 @@ use jiff::Timestamp;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Show what backups there are, newest first
+/// List the backups in a directory, newest first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   etcd-lifeboat list
   etcd-lifeboat list --backup-path /var/backups/etcd --output json")]
 pub(crate) struct Args {
-    /// Where backups are kept
+    /// Directory of the backups
     #[arg(long, alias = "backupPath", value_name = "DIR", default_value = DEFAULT_ROOT)]
     backup_path: PathBuf,
-    /// How to print the result
+    /// Output format
     #[arg(long, value_enum, default_value = "table")]
     output: Format,
 }
 
-/// A line of the list; a contract with scripts.
+/// A line of the list. Scripts depend on its JSON.
 #[derive(Serialize)]
 struct Listed {
     name: String,
@@ -33,9 +33,9 @@ struct Listed {
     size_bytes: Option<u64>,
     written_bytes: Option<u64>,
     verified: Vec<String>,
-    /// Whether nothing automatic removes it.
+    /// Whether the backup is protected from automatic removal.
     held: bool,
-    /// What is wrong with one that is unreadable.
+    /// Why the backup is unreadable.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
@@ -64,11 +64,10 @@ impl From<Entry> for Listed {
     }
 }
 
-/// Prints it.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     if !args.backup_path.is_dir() {
         output::error(&format!(
-            "{} is no directory: no backups were made there yet, or name the right one by --backup-path",
+            "{} is not a directory: no backup was made there yet, or --backup-path is wrong",
             args.backup_path.display()
         ));
         return Ok(exit_code::FAILED);
@@ -79,7 +78,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         .iter()
         .filter_map(|line| {
             let problem = line.problem.as_ref()?;
-            let text = format!("{} can't be read as a backup: {problem}", line.name);
+            let text = format!("cannot read backup {}: {problem}", line.name);
             Some(output::one_line(&text))
         })
         .collect();

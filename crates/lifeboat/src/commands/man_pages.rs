@@ -11,13 +11,12 @@ use std::path::PathBuf;
 Examples:
   etcd-lifeboat man-pages /usr/local/share/man/man1")]
 pub(crate) struct Args {
-    /// The directory, which must exist
+    /// Directory for the manual pages; it must exist
     dir: PathBuf,
 }
 
-/// Writes them.
 pub(crate) fn run(args: Args, command: Command) -> anyhow::Result<u8> {
     clap_mangen::generate_to(command, &args.dir)
-        .with_context(|| format!("writing manual pages into {}", args.dir.display()))?;
+        .with_context(|| format!("cannot write the manual pages to {}", args.dir.display()))?;
     Ok(exit_code::DONE)
 }

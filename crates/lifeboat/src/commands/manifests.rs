@@ -4,25 +4,24 @@ use crate::cli::exit_code;
 use crate::cli::output;
 use operator::manifests::{Install, all};
 
-/// Print all that is to be applied to a cluster, for `kubectl apply -f -`
+/// Print the manifests of the operator, for `kubectl apply -f -`
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   etcd-lifeboat manifests --image registry.example/etcd-lifeboat:0.1.0
   etcd-lifeboat manifests --image registry.example/etcd-lifeboat:0.1.0 --openshift --monitoring")]
 pub(crate) struct Args {
-    /// Image of the operator, and of all that it makes
+    /// Image of the operator and of the pods that it creates
     #[arg(long, value_name = "IMAGE")]
     image: String,
-    /// For OpenShift: in openshift-etcd, with security context constraints
+    /// For OpenShift: use the namespace openshift-etcd, and add SecurityContextConstraints
     #[arg(long)]
     openshift: bool,
-    /// With a ServiceMonitor and alerts, where the Prometheus operator has its kinds
+    /// Add a ServiceMonitor and alerts; the cluster needs the CRDs of the Prometheus operator
     #[arg(long)]
     monitoring: bool,
 }
 
-/// Prints them.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let install = Install {
         image: args.image,

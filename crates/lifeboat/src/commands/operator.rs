@@ -1,4 +1,4 @@
-//! `etcd-lifeboat operator`: once per cluster.
+//! `etcd-lifeboat operator`.
 
 use crate::cli::exit_code;
 use crate::cli::logging::{self, LogFormat};
@@ -14,11 +14,11 @@ use operator::{Controllers, Options};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Keep backups on every control-plane node of a Kubernetes cluster
+/// Back up etcd on every control-plane node of a Kubernetes cluster
 ///
-/// Makes Backup/default on day one, and a DaemonSet of backup servers of it; any other Backup becomes a CronJob, and an
-/// EtcdBackup is one backup now. Finds the cluster by the service account of its pod, or by KUBECONFIG. Several
-/// replicas may run: one at a time works.
+/// The operator creates Backup/default at its first start, and a DaemonSet of backup servers for it. For each other Backup it
+/// creates a CronJob, and for each EtcdBackup one or more Jobs. It connects to the cluster with the service account of its
+/// pod, or with KUBECONFIG. Several replicas may run: one is active, and the others wait.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -26,13 +26,13 @@ Examples:
   etcd-lifeboat operator --image registry.example/etcd-lifeboat:0.1.0 \\
       --feature-gates AutomatedEtcdBackup=false")]
 pub(crate) struct Args {
-    /// Image of the backup servers
+    /// Image of the pods that the operator creates
     #[arg(long, value_name = "IMAGE")]
     image: String,
-    /// Feature gates, by name; AutomatedEtcdBackup is on unless it is false here
+    /// Feature gates; AutomatedEtcdBackup is on by default
     #[arg(long, value_name = "NAME=BOOL[,…]", default_value = "")]
     feature_gates: String,
-    /// Controllers that run: * are all, -NAME is one less
+    /// Controllers to run: * means all, -NAME turns one off
     #[arg(
         long,
         value_name = "NAME[,…]",
@@ -40,11 +40,11 @@ pub(crate) struct Args {
         allow_hyphen_values = true
     )]
     controllers: String,
-    /// Where nodes have the files of etcd: static-pod, kubespray, rancher or microshift [default: by the cluster]. The
-    /// label lifeboat.etcd.io/node-layout on a node says it for that one
+    /// Where the nodes have the files of etcd: static-pod, kubespray, rancher or microshift [default: detected from the
+    /// cluster]. The label lifeboat.etcd.io/node-layout on a node overrides this for that node
     #[arg(long, value_name = "LAYOUT")]
     node_layout: Option<String>,
-    /// Address of /metrics, /healthz and /readyz; port 0 lets the kernel choose
+    /// Address of /metrics, /healthz and /readyz; port 0 selects a free port
     #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: SocketAddr,
     /// More flags for Jobs that make a backup
@@ -53,15 +53,15 @@ pub(crate) struct Args {
     /// More flags for the backup servers
     #[arg(long, value_name = "FLAG", hide = true, allow_hyphen_values = true)]
     server_flag: Vec<String>,
-    /// Who this is among its replicas [default: the host's name and the process]
+    /// Name of this replica in the Lease [default: host name and process ID]
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     identity: Option<String>,
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
 }
 
-/// Beside that of backup servers: they may be on the same node.
+/// Not the port of the backup servers, because they may run on the same node.
 const LISTEN: &str = "127.0.0.1:29380";
 
 /// Runs until its lease is lost.
@@ -101,7 +101,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let ended = runtime.block_on(async {
         let client = kube::Client::try_default()
             .await
-            .context("finding the cluster: run it in a pod, or set KUBECONFIG")?;
+            .context("cannot find the cluster: run the operator in a pod, or set KUBECONFIG")?;
         let telling = Arc::new(Shared::default());
         tokio::spawn(listener::serve(
             args.listen,
@@ -109,11 +109,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         ));
         operator::run(client, options, telling)
             .await
-            .context("operator")
+            .context("the operator stops")
     });
     // Whatever the reason: what is left of it must not write, and a new one waits for its turn.
     match ended {
-        Ok(()) => anyhow::bail!("a controller ended"),
+        Ok(()) => anyhow::bail!("a controller stopped unexpectedly"),
         Err(error) => {
             output::error(&output::told(&error));
             Ok(exit_code::FAILED)
@@ -121,7 +121,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     }
 }
 
-/// Whether the gate is on.
+/// Whether the feature gate is on.
 fn gate(gates: &str) -> Result<bool, String> {
     let mut on = true;
     for gate in gates

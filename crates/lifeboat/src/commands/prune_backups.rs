@@ -11,42 +11,41 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Remove the backups that retention gives up, and nothing else
+/// Remove the backups that the retention policy does not keep
 ///
-/// Backups of each origin and each cluster are judged for themselves. The newest verified one always stays,
-/// and so does every one that is held, and everything that is no backup of ours.
+/// The policy applies to each origin and each cluster separately. The newest verified backup always stays. Held backups and
+/// files that etcd-lifeboat did not make always stay, too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   etcd-lifeboat prune-backups --type RetentionNumber --max-number-of-backups 5 --dry-run
   etcd-lifeboat prune-backups --type RetentionSize --max-size-of-backups-gb 20")]
 pub(crate) struct Args {
-    /// Where backups are kept
+    /// Directory of the backups
     #[arg(long, alias = "backupPath", value_name = "DIR", default_value = DEFAULT_ROOT)]
     backup_path: PathBuf,
-    /// What decides [with RetentionNumber 15 are kept by default, with RetentionSize 10 GiB]
+    /// Retention policy [RetentionNumber keeps 15 backups by default, RetentionSize keeps 10 GiB]
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     kind: Type,
     #[command(flatten)]
     retention: RetentionArgs,
-    /// Only say what would be removed, and why
+    /// Show what would be removed and why, but remove nothing
     #[arg(long)]
     dry_run: bool,
-    /// How to print the result
+    /// Output format
     #[arg(long, value_enum, default_value = "table")]
     output: Format,
 }
 
-/// A contract with scripts.
+/// The result. Scripts depend on its JSON.
 #[derive(Serialize)]
 struct Pruned {
     kept: Vec<String>,
     removed: Vec<String>,
-    /// Why, by name.
+    /// Reasons of the removals, by name of the backup.
     reasons: BTreeMap<String, String>,
 }
 
-/// Removes them.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let policy = match args.retention.policy(args.kind, DEFAULT_NUMBER) {
         Ok(policy) => policy,
@@ -57,7 +56,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     };
     if !args.backup_path.is_dir() {
         output::error(&format!(
-            "{} is not a directory: name the right one by --backup-path",
+            "{} is not a directory: give the directory of the backups with --backup-path",
             args.backup_path.display()
         ));
         return Ok(exit_code::FAILED);
@@ -73,7 +72,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         let stuck = swept
             .stuck
             .iter()
-            .map(|(name, error)| format!("{name} can't be removed: {error}"));
+            .map(|(name, error)| format!("cannot remove {name}: {error}"));
         problems.extend(stuck.chain(pruned.failed));
         pruned.removed
     };

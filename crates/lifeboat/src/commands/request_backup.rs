@@ -1,4 +1,4 @@
-//! `etcd-lifeboat request-backup`: what the CronJob of a `Backup` runs.
+//! `etcd-lifeboat request-backup`: the command in the CronJob of a `Backup`.
 
 use crate::cli::exit_code;
 use crate::cli::flags::cluster::ClusterArgs;
@@ -8,25 +8,25 @@ use anyhow::anyhow;
 use operator::request::{self, Ended, Order, Owner};
 use std::time::Duration;
 
-/// Ask for a backup by an EtcdBackup, and wait for what comes of it
+/// Create an EtcdBackup, and wait for its result
 ///
-/// In the pod of a Job the request belongs to that Job, and goes with it.
+/// In the pod of a Job, the EtcdBackup belongs to the Job and is deleted with it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   etcd-lifeboat request-backup
   etcd-lifeboat request-backup --pvc-name etcd-backups --timeout 1h")]
 pub(crate) struct Args {
-    /// The claim of the volume that it goes to [default: the disk of every control-plane node]
+    /// PersistentVolumeClaim to store the backup in [default: the disk of every control-plane node]
     #[arg(long, value_name = "NAME", default_value = "")]
     pvc_name: String,
-    /// The one node it is made on [default: all of the control plane]
+    /// The only node to back up [default: all control-plane nodes]
     #[arg(long, value_name = "NAME", conflicts_with = "pvc_name")]
     node: Option<String>,
-    /// The Backup it is for
+    /// Name of the Backup that this backup belongs to
     #[arg(long, value_name = "NAME")]
     backup: Option<String>,
-    /// How long to wait for its turn and for its end
+    /// How long to wait for the result; the time that the EtcdBackup is pending counts, too
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = crate::cli::duration::parse)]
     timeout: Duration,
     #[command(flatten)]
@@ -35,18 +35,17 @@ pub(crate) struct Args {
     job_name: Option<String>,
     #[arg(long, env = "MY_JOB_UID", hide = true)]
     job_uid: Option<String>,
-    /// Name of the EtcdBackup [default: one that nobody has]
+    /// Name of the EtcdBackup [default: a generated name]
     #[arg(long, value_name = "NAME", env = "MY_POD_NAME")]
     name: Option<String>,
 }
 
-/// Asks, and waits.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let owner = match (args.job_name, args.job_uid) {
         (Some(name), Some(uid)) => Some(Owner { name, uid }),
         (None, None) => None,
         _ => {
-            output::error("--job-name and --job-uid go together: a Job is named by both");
+            output::error("--job-name and --job-uid must be used together: give both or neither");
             return Ok(exit_code::USAGE);
         }
     };
@@ -64,7 +63,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         let tell = |what: &str| eprintln!("{what}");
         request::run(client, &order, &tell)
             .await
-            .map_err(|error| anyhow!("asking for a backup: {}", operator::plain(&error)))
+            .map_err(|error| anyhow!("cannot create the EtcdBackup: {}", operator::plain(&error)))
     })?;
     match ended {
         Ended::Completed { name, message } => {

@@ -1,4 +1,4 @@
-//! `etcd-lifeboat send-backup`: what `export` runs on a node.
+//! `etcd-lifeboat send-backup`: the command that `export` runs on a node.
 
 use crate::cli::exit_code;
 use crate::cli::output;
@@ -9,30 +9,31 @@ use std::path::PathBuf;
 
 /// Write a backup to standard output, as a tar archive of its directory
 ///
-/// What the archive holds opens the whole cluster: its keys are in it.
+/// Keep the output secret: it contains the keys of the cluster.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   etcd-lifeboat send-backup > newest.tar
   etcd-lifeboat send-backup 2026-11-22_031500 | ssh elsewhere tar x")]
 pub(crate) struct Args {
-    /// Which one [default: the newest proven one]
+    /// Name of the backup [default: the newest proven backup]
     name: Option<String>,
-    /// Where backups are kept
+    /// Directory of the backups
     #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT)]
     backup_path: PathBuf,
 }
 
-/// Sends it.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let out = std::io::stdout();
     if out.is_terminal() {
-        output::error("an archive is nothing for a terminal: send it to a file or a program");
+        output::error(
+            "cannot write a tar archive to a terminal: redirect the output to a file or a pipe",
+        );
         return Ok(exit_code::USAGE);
     }
     anyhow::ensure!(
         args.backup_path.is_dir(),
-        "{} is no directory: no backups were made there yet",
+        "{} is not a directory: no backup was made there yet, or --backup-path is wrong",
         args.backup_path.display()
     );
     let repository = Repository::open(&args.backup_path)?;

@@ -9,26 +9,25 @@ use jiff::Timestamp;
 use operator::overview::{self, NodeOverview, Overview};
 use std::time::Duration;
 
-/// Whoever asks in the middle of the night must not wait for minutes.
+/// A user must not wait for minutes.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
-/// Show a cluster's backups by node, and what is wrong
+/// Show the backups of each node of a cluster, and all problems
 ///
-/// Ends with 1 if a node's newest proven backup is too old, or a Backup is not as it should be.
+/// The exit code is 1 if the newest proven backup of a node is stale, or if a Backup has a problem.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   etcd-lifeboat status
   etcd-lifeboat status --output json")]
 pub(crate) struct Args {
-    /// How to print it
+    /// Output format
     #[arg(long, value_enum, default_value = "table")]
     output: Format,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
 
-/// Shows it.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let (overview, now) = look(&args.cluster)?;
     let text = match args.output {
@@ -46,7 +45,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     })
 }
 
-/// Shows the backups of all nodes.
+/// `kubectl lifeboat list`: shows the backups of all nodes.
 pub(crate) fn list(args: Args) -> anyhow::Result<u8> {
     let (overview, _) = look(&args.cluster)?;
     let text = match args.output {
@@ -82,8 +81,8 @@ fn look(cluster: &ClusterArgs) -> anyhow::Result<(Overview, Timestamp)> {
         let looking = overview::look(&client, now);
         let looked = tokio::time::timeout(ANSWER_WITHIN, looking).await;
         looked
-            .context("the API server does not answer; on a node, `etcd-lifeboat list` shows its backups without it")?
-            .map_err(|error| anyhow!("asking the cluster: {}", operator::plain(&error)))
+            .context("the API server does not answer; run `etcd-lifeboat list` on a node to see its backups")?
+            .map_err(|error| anyhow!("cannot read the state of the cluster: {}", operator::plain(&error)))
     })?;
     Ok((overview, now))
 }

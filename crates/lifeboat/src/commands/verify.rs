@@ -10,18 +10,18 @@ use backup_store::verify::{Level, Options, verify};
 use clap::ValueEnum;
 use std::path::PathBuf;
 
-/// Check that a snapshot is whole and restorable, and show what is in it
+/// Check that a snapshot is complete and restorable, and show its properties
 ///
-/// Takes a backup directory, a snapshot file that any tool made, or a copy of a stopped member's db. Reads
-/// the file and changes nothing.
+/// PATH is a backup directory, a snapshot file made by any tool, or a copy of the db file of a stopped member. The command
+/// only reads the file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Levels, each with all before it:
-  trailer    the SHA-256 at the end of the file is that of the file
-  structure  every page of the database is where and what it should be
-  content    every record can be read and follows from the ones before
-  member     the member named by --against has the same data (HashKV);
-             it stops writing while it computes the hash, so better not ask the leader
+Levels (each level includes the levels above it):
+  trailer    the SHA-256 at the end of the file matches the file
+  structure  every page of the database is valid and in its place
+  content    every record is readable and consistent with the records before it
+  member     the member given by --against has the same data (HashKV);
+             it accepts no writes while it computes the hash, so do not use the leader
 
 Examples:
   etcd-lifeboat verify snapshot.db
@@ -33,16 +33,16 @@ Examples:
 
 Exit codes: 0 verified, 1 damaged or not verified, 2 wrong usage.")]
 pub(crate) struct Args {
-    /// A backup directory, or a file
+    /// Backup directory or snapshot file
     path: PathBuf,
-    /// How much to check [default: content, or member with --against]; structure, content and member take a
-    /// file without a trailer, too
+    /// How much to check [default: content, or member with --against]; if you set structure, content or member here, the
+    /// file may have no trailer
     #[arg(long, value_enum)]
     level: Option<LevelArg>,
-    /// A member to compare with
+    /// Endpoint of a member to compare the data with
     #[arg(long, value_name = "ENDPOINT")]
     against: Option<String>,
-    /// How to print the result
+    /// Output format
     #[arg(long, value_enum, default_value = "table")]
     output: Format,
     #[command(flatten)]
@@ -68,7 +68,6 @@ impl From<LevelArg> for Level {
     }
 }
 
-/// Verifies and prints.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let options = match args.options() {
         Ok(options) => options,
@@ -107,14 +106,14 @@ impl Args {
             Some(endpoint) if level == Level::Member => Some(endpoint.clone()),
             Some(_) => {
                 return Err(
-                    "--against compares with a member, which only --level member does: leave --level out"
+                    "--against needs --level member: leave --level out, or set it to member"
                         .into(),
                 );
             }
             // Without the flag, as etcdctl would find it.
             None if level == Level::Member => {
                 Some(std::env::var("ETCDCTL_ENDPOINTS").map_err(|_| {
-                    "--level member needs a member: name it by --against ENDPOINT or in ETCDCTL_ENDPOINTS"
+                    "--level member needs the endpoint of a member: set --against ENDPOINT or ETCDCTL_ENDPOINTS"
                 })?)
             }
             None => None,

@@ -16,28 +16,28 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-/// Who knows what there is to answer.
+/// Provides the answers to HTTP requests.
 pub(crate) trait Answers: Send + Sync + 'static {
     /// All metrics, as text.
     fn metrics(&self) -> Result<String, fmt::Error>;
-    /// Why it is not ready; nothing if it is.
+    /// Why the process is not ready, or `None` if it is ready.
     fn not_ready(&self) -> Option<String>;
 }
 
-/// More connections wait, so that nobody can use up the files that backups need.
+/// Limit of open connections, so that they do not use the file descriptors that backups need.
 const CONNECTIONS: usize = 16;
-/// A connection ends after this, whatever is or is not sent.
+/// Every connection is closed after this time.
 const CONNECTION_LASTS: Duration = Duration::from_secs(60);
-/// Somebody else may have the port; backups go on.
+/// How long to wait before trying again if the port is in use. Backups continue.
 const LISTEN_AGAIN: Duration = Duration::from_secs(60);
 
-/// Serves for ever.
+/// Serves until the process ends.
 pub(crate) async fn serve(address: SocketAddr, answers: Arc<impl Answers>) {
     let listener = loop {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
             Err(error) => tracing::error!(
-                "no metrics: can't listen on {address}: {error}; name another by --listen. All else goes on"
+                "cannot listen on {address}: {error}; metrics are not available, all other work continues; set another address with --listen"
             ),
         }
         tokio::time::sleep(LISTEN_AGAIN).await;
@@ -75,7 +75,10 @@ pub(crate) async fn serve(address: SocketAddr, answers: Arc<impl Answers>) {
 
 fn answer(request: &Request<Incoming>, answers: &impl Answers) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
+        return text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET and HEAD are allowed\n".into(),
+        );
     }
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n".into()),
@@ -89,7 +92,7 @@ fn answer(request: &Request<Incoming>, answers: &impl Answers) -> Response<Full<
         },
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /metrics, /healthz and /readyz\n".into(),
+            "not found: use /metrics, /healthz or /readyz\n".into(),
         ),
     }
 }

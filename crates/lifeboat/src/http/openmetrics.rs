@@ -1,4 +1,4 @@
-//! How metrics are written.
+//! Writes metrics in the OpenMetrics format.
 
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
@@ -11,7 +11,7 @@ use std::fmt;
 /// The media type of [`text`].
 pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All metrics of a collector.
+/// Encodes all metrics of a collector as text.
 pub(crate) fn text(view: impl Collector) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("etcd_lifeboat");
     registry.register_collector(Box::new(view));

@@ -1,4 +1,4 @@
-//! What is observed, as metrics. `docs/metrics.md` explains each.
+//! The metrics of a backup server. `docs/metrics.md` explains each.
 
 use super::observed::View;
 use super::reasons::{NO_ETCD, NODE_UNKNOWN};
@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use std::fmt;
 
-/// Why runs fail.
+/// All reasons for failed runs.
 fn reasons() -> impl Iterator<Item = &'static str> {
     RunError::REASONS
         .into_iter()
@@ -25,10 +25,10 @@ impl Collector for View {
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         out.family(
             "build_info",
-            "The version that runs",
+            "Version of the running program",
             [(version, ConstGauge::new(1u64))],
         )?;
-        out.gauge("enabled", "Whether backups are made", flag(self.enabled))?;
+        out.gauge("enabled", "Whether backups are enabled", flag(self.enabled))?;
         self.encode_attempts(&mut out)?;
         self.encode_schedule(&mut out)?;
         self.encode_newest(&mut out)?;
@@ -61,7 +61,7 @@ impl View {
         )?;
         out.family(
             "failures",
-            "Runs that made no backup by reason, since the start",
+            "Failed runs by reason, since the start",
             // All of them from the start on: Prometheus does not see a counter rise that begins at 1.
             reasons().map(|reason| {
                 let count = attempts.failures.get(reason).copied().unwrap_or_default();
@@ -70,12 +70,12 @@ impl View {
         )?;
         out.gauge(
             "consecutive_failures",
-            "Runs that failed since the last one that made a backup",
+            "Failed runs since the last successful run",
             number(attempts.consecutive_failures),
         )?;
         out.family(
             "backups_removed_for_space",
-            "Proven backups that were removed to make room for newer ones, since the start",
+            "Proven backups that were removed to free disk space for newer backups, since the start",
             [(
                 [("reason", "insufficient-space")],
                 ConstCounter::new(attempts.given_up),
@@ -83,7 +83,7 @@ impl View {
         )?;
         out.time(
             "last_attempt_timestamp_seconds",
-            "When the last run began",
+            "When the last run started",
             attempts.last,
         )
     }
@@ -111,7 +111,7 @@ impl View {
         let newest = self.kept.newest.as_ref();
         out.gauge(
             "last_verified_timestamp_seconds",
-            "When the newest proven backup was complete, or 0",
+            "When the newest proven backup was complete, 0 if there is none",
             Some(newest.map_or(0.0, |record| seconds(record.finished_at))),
         )?;
         let Some(newest) = newest else {
@@ -144,7 +144,7 @@ impl View {
         )?;
         out.gauge(
             "snapshot_keys",
-            "Keys of the newest proven snapshot",
+            "Number of keys in the newest proven snapshot",
             number(newest.snapshot.total_keys),
         )?;
         out.gauge(
@@ -169,7 +169,7 @@ impl View {
         ];
         out.family(
             "member_info",
-            "The member that the newest proven snapshot is of",
+            "The etcd member of the newest proven snapshot",
             [(member, ConstGauge::new(1u64))],
         )
     }
@@ -177,7 +177,7 @@ impl View {
     fn encode_repository(&self, out: &mut Metrics<'_>) -> fmt::Result {
         out.family(
             "backups",
-            "Proven backups that are kept, by lineage",
+            "Number of proven backups, by origin and cluster",
             self.kept
                 .lineages
                 .iter()
@@ -196,7 +196,7 @@ impl View {
         )?;
         out.gauge(
             "held_backups",
-            "Backups that somebody holds, so that nothing automatic removes them",
+            "Held backups, which are not removed automatically",
             number(self.kept.held),
         )?;
         out.gauge(
@@ -209,23 +209,23 @@ impl View {
         )?;
         out.gauge(
             "cluster_changed",
-            "Whether there are backups of another cluster than that of the newest",
+            "Whether some backups are of another etcd cluster than the newest backup",
             flag(self.kept.cluster_changed()),
         )?;
         let space = self.kept.space;
         out.gauge(
             "disk_free_bytes",
-            "Free bytes where backups are kept, as df counts them",
+            "Free space on the filesystem of the backups, as df shows it",
             space.and_then(|space| number(space.free_bytes)),
         )?;
         out.gauge(
             "disk_size_bytes",
-            "Size of the filesystem where backups are kept",
+            "Size of the filesystem of the backups",
             space.and_then(|space| number(space.total_bytes)),
         )?;
         out.gauge(
             "disk_reserve_bytes",
-            "Bytes that runs leave free",
+            "Free space that runs leave on the filesystem",
             self.reserve_bytes.and_then(number),
         )
     }

@@ -1,5 +1,5 @@
-//! In a cluster: what the server knows, as its node's `NodeBackup`, and Events of what changes for the worse or the
-//! better. Without an API server backups go on; when it is back it is told how things are then.
+//! In a cluster, writes the state of the server to the `NodeBackup` of its node, and Events for failures and recoveries. Backups
+//! continue without the API server. When it is available again, the current state is written.
 
 use super::observed::{KeptBackup, Observed, View};
 use super::reasons::NO_ETCD;
@@ -20,7 +20,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// Tells for ever, if this is a pod of a cluster.
+/// Writes the `NodeBackup` until the process ends. Does nothing outside of a pod.
 pub(crate) async fn tell(node: String, observed: Arc<Observed>) {
     // No pod, or one without a service account: then nobody is to be told.
     let Ok(config) = Config::incluster() else {
@@ -29,7 +29,9 @@ pub(crate) async fn tell(node: String, observed: Arc<Observed>) {
     let client = match Client::try_from(config) {
         Ok(client) => client,
         Err(error) => {
-            tracing::error!("no NodeBackup: {error}; backups go on");
+            tracing::error!(
+                "cannot connect to the API server: {error}; no NodeBackup is written, backups continue"
+            );
             return;
         }
     };
@@ -65,7 +67,7 @@ pub(crate) async fn tell(node: String, observed: Arc<Observed>) {
                 };
                 tracing::warn!(
                     retry_s = retry.as_secs(),
-                    "NodeBackup/{} was not written: {problem}; backups go on",
+                    "cannot write NodeBackup/{}: {problem}; backups continue",
                     teller.node
                 );
                 tokio::time::sleep(retry).await;
@@ -79,16 +81,16 @@ struct Teller {
     api: Api<NodeBackup>,
     events: Events,
     node: String,
-    /// What the API server has heard.
+    /// The status that was last written to the API server.
     told: Option<NodeBackupStatus>,
-    /// What events are about.
+    /// The object of the events.
     object: Option<ObjectReference>,
-    /// So many backups that were given up were an event.
+    /// The number of backups removed for space that had an event.
     told_given_up: u64,
 }
 
 impl Teller {
-    /// An event for each backup that was given up since the last time.
+    /// Publishes an event for each backup that was removed for space since the last call.
     async fn bring_news(&mut self, given_up: u64, news: VecDeque<String>) {
         let Some(object) = &self.object else {
             return;
@@ -102,7 +104,7 @@ impl Teller {
         self.told_given_up = given_up;
     }
 
-    /// Brings the API server to know this.
+    /// Writes the status to the API server, if it has changed.
     async fn bring(&mut self, status: NodeBackupStatus) -> Result<(), kube::Error> {
         if self.told.as_ref() == Some(&status) {
             return Ok(());
@@ -146,14 +148,14 @@ impl Teller {
     }
 }
 
-/// What is worth an event.
+/// A change that is published as an event.
 #[derive(Debug, PartialEq, Eq)]
 enum News {
     Failed(String),
     Recovered(String),
 }
 
-/// What is news of what has changed.
+/// Compares two statuses and returns the change to publish.
 fn news(before: Option<&NodeBackupStatus>, now: &NodeBackupStatus) -> Option<News> {
     let failed = |status: &NodeBackupStatus| {
         let attempt = status
@@ -168,7 +170,7 @@ fn news(before: Option<&NodeBackupStatus>, now: &NodeBackupStatus) -> Option<New
         (_, Some((reason, message))) => Some(News::Failed(format!("{reason}: {message}"))),
         (Some(_), None) => {
             let newest = now.last_verified.as_ref()?;
-            let note = format!("{} was made and proven", newest.name);
+            let note = format!("backup {} was made and proven", newest.name);
             Some(News::Recovered(note))
         }
         (None, None) => None,
@@ -194,7 +196,7 @@ fn status(observed: &Observed) -> NodeBackupStatus {
     }
 }
 
-/// What the node has of etcd, by what became of the last run.
+/// The kind of etcd member on the node, from the result of the last run.
 fn member(view: &View) -> NodeMember {
     match view.attempts.reason {
         Some("learner") => NodeMember::Learner,
@@ -217,10 +219,10 @@ fn attempt(view: &View) -> Option<Attempt> {
 
 fn problem(view: &View) -> Option<String> {
     if !view.enabled {
-        return Some("backups are not enabled on this node".into());
+        return Some("backups are not enabled on this node (--enabled=false)".into());
     }
     if view.kept.cluster_changed() {
-        let changed = "there are backups of another cluster than that of the newest: etcd was restored or made anew";
+        let changed = "some backups are of another etcd cluster than the newest backup, because etcd was restored or created again; remove them when you do not need them";
         return Some(changed.into());
     }
     let kept = view.kept.problem.clone();
@@ -234,19 +236,19 @@ fn archive_problem(view: &View) -> Option<String> {
     let lacks = &view.kept.newest.as_ref()?.archive_missing;
     let first = lacks.first()?;
     Some(format!(
-        "the newest backup lacks control-plane files, which a restore on a new machine needs: {first}"
+        "the archive of the newest backup is incomplete, and a restore on a new machine needs the missing files: {first}"
     ))
 }
 
 fn unreadable_problem(view: &View) -> Option<String> {
     let (name, problem) = view.kept.unreadable.first()?;
     Some(format!(
-        "{} of the backups can't be read as such: {name}: {problem}; copy what you need of it and remove it by hand",
+        "damaged backups: {}; the first is {name}: {problem}; copy the files that you need, then remove the backup by hand",
         view.kept.unreadable.len()
     ))
 }
 
-/// A string in a `NodeBackup`: each has a limit, so that the whole has one.
+/// Limits the length of a string in a `NodeBackup`, so that the object has a limit, too.
 fn short(text: String) -> String {
     const MAX_CHARS: usize = 1024;
     if text.chars().count() <= MAX_CHARS {
@@ -281,7 +283,7 @@ fn entry(kept: &KeptBackup) -> NodeBackupEntry {
     }
 }
 
-/// As Kubernetes writes times.
+/// Formats a time as Kubernetes does.
 fn to_the_second(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
@@ -321,7 +323,7 @@ mod tests {
         assert_eq!(news(None, &member), failed("member: "));
         assert_eq!(news(Some(&member), &member), None);
         assert_eq!(news(Some(&member), &disk), failed("insufficient-space: "));
-        let over = Some(News::Recovered("newest was made and proven".into()));
+        let over = Some(News::Recovered("backup newest was made and proven".into()));
         assert_eq!(news(Some(&disk), &well), over);
     }
 }

@@ -1,4 +1,4 @@
-//! What a server knows of its runs and its repository, for whoever asks while it works.
+//! The state of the runs and of the repository, for metrics, health checks and the `NodeBackup`.
 
 use super::reasons::ORIGIN;
 use crate::http::listener::Answers;
@@ -18,44 +18,44 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
-/// A disk that takes longer hangs.
+/// A disk that takes longer counts as hanging.
 const LOOK_WITHIN: Duration = Duration::from_secs(10);
-/// So many backups that were given up are kept in mind, for who has not heard of them yet.
+/// Maximum number of messages about backups removed for space that wait for an event.
 const NEWS: usize = 16;
-/// The repository is looked at this often, and after each run.
+/// How often the repository is read. It is also read after each run.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// What does not change while the server runs.
+/// Settings that do not change while the server runs.
 pub(crate) struct Fixed {
-    /// Whether it makes backups at all.
+    /// Whether the server makes backups.
     pub(crate) enabled: bool,
-    /// As it was written.
+    /// The schedule as the user wrote it.
     pub(crate) schedule_text: String,
     pub(crate) schedule: Schedule,
     pub(crate) zone: TimeZone,
     pub(crate) repository: PathBuf,
-    /// Bytes to keep free, if that was said.
+    /// Bytes to keep free, if set.
     pub(crate) reserve_bytes: Option<u64>,
 }
 
-/// Since the server started.
+/// Runs since the server started.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attempts {
-    /// When the last run began, also if it goes on.
+    /// When the last run started, also if it is still running.
     pub(crate) last: Option<Timestamp>,
-    /// When the last one began that has come to its end.
+    /// When the last finished run started.
     pub(crate) last_ended: Option<Timestamp>,
     pub(crate) successes: u64,
     /// Failures by their reason.
     pub(crate) failures: BTreeMap<&'static str, u64>,
     pub(crate) consecutive_failures: u64,
-    /// Of the last attempt, if it failed: in a word, and for people.
+    /// The reason of the last run, if it failed, as a label value.
     pub(crate) reason: Option<&'static str>,
     /// Of the last attempt, if it failed.
     pub(crate) problem: Option<String>,
-    /// Proven backups that were given up to make room.
+    /// Number of proven backups that were removed for space.
     pub(crate) given_up: u64,
-    /// What was said of the newest of them.
+    /// The newest messages about these removals.
     pub(crate) news_of_given_up: VecDeque<String>,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct KeptBackup {
     pub(crate) record: Record,
 }
 
-/// In the repository, whichever process put it there.
+/// The content of the repository, made by any process.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Kept {
     /// The newest proven backup.
@@ -78,15 +78,15 @@ pub(crate) struct Kept {
     pub(crate) last_success: Option<Timestamp>,
     /// Proven backups by origin and cluster id.
     pub(crate) lineages: BTreeMap<(String, String), u64>,
-    /// Backups of ours that can't be read as such, by name, and why.
+    /// Damaged backups: name and reason.
     pub(crate) unreadable: Vec<(String, String)>,
     pub(crate) held: u64,
     pub(crate) space: Option<Space>,
-    /// Why nothing is known of it.
+    /// Why the repository could not be read.
     pub(crate) problem: Option<String>,
 }
 
-/// All of it, at one moment.
+/// The complete state at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct View {
     pub(crate) enabled: bool,
@@ -115,7 +115,7 @@ impl Observed {
         }
     }
 
-    /// Hears whenever the repository was looked at anew: after each run, and now and then.
+    /// Receives a message each time the repository was read.
     pub(crate) fn looks(&self) -> watch::Receiver<()> {
         self.looked.subscribe()
     }
@@ -152,7 +152,7 @@ impl Observed {
         self.changed.notify_one();
     }
 
-    /// Hears what happens in a run.
+    /// Logs and counts an event of a run.
     pub(crate) fn hear(&self, event: &RunEvent) {
         if event.is_warning() {
             tracing::warn!("{event}");
@@ -170,13 +170,13 @@ impl Observed {
         }
     }
 
-    /// How many proven backups were given up to make room, and what was said of the newest of them.
+    /// The number of proven backups that were removed for space, and the newest messages about them.
     pub(crate) fn given_up(&self) -> (u64, VecDeque<String>) {
         let attempts = &self.state().0;
         (attempts.given_up, attempts.news_of_given_up.clone())
     }
 
-    /// Keeps what is known of the repository new. A disk that hangs keeps one thread, and no more.
+    /// Reads the repository again and again. A hanging disk blocks at most one thread.
     pub(crate) async fn watch(self: std::sync::Arc<Self>) {
         let mut looking = None;
         loop {
@@ -187,7 +187,7 @@ impl Observed {
             if tokio::time::timeout(LOOK_WITHIN, &mut look).await.is_err() {
                 // What was seen before stays, and grows old. Whoever listens hears why.
                 self.state().1.problem = Some(format!(
-                    "the disk of the backups has not answered for {} s: what is known of them is of before",
+                    "the disk of the backups has not answered for {} s: the reported backups may be out of date",
                     LOOK_WITHIN.as_secs()
                 ));
                 looking = Some(look);
@@ -252,10 +252,10 @@ impl Answers for Observed {
     }
 }
 
-/// A clock that is ahead of this one by more was wrong, or this one is.
+/// A time that is further in the future is wrong, or this clock is wrong.
 const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(1);
 
-/// A backup that says it is of the future would be new enough for as long as that is away.
+/// Whether a time is not in the future. A backup with a time in the future would stay up to date for too long.
 pub(crate) fn has_come(time: Timestamp, now: Timestamp) -> bool {
     time.duration_since(now) <= CLOCKS_DIFFER
 }
@@ -296,7 +296,7 @@ fn kept(entries: &[Entry], now: Timestamp) -> Kept {
 }
 
 impl Kept {
-    /// Whether there are backups of another cluster than that of the newest.
+    /// Whether some backups are of another etcd cluster than the newest backup.
     pub(crate) fn cluster_changed(&self) -> bool {
         self.newest.as_ref().is_some_and(|newest| {
             self.lineages
@@ -307,7 +307,7 @@ impl Kept {
 }
 
 impl View {
-    /// Why the node is not protected as it should be; nothing if it is.
+    /// Why the node has no backup that is up to date, or `None` if it has one.
     pub(crate) fn not_ready(&self) -> Option<String> {
         if !self.enabled {
             return None;
@@ -319,7 +319,7 @@ impl View {
         match (&self.kept.newest, self.freshness) {
             (None, _) => Some(told("there is no proven backup")),
             (Some(newest), Some(Freshness::Stale { .. })) => Some(told(&format!(
-                "the newest proven backup is from {}, and two more runs were due since then",
+                "the newest proven backup is stale: it is from {}, and two more runs were due since then",
                 newest.finished_at
             ))),
             _ => None,

@@ -1,4 +1,4 @@
-//! What the operator judges, as metrics. `docs/metrics.md` explains each.
+//! The operator's metrics. `docs/metrics.md` explains each.
 
 use crate::http::listener::Answers;
 use crate::http::openmetrics::{self, Metrics, flag, number, seconds};
@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use std::fmt;
 use std::sync::Arc;
 
-/// Answers with what the controllers last told.
+/// Serves the last state of the controllers.
 pub(crate) struct Told(pub(crate) Arc<Shared>);
 
 impl Answers for Told {
@@ -24,7 +24,7 @@ impl Answers for Told {
         let telling = self.0.now();
         let blind = telling.leader && telling.judges && telling.judged_at.is_none();
         blind.then(|| {
-            "it has not judged the nodes' backups yet: its log says what it waits for".into()
+            "the operator has not evaluated the backups of the nodes yet: see the log of the operator".into()
         })
     }
 }
@@ -42,7 +42,7 @@ impl Collector for View {
         let mut out = Metrics::new(encoder);
         out.gauge(
             "operator_leader",
-            "Whether this replica of the operator works, and the others wait",
+            "Whether this replica is the active operator",
             flag(telling.leader),
         )?;
         // Only who works has looked.
@@ -51,12 +51,12 @@ impl Collector for View {
         }
         out.gauge(
             "operator_opted_out",
-            "Whether somebody has deleted Backup/default, so that it is not made again",
+            "Whether a user deleted Backup/default, so that the operator does not create it again",
             flag(telling.opted_out),
         )?;
         out.family(
             "operator_errors",
-            "Attempts of a controller that the API server refused or did not answer, since the start",
+            "Requests of a controller that the API server refused or did not answer, since the start",
             Controllers::NAMES.map(|name| {
                 let count = telling.errors.get(name).copied().unwrap_or_default();
                 ([("controller", name)], ConstCounter::new(count))
@@ -64,12 +64,12 @@ impl Collector for View {
         )?;
         out.time(
             "operator_last_evaluation_timestamp_seconds",
-            "When the operator last judged whether backups are new enough",
+            "When the operator last evaluated whether backups are up to date",
             telling.judged_at,
         )?;
         out.gauge(
             "operator_unreadable_objects",
-            "Objects of the cluster that the operator can't read and leaves out; its log names them",
+            "Objects of the cluster that the operator cannot read and ignores; its log names them",
             number(telling.unreadable.len() as u64),
         )?;
         let backups = || {
@@ -80,12 +80,12 @@ impl Collector for View {
         };
         out.family(
             "operator_backup_reconciled",
-            "Whether a Backup could be made into what it says",
+            "Whether the operator could apply the specification of a Backup",
             backups().map(|(labels, told)| (labels, gauge(told.reconciled))),
         )?;
         out.family(
             "operator_backup_fresh",
-            "Whether the backups of a Backup are new enough",
+            "Whether the backups of a Backup are up to date",
             backups().filter_map(|(labels, told)| Some((labels, gauge(told.fresh?)))),
         )?;
         let nodes = || {
@@ -96,26 +96,26 @@ impl Collector for View {
         };
         out.family(
             "operator_node_applicable",
-            "Whether a control-plane node has something to back up",
+            "Whether a control-plane node has an etcd member to back up",
             nodes().map(|(labels, told)| (labels, gauge(told.applicable))),
         )?;
         out.family(
             "operator_node_fresh",
-            "Whether the newest proven backup of a control-plane node is new enough",
+            "Whether the newest proven backup of a control-plane node is up to date",
             nodes()
                 .filter(|(_, told)| told.applicable)
                 .map(|(labels, told)| (labels, gauge(told.fresh))),
         )?;
         out.family(
             "operator_node_last_new_backup_timestamp_seconds",
-            "When a node's newest proven backup was seen to be a new one, by the operator's clock",
+            "When the operator first saw the newest proven backup of a node, by the operator's clock",
             nodes().filter_map(|(labels, told)| {
                 Some((labels, ConstGauge::new(seconds(told.advanced_at?))))
             }),
         )?;
         out.family(
             "operator_requests",
-            "EtcdBackups by what has become of them",
+            "EtcdBackups by their condition",
             telling
                 .requests
                 .iter()

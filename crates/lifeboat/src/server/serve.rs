@@ -1,4 +1,4 @@
-//! The loop: waits until a run is due, takes its turn, runs, tries again.
+//! The main loop: waits until a run is due, lets other members go first, makes the backup, tries again after a failure.
 
 use super::observed::{Observed, has_come};
 use super::reasons::{NO_ETCD, NODE_UNKNOWN, ORIGIN};
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// After a signal a run has so long to clean up; what it leaves is swept by the next one.
+/// How long a run may clean up after a signal. The next run removes what is left.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
 
 pub(crate) struct Server {
@@ -31,11 +31,11 @@ pub(crate) struct Server {
 
 /// Why a run made no backup.
 struct Failed {
-    /// In a word, for the metrics.
+    /// The label value in the metrics.
     reason: &'static str,
-    /// For people.
+    /// The message for people.
     problem: String,
-    /// Whether trying again soon would only cost the member as much again.
+    /// Whether to wait for the next due time, because another try would only put load on the member.
     waits_for_the_next_run: bool,
 }
 
@@ -49,10 +49,10 @@ impl From<RunError> for Failed {
     }
 }
 
-/// This node's etcd, as its files have it.
+/// This node's etcd, as found from flags or files.
 struct Node {
     order: Order,
-    /// Whether nothing but the usual place speaks for it.
+    /// Whether the endpoint is only the default, because no flag and no file names one.
     guessed: bool,
 }
 
@@ -66,7 +66,7 @@ impl Server {
             "started"
         );
         if self.missed(&agenda).await {
-            tracing::info!("no backup since the last one was due: catching up");
+            tracing::info!("the last due backup was not made: making it now");
             self.take_turn_and_run(&mut agenda, "catch-up").await;
         }
         while !self.stop.wanted() {
@@ -74,7 +74,9 @@ impl Server {
                 Next::Run(_) => self.take_turn_and_run(&mut agenda, "schedule").await,
                 Next::Wait(duration) => self.stop.sleep(duration).await,
                 Next::Never => {
-                    tracing::error!("the schedule is never due again: idle until stopped");
+                    tracing::error!(
+                        "the schedule has no more due times: waiting for a signal to stop"
+                    );
                     self.stop.wait().await;
                 }
             }
@@ -82,7 +84,7 @@ impl Server {
         tracing::info!("stopped");
     }
 
-    /// Whether a run should have been while nobody was here. A disk that can't say is asked again by the run itself.
+    /// Whether a run was due while the server was stopped. If the disk does not answer, the run itself reports that.
     async fn missed(&self, agenda: &Agenda) -> bool {
         let path = self.backup_path.clone();
         let looking = move || {
@@ -98,12 +100,15 @@ impl Server {
         agenda.missed(newest.ok().flatten(), Timestamp::now())
     }
 
-    /// Runs, and tries again until it works or the next run is due.
+    /// Makes a backup. After a failure, tries again until it succeeds or the next run is due.
     async fn take_turn_and_run(&self, agenda: &mut Agenda, trigger: &str) {
         let period = agenda.period(Timestamp::now());
         let delay = self.turn(period).await;
         if !delay.is_zero() {
-            tracing::info!(delay_s = delay.as_secs(), "other members first");
+            tracing::info!(
+                delay_s = delay.as_secs(),
+                "waiting: other members make their backups first"
+            );
             self.stop.sleep(delay).await;
         }
         let mut failures = 0;
@@ -122,7 +127,7 @@ impl Server {
                 }) => {
                     tracing::error!(
                         reason,
-                        "backup failed: {problem}; not tried again before the next one is due"
+                        "backup failed: {problem}; trying again at the next due time"
                     );
                     self.observed.failure(reason, problem);
                     return;
@@ -149,7 +154,7 @@ impl Server {
         }
     }
 
-    /// How long this member lets others go first.
+    /// How long this member waits for the other members.
     async fn turn(&self, period: Duration) -> Duration {
         let known = async {
             let node = self.look_at_node("").await.ok()?;
@@ -235,13 +240,13 @@ impl Server {
             tracing::warn!("{warning}");
         }
         for what in &record.archive_missing {
-            tracing::error!("the archive of control-plane files is not whole: {what}");
+            tracing::error!("the archive of control-plane files is incomplete: {what}");
         }
         Ok(())
     }
 }
 
-/// Only where nothing on the node speaks of etcd and nobody listens at the usual place there is none. All else is not known.
+/// A node has no etcd only if no file names one and nothing listens on the default endpoint. Otherwise it is unknown.
 fn explained(error: RunError, guessed: bool) -> Failed {
     let (reason, problem) = match error {
         RunError::Member(MemberError::Dial {
@@ -250,11 +255,15 @@ fn explained(error: RunError, guessed: bool) -> Failed {
             ..
         }) if guessed => (
             NO_ETCD,
-            format!("no file of this node speaks of etcd, and nobody listens at {endpoint}"),
+            format!(
+                "found no etcd on this node: no file names an etcd, and nothing listens on {endpoint}"
+            ),
         ),
         RunError::Member(problem) if guessed => (
             NODE_UNKNOWN,
-            format!("no file of this node says where etcd is, and at the usual place: {problem}"),
+            format!(
+                "cannot find etcd: no file of this node says where etcd is, and the default endpoint failed: {problem}"
+            ),
         ),
         other => return other.into(),
     };

@@ -1,23 +1,23 @@
-//! What is done for requests: one at a time, of several that wait the first by name, node by node.
+//! Decides what to do for requests: one at a time, in the order of their names, and one node after another.
 
 use super::Outcome;
 
-/// With what its pod waits for behind it, this is all that is known of a pod that is gone.
+/// Part of the message of a running Job. After the Job's pod was deleted, the message still has the pod's problem.
 const IS_RUNNING: &str = " is running";
 
-/// A request.
+/// An `EtcdBackup`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) name: String,
     pub(super) uid: String,
     pub(super) claim: Option<String>,
-    /// On this node only.
+    /// The only node to back up.
     pub(super) node: Option<String>,
-    /// Nothing has been said of it yet.
+    /// `None` if it has no status yet.
     pub(super) outcome: Option<Outcome>,
-    /// What was last said of it.
+    /// The message of its last condition.
     pub(super) said: String,
-    /// The Job it was told to have.
+    /// The Job in its status.
     pub(super) job: Option<String>,
 }
 
@@ -25,11 +25,11 @@ pub(super) struct Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Made {
     pub(super) name: String,
-    /// The request's.
+    /// Uid of the request.
     pub(super) owner_uid: String,
     pub(super) node: Option<String>,
     pub(super) end: Option<End>,
-    /// What its pod waits for or died of.
+    /// The problem of its pod.
     pub(super) pod: Option<String>,
 }
 
@@ -39,15 +39,15 @@ pub(super) enum End {
     Failed(String),
 }
 
-/// Something to do.
+/// An action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Do {
-    /// Make the Job of a request, on a node or with its claim.
+    /// Create a Job for a request, on a node or with its PersistentVolumeClaim.
     Make {
         request: String,
         node: Option<String>,
     },
-    /// Tell what has become of it.
+    /// Write the outcome to the status of a request.
     Tell {
         request: String,
         outcome: Outcome,
@@ -55,7 +55,7 @@ pub(super) enum Do {
     },
 }
 
-/// Decides. Nodes are those to be backed up, in order.
+/// Decides on all actions. `nodes` are the nodes to back up, in order.
 pub(super) fn decide(requests: &[Request], jobs: &[Made], nodes: &[String]) -> Vec<Do> {
     let mut all = Vec::new();
     let tell = |request: &Request, outcome: Outcome, message: String| Do::Tell {
@@ -93,7 +93,8 @@ pub(super) fn decide(requests: &[Request], jobs: &[Made], nodes: &[String]) -> V
     }
     waiting.sort_by(|one, other| one.name.cmp(&other.name));
     if let Some(running) = goes_on {
-        let message = format!("waits for EtcdBackup {running}: one is made at a time");
+        let message =
+            format!("waiting for EtcdBackup {running}: only one EtcdBackup runs at a time");
         let told = waiting
             .into_iter()
             .map(|request| tell(request, Outcome::Pending, message.clone()));
@@ -115,7 +116,7 @@ pub(super) fn decide(requests: &[Request], jobs: &[Made], nodes: &[String]) -> V
         },
     });
     let message = format!(
-        "skipped for EtcdBackup {}: one is made at a time; ask again",
+        "skipped because EtcdBackup {} runs: only one EtcdBackup runs at a time; create a new EtcdBackup later",
         first.name
     );
     all.extend(
@@ -134,12 +135,13 @@ fn of_request(request: &Request, nodes: &[String]) -> Vec<String> {
 
 fn no_node(request: &Request) -> String {
     match &request.node {
-        Some(node) => format!("{node} is no node of the control plane that has a voting member"),
-        None => "there is no node with a role label control-plane, master or etcd that has a voting member".into(),
+        Some(node) => format!("{node} is not a control-plane node with a voting etcd member"),
+        None => "no node with a role label control-plane, master or etcd has a voting etcd member"
+            .into(),
     }
 }
 
-/// Decides of a request that has a Job.
+/// Decides on the action for a request that has a Job.
 fn go_on(request: &Request, jobs: &[&Made], nodes: &[String]) -> Do {
     let tell = |outcome, message| Do::Tell {
         request: request.name.clone(),
@@ -249,7 +251,7 @@ mod tests {
         names.iter().map(|name| (*name).to_string()).collect()
     }
 
-    /// In short: who, and what.
+    /// The actions in short form.
     fn decided(requests: &[Request], jobs: &[Made], on: &[&str]) -> Vec<String> {
         decide(requests, jobs, &nodes(on))
             .into_iter()

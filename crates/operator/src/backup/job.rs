@@ -11,14 +11,14 @@ use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// A backup may take so long.
+/// Time limit of a backup.
 const JOB_LASTS_S: i64 = 900;
-/// A pod that never started is ended by its Job, a little later than one that runs ends: so its words are not lost.
+/// The Job's limit is a little later than the pod's, so that the pod's message is not lost.
 const JOB_MARGIN_S: i64 = 30;
-/// Another run on the same disk may go on before it.
+/// How long to wait while another run uses the same disk.
 const WAITS_FOR_LOCK_S: i64 = 600;
 
-/// A Job, as it is made.
+/// The Job to create.
 pub(super) fn job(
     shape: &Shape,
     layout: NodeLayout,

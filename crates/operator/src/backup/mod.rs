@@ -1,6 +1,6 @@
-//! An `EtcdBackup` becomes a Job that makes a backup and then keeps what its retention says: in a claim's volume, or,
-//! without one, a Job on each control-plane node, one node after another. One request at a time; of several that
-//! wait the first by name is next, and the others are told that they were skipped, as upstream does it.
+//! Creates the Jobs for an `EtcdBackup`. A Job makes a backup and applies retention. With a PersistentVolumeClaim there is one Job;
+//! without one there is a Job on each control-plane node, one node after another. Only one request runs at a time. Of several
+//! pending requests, the first by name runs and the others are skipped, as upstream does it.
 
 mod decide;
 mod job;
@@ -29,13 +29,13 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// In logs and metrics.
+/// Name of the controller in logs and metrics.
 pub(crate) const NAME: &str = "backup";
 
-/// What is read and repeated of a name that anybody may have written.
+/// Maximum length of a name in a message, because anyone can choose it.
 const NAMED_CHARS: usize = 253;
 
-/// Acts on whatever changes.
+/// Acts on each change.
 pub(crate) async fn run(context: Arc<Context>, seen: Arc<Seen>) {
     let act = || act(&context, &seen).boxed();
     seen::follow(&context, &seen, NAME, act).await;
@@ -117,7 +117,7 @@ fn view(request: &EtcdBackup) -> Request {
     }
 }
 
-/// What pods of Jobs wait for or died of, by Job.
+/// The problems of pods, by Job.
 fn pod_problems(seen: &Seen) -> HashMap<String, String> {
     let mut problems: HashMap<String, String> = HashMap::new();
     for pod in seen.pods.state() {
@@ -159,7 +159,7 @@ fn made(job: &Job, pods: &HashMap<String, String>) -> Option<Made> {
     })
 }
 
-/// The nodes that have a backup each: control-plane nodes, as far as they are known to have a voting member.
+/// The nodes to back up: control-plane nodes, except those that are known to have no voting member.
 fn targets(seen: &Seen) -> Vec<String> {
     let without: BTreeSet<_> = seen
         .node_backups
@@ -180,7 +180,7 @@ fn targets(seen: &Seen) -> Vec<String> {
     nodes
 }
 
-/// Makes a Job, and says so; of a request that can't be made, why.
+/// Creates a Job and writes the status of the request. If that is not possible, writes the reason.
 async fn make(
     context: &Context,
     seen: &Seen,
@@ -194,7 +194,7 @@ async fn make(
     {
         let short: String = claim.chars().take(NAMED_CHARS).collect();
         let message = format!(
-            "spec.pvcName {short:?} is not a name that a PersistentVolumeClaim can have: use small letters, digits, - and ."
+            "spec.pvcName {short:?} is not a valid name of a PersistentVolumeClaim: use lowercase letters, digits, - and ."
         );
         return tell(context, request, Outcome::Failed, message, None).await;
     }
@@ -254,23 +254,24 @@ async fn make(
                     .any(|other| other.uid() == of_other) =>
                 {
                     let message = format!(
-                        "a Job {name} of another EtcdBackup is there: delete that one, or give this one another name"
+                        "Job {name} exists and belongs to another EtcdBackup: delete the other EtcdBackup, or create this one with another name"
                     );
                     return tell(context, request, Outcome::Failed, message, None).await;
                 }
                 None => {
-                    let message = format!("waits until Job {name} of a request before is gone");
+                    let message =
+                        format!("waiting until Job {name} of an earlier EtcdBackup is deleted");
                     return tell(context, request, Outcome::Pending, message, None).await;
                 }
             }
         }
         Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => {
-            let message = format!("its Job was refused: {}", status.message);
+            let message = format!("the API server refused its Job: {}", status.message);
             return tell(context, request, Outcome::Failed, message, None).await;
         }
         Err(error) => return Err(error),
     };
-    tracing::info!("EtcdBackup/{}: made Job {name}", request.name_any());
+    tracing::info!("EtcdBackup/{}: created Job {name}", request.name_any());
     seen.until_seen(&seen.jobs, &made).await;
     let message = match &node {
         Some(node) => format!("Job {name} on {node} is running"),
@@ -279,7 +280,7 @@ async fn make(
     tell(context, request, Outcome::Pending, message, Some(name)).await
 }
 
-/// The layout of a node. A Job that may run on any has that of the cluster.
+/// The layout of a node. A Job for any node uses the layout of the cluster.
 fn layout(context: &Context, seen: &Seen, node: Option<&str>) -> NodeLayout {
     let labelled = node.and_then(|name| {
         let nodes = seen.nodes.state();
@@ -289,8 +290,8 @@ fn layout(context: &Context, seen: &Seen, node: Option<&str>) -> NodeLayout {
     labelled.unwrap_or_else(|| context.layout())
 }
 
-/// The origin and the retention of what is made: those of the `Backup` that asked. Whoever names one that does not ask this way
-/// would decide by it what is kept.
+/// The origin and retention of a request, from the `Backup` in its annotation. Refuses a `Backup` that does not create requests,
+/// because the annotation decides which backups are removed.
 fn of_backup(seen: &Seen, request: &EtcdBackup) -> Result<(String, Policy), String> {
     let on_demand = Policy::Number(DEFAULT_NUMBER.unsigned_abs().into());
     let Some(name) = request.annotations().get(BACKUP_ANNOTATION) else {
@@ -299,24 +300,24 @@ fn of_backup(seen: &Seen, request: &EtcdBackup) -> Result<(String, Policy), Stri
     let refused = |why: &str| {
         let short: String = name.chars().take(NAMED_CHARS).collect();
         Err(format!(
-            "the annotation {BACKUP_ANNOTATION} is {short:?}: {why}; leave it out, it is set by what a Backup runs"
+            "the annotation {BACKUP_ANNOTATION} is {short:?}: {why}; remove the annotation, only the CronJob of a Backup sets it"
         ))
     };
     if !is_origin(name) {
-        return refused("that is not a name that a Backup can have");
+        return refused("this is not a valid name of a Backup");
     }
     if name == DEFAULT_BACKUP || name == ON_DEMAND {
-        return refused("no Backup of that name asks by an EtcdBackup");
+        return refused("a Backup with this name does not create EtcdBackups");
     }
     let Some(backup) = seen.backups.get(&ObjectRef::<Backup>::new(name)) else {
-        return refused("there is no such Backup");
+        return refused("this Backup does not exist");
     };
     // One that is wrong meanwhile gives nothing up.
     let policy = validate(name, &backup.spec).map_or(Policy::None, |valid| valid.policy);
     Ok((name.clone(), policy))
 }
 
-/// Tells a request what has become of it; gives it as it is then, if that was something new.
+/// Writes the outcome to the status of a request. Returns the new object, or `None` if nothing has changed.
 async fn tell(
     context: &Context,
     request: &EtcdBackup,

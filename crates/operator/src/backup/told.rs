@@ -1,20 +1,20 @@
-//! What has become of a request, as its conditions say it.
+//! The outcome of a request in its conditions.
 
 use crate::conditions::{self, Saying};
 use cluster_api::resources::EtcdBackup;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// What has become of a request; the names are upstream's.
+/// The outcome of a request. The names are upstream's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// It waits, or it is made.
+    /// The request waits or is running.
     Pending,
-    /// It was made.
+    /// The backup was made.
     Completed,
-    /// It could not be made.
+    /// The backup could not be made.
     Failed,
-    /// Another one was made instead.
+    /// Another request runs instead.
     Skipped,
 }
 
@@ -38,7 +38,7 @@ impl Outcome {
     ];
 }
 
-/// What a request was last told.
+/// Reads the outcome and its condition from the status of a request.
 #[must_use]
 pub fn outcome(request: &EtcdBackup) -> Option<(Outcome, Condition)> {
     let conditions = &request.status.as_ref()?.conditions;
@@ -51,7 +51,7 @@ pub fn outcome(request: &EtcdBackup) -> Option<(Outcome, Condition)> {
     Some((outcome, holds.clone()))
 }
 
-/// Only the newest holds; those before it stay, and do not.
+/// The conditions after a new outcome. Only the newest condition is true; earlier ones become false.
 pub(super) fn conditions(
     before: &[Condition],
     outcome: Outcome,

@@ -1,15 +1,15 @@
-//! Which Kubernetes cluster, and the way to it.
+//! Connects to the Kubernetes cluster that the flags select.
 
 use anyhow::{Context, anyhow};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use std::path::PathBuf;
 
-/// Which cluster.
+/// Flags that select the cluster.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Cluster")]
 pub(crate) struct ClusterArgs {
-    /// The kubeconfig [default: those of KUBECONFIG, else ~/.kube/config, else in a pod its own cluster]
+    /// Path of the kubeconfig [default: KUBECONFIG, else ~/.kube/config, else the cluster of this pod]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Context of the kubeconfig [default: the current one]
@@ -17,17 +17,17 @@ pub(crate) struct ClusterArgs {
     context: Option<String>,
 }
 
-/// What is wrong with a kubeconfig, without the lines that the library shows of it: somebody may have named a key.
+/// The error, without the file's content that the library shows: the file could be a private key.
 fn without_content(error: &KubeconfigError) -> String {
     match error {
         KubeconfigError::ReadConfig(error, path) => format!("{}: {error}", path.display()),
-        KubeconfigError::FindPath => "there is none".into(),
-        _ => "it is not a kubeconfig".into(),
+        KubeconfigError::FindPath => "no kubeconfig was found".into(),
+        _ => "the file is not a valid kubeconfig".into(),
     }
 }
 
 impl ClusterArgs {
-    /// The way to it.
+    /// A client for the cluster.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         if self.kubeconfig.is_none() && self.context.is_none() {
             // Not by the library's own way: it would show a part of a file that it can't read, whatever that is.
@@ -36,11 +36,11 @@ impl ClusterArgs {
                     let options = KubeConfigOptions::default();
                     Config::from_custom_kubeconfig(kubeconfig, &options)
                         .await
-                        .context("finding the current context in the kubeconfig")?
+                        .context("cannot use the current context of the kubeconfig")?
                 }
                 Err(error) => Config::incluster().map_err(|_| {
                     anyhow!(
-                        "finding the cluster: run it in a pod, or set KUBECONFIG: {}",
+                        "cannot find the cluster: {}; run the command in a pod, or set KUBECONFIG",
                         without_content(&error)
                     )
                 })?,
@@ -50,13 +50,14 @@ impl ClusterArgs {
         let kubeconfig = match &self.kubeconfig {
             Some(path) => Kubeconfig::read_from(path).map_err(|error| {
                 anyhow!(
-                    "reading the kubeconfig {}: {}",
+                    "cannot read the kubeconfig {}: {}",
                     path.display(),
                     without_content(&error)
                 )
             })?,
-            None => Kubeconfig::read()
-                .map_err(|error| anyhow!("reading the kubeconfig: {}", without_content(&error)))?,
+            None => Kubeconfig::read().map_err(|error| {
+                anyhow!("cannot read the kubeconfig: {}", without_content(&error))
+            })?,
         };
         let options = KubeConfigOptions {
             context: self.context.clone(),
@@ -65,8 +66,8 @@ impl ClusterArgs {
         let config = Config::from_custom_kubeconfig(kubeconfig, &options)
             .await
             .with_context(|| match &self.context {
-                Some(context) => format!("finding context {context:?} in the kubeconfig"),
-                None => "finding the current context in the kubeconfig".into(),
+                Some(context) => format!("cannot use context {context:?} of the kubeconfig"),
+                None => "cannot use the current context of the kubeconfig".into(),
             })?;
         Ok(Client::try_from(config)?)
     }

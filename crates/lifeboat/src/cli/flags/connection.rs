@@ -1,13 +1,13 @@
-//! The flags with which a member is spoken to, and etcdctl's variables that stand for them.
+//! The flags for the connection to a member, and the environment variables of etcdctl for the same purpose.
 
 use backup_store::member::{Connection, User};
 use std::path::PathBuf;
 
-/// Certificates and user for a member.
+/// Flags for the connection to a member.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
-    /// Certificate authority of the member's certificate, a PEM file
+    /// CA certificate to verify the member's certificate (PEM file)
     #[arg(
         long,
         value_name = "FILE",
@@ -15,7 +15,7 @@ pub(crate) struct ConnectionArgs {
         hide_env_values = true
     )]
     cacert: Option<PathBuf>,
-    /// Client certificate, a PEM file
+    /// Client certificate (PEM file)
     #[arg(
         long,
         value_name = "FILE",
@@ -23,10 +23,10 @@ pub(crate) struct ConnectionArgs {
         hide_env_values = true
     )]
     cert: Option<PathBuf>,
-    /// Key of the client certificate, a PEM file
+    /// Private key of the client certificate (PEM file)
     #[arg(long, value_name = "FILE", env = "ETCDCTL_KEY", hide_env_values = true)]
     key: Option<PathBuf>,
-    /// User, with its password unless ETCDCTL_PASSWORD has it
+    /// User of etcd; the password can also be in ETCDCTL_PASSWORD
     #[arg(
         long,
         value_name = "NAME[:PASSWORD]",
@@ -37,7 +37,7 @@ pub(crate) struct ConnectionArgs {
 }
 
 impl ConnectionArgs {
-    /// What the flags and variables say, or what is missing.
+    /// Makes the connection from flags and environment variables, or returns what is missing.
     pub(crate) fn to_connection(&self, endpoint: String) -> Result<Connection, String> {
         let user = match &self.user {
             None => None,
@@ -55,7 +55,7 @@ impl ConnectionArgs {
             }),
         };
         if self.cert.is_some() != self.key.is_some() {
-            return Err("--cert and --key go together: give both or neither".into());
+            return Err("--cert and --key must be used together: give both or neither".into());
         }
         Ok(Connection {
             endpoint,

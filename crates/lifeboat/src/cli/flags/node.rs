@@ -1,4 +1,4 @@
-//! This node's etcd: what flags say of it, and else what the node's files say.
+//! Finds this node's etcd from flags or from the node's files.
 
 use crate::cli::flags::connection::ConnectionArgs;
 use backup_plan::platform::{self, Found, NodeFiles, Platform};
@@ -10,11 +10,11 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// Which node, and what of it.
+/// Flags that describe the node and its etcd.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Node")]
 pub(crate) struct NodeArgs {
-    /// The node's own member; of several the one on this node is taken [default: as the node's files say]
+    /// Endpoint of this node's etcd member; of several endpoints, the one on this node is used [default: read from the node's files]
     #[arg(long, value_name = "ENDPOINT[,…]", env = "ETCDCTL_ENDPOINTS")]
     endpoints: Option<String>,
     #[command(flatten)]
@@ -22,38 +22,38 @@ pub(crate) struct NodeArgs {
     /// Where the node's root directory is mounted
     #[arg(long, value_name = "DIR", default_value = "/")]
     host_root: PathBuf,
-    /// Directory of control-plane files that go into each backup [default: as the node's files say]
+    /// Directory of the control-plane files to archive in each backup [default: found from the node's files]
     #[arg(long, value_name = "DIR")]
     config_dir: Option<PathBuf>,
-    /// Name of the node in the records [default: the host's name]
+    /// Name of the node, for the record of each backup [default: the host name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: Option<String>,
-    /// Where the snapshot comes from: auto takes what costs etcd least, which is the member's stream so far
+    /// Source of the snapshot: auto uses the source with the lowest load on etcd, currently always the member's stream
     #[arg(long, value_enum, default_value = "auto")]
     source: Source,
-    /// MiB a second that reading a snapshot back may take; the member's stream is never slowed down
+    /// Limit for reading the snapshot back from the disk, in MiB per second; the member's stream has no limit
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     max_bandwidth: Option<u64>,
-    /// MiB of the disk to keep free [default: 15 % of it, 10 GiB at most]
+    /// Free space to leave on the disk, in MiB [default: 15 % of the disk, at most 10 GiB]
     #[arg(long, value_name = "MIB")]
     min_free: Option<u64>,
 }
 
-/// Where a snapshot comes from.
+/// Source of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Source {
-    /// What costs etcd least.
+    /// The source with the lowest load on etcd.
     Auto,
-    /// The member's own stream.
+    /// The snapshot stream of the member.
     Stream,
 }
 
 impl Source {
-    /// For the record.
+    /// The reason that the record of a backup contains.
     fn reason(self) -> &'static str {
         match self {
-            Source::Auto => "auto: the member's stream is the one way there is",
-            Source::Stream => "asked for",
+            Source::Auto => "auto: the member's stream is the only source",
+            Source::Stream => "set by --source",
         }
     }
 }
@@ -61,7 +61,7 @@ impl Source {
 /// Manifests and configurations are a few KiB.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The files below a root directory.
+/// The node's root directory, mounted at this path.
 struct Below<'r>(&'r Path);
 
 impl Below<'_> {
@@ -69,8 +69,8 @@ impl Below<'_> {
         self.0.join(path.trim_start_matches('/'))
     }
 
-    /// Where a path leads: links are the node's own, so an absolute one is below the root, too. The path as it
-    /// is, where nothing is there.
+    /// Resolves a path of the node. Absolute symbolic links are relative to the node's root directory. Returns the path
+    /// unchanged if it does not exist.
     fn target(&self, path: &str) -> PathBuf {
         let plain = self.path(path);
         if self.0 == Path::new("/") {
@@ -88,7 +88,7 @@ impl Below<'_> {
 }
 
 impl Below<'_> {
-    /// Where a path below the root leads.
+    /// Resolves symbolic links in a path that is already below the root directory.
     fn followed(&self, path: &Path) -> PathBuf {
         if self.0 == Path::new("/") {
             return std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
@@ -101,9 +101,9 @@ impl Below<'_> {
 impl NodeFiles for Below<'_> {
     fn read(&self, path: &str) -> io::Result<Option<String>> {
         match read_small(&self.target(path), MAX_FILE_BYTES) {
-            Ok(bytes) => String::from_utf8(bytes)
-                .map(Some)
-                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "is no text")),
+            Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| {
+                io::Error::new(io::ErrorKind::InvalidData, "the file is not UTF-8 text")
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -125,13 +125,13 @@ impl NodeFiles for Below<'_> {
 }
 
 impl NodeArgs {
-    /// What is wrong with the flags by themselves, whatever the node is like.
+    /// Checks the flags without reading the node's files.
     pub(crate) fn check(&self) -> Result<(), String> {
         let endpoint = self.endpoints.clone().unwrap_or_default();
         self.connection.to_connection(endpoint).map(|_| ())
     }
 
-    /// Where the node's etcd is.
+    /// Finds the node's etcd.
     pub(crate) fn find(&self) -> Result<Found, String> {
         match &self.endpoints {
             Some(endpoints) => Ok(Found {
@@ -150,12 +150,12 @@ impl NodeArgs {
         }
     }
 
-    /// Whether neither a flag nor a file says where etcd is, so that the usual place is tried.
+    /// Whether neither a flag nor a file names an endpoint, so that the default endpoint is used.
     pub(crate) fn guesses(&self) -> bool {
         self.find().is_ok_and(|found| found.found_in.is_empty())
     }
 
-    /// What a run is to do.
+    /// The order for one run.
     pub(crate) fn order(&self, origin: &str, trigger: &str) -> Result<Order, String> {
         let found = self.find()?;
         let below = Below(&self.host_root);
@@ -199,12 +199,12 @@ impl NodeArgs {
         })
     }
 
-    /// Bytes of the disk to keep free, where that was said.
+    /// Bytes of the disk to keep free, if set.
     pub(crate) fn reserve_bytes(&self) -> Option<u64> {
         self.min_free.map(|mib| mib.saturating_mul(1 << 20))
     }
 
-    /// As the cluster knows it, where there is one.
+    /// The name of the node in the cluster, or the host name.
     pub(crate) fn node_name(&self) -> String {
         self.node_name.clone().unwrap_or_else(|| {
             let name = rustix::system::uname();
@@ -213,7 +213,7 @@ impl NodeArgs {
     }
 }
 
-/// Of several endpoints the one on this node: a backup is of the node's own member.
+/// Selects the endpoint that is on this node, because a backup is always of the node's own member.
 fn own_endpoint(endpoints: &str) -> Result<String, String> {
     let all: Vec<_> = endpoints
         .split(',')
@@ -221,7 +221,7 @@ fn own_endpoint(endpoints: &str) -> Result<String, String> {
         .filter(|endpoint| !endpoint.is_empty())
         .collect();
     match all.as_slice() {
-        [] => Err("--endpoints is empty: name the member of this node".into()),
+        [] => Err("--endpoints is empty: give the endpoint of this node's member".into()),
         [only] => Ok((*only).to_string()),
         several => several
             .iter()
@@ -229,13 +229,13 @@ fn own_endpoint(endpoints: &str) -> Result<String, String> {
             .map(|endpoint| (*endpoint).to_string())
             .ok_or_else(|| {
                 format!(
-                    "none of --endpoints {endpoints} is on this node: name its own member alone"
+                    "none of --endpoints {endpoints} is on this node: give only the endpoint of this node's member"
                 )
             }),
     }
 }
 
-/// Whether an endpoint's address is one of this node's: those are the ones that can be bound.
+/// Whether an endpoint's address belongs to this node. Only own addresses can be bound.
 fn is_here(endpoint: &str) -> bool {
     let address = endpoint
         .split_once("://")
@@ -262,7 +262,10 @@ mod tests {
             is_here("[::1]:2").then_some("[::1]:2")
         );
         let error = own_endpoint("203.0.113.1:1,203.0.113.2:1").unwrap_err();
-        assert!(error.contains("name its own member alone"), "{error}");
+        assert!(
+            error.contains("give only the endpoint of this node's member"),
+            "{error}"
+        );
         assert!(own_endpoint(" , ").is_err());
     }
 }

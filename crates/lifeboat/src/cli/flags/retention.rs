@@ -1,42 +1,42 @@
-//! The flags of retention, in both spellings.
+//! The flags of the retention policy, also as upstream spells them.
 
 use backup_plan::retention::Policy;
 use clap::ValueEnum;
 
-/// Where no number is given with `RetentionNumber`.
+/// Number of backups to keep if `RetentionNumber` has no number.
 pub(crate) const DEFAULT_NUMBER: u64 = 15;
-/// Where no size is given with `RetentionSize`, in GiB.
+/// Size in GiB if `RetentionSize` has no size.
 const DEFAULT_SIZE_GIB: u64 = 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "PascalCase")]
 pub(crate) enum Type {
-    /// The newest so many backups.
+    /// Keep the newest N backups, with N from --max-number-of-backups.
     RetentionNumber,
-    /// The newest that fit in a size.
+    /// Keep the newest backups that fit into --max-size-of-backups-gb.
     RetentionSize,
-    /// All of them.
+    /// Keep all backups.
     None,
 }
 
-/// How many backups are kept.
+/// Flags of the retention policy.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Retention")]
 pub(crate) struct RetentionArgs {
-    /// Backups to keep, with --type RetentionNumber
+    /// Number of backups to keep, with --type RetentionNumber
     #[arg(long, alias = "maxNumberOfBackups", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_number_of_backups: Option<u64>,
-    /// GiB to keep, with --type RetentionSize
+    /// Total size of the backups to keep, in GiB, with --type RetentionSize
     #[arg(long, alias = "maxSizeOfBackupsGb", value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..))]
     max_size_of_backups_gb: Option<u64>,
 }
 
 impl RetentionArgs {
-    /// The policy, or what contradicts itself.
+    /// Makes the policy, or returns an error if the flags contradict each other.
     pub(crate) fn policy(&self, kind: Type, default_number: u64) -> Result<Policy, String> {
         let misplaced = |flag: &str, kind: &str| {
             Err(format!(
-                "{flag} goes with --type {kind}: leave it out or change --type"
+                "{flag} needs --type {kind}: leave it out or change --type"
             ))
         };
         match kind {
