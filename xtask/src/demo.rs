@@ -233,7 +233,7 @@ impl Node {
 }
 
 /// What a server says of what a run before has left.
-const SWEPT: &str = "which a run before had left";
+const SWEPT: &str = "left over from an earlier run";
 
 struct Agent {
     child: Child,

@@ -5,24 +5,24 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::time::Duration;
 
-/// After so long the clock is looked at again: it may have been set.
+/// The clock is read again after this time, because it may have been set.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// A failed run is tried again after this, then after twice as long each time.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
-/// What there is to do.
+/// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// A run, which was due at this time.
     Run(Timestamp),
-    /// Nothing for so long; then ask again.
+    /// Wait for this time, and then ask again.
     Wait(Duration),
-    /// Nothing, ever: the schedule has no time left in five years.
+    /// Never: the schedule has no due time within five years.
     Never,
 }
 
-/// Goes through the due times of a schedule, each once.
+/// Returns each due time of a schedule once.
 pub struct Agenda {
     schedule: Schedule,
     zone: TimeZone,
@@ -47,7 +47,7 @@ impl Agenda {
         self.next
     }
 
-    /// Time between two runs, as it is at `now`.
+    /// Time between two due times at `now`.
     #[must_use]
     pub fn period(&self, now: Timestamp) -> Duration {
         self.schedule
@@ -55,7 +55,7 @@ impl Agenda {
             .unwrap_or(LONGEST_RETRY)
     }
 
-    /// Whether a run should have been since the newest backup was started.
+    /// Whether a run was missed since the start of the newest backup.
     #[must_use]
     pub fn missed(&self, newest: Option<Timestamp>, now: Timestamp) -> bool {
         match (self.schedule.last_due(now, &self.zone), newest) {
@@ -65,7 +65,7 @@ impl Agenda {
         }
     }
 
-    /// What there is to do at `now`. Due times that went by unseen, as when the clock jumps, are one run.
+    /// What to do at `now`. Several missed due times, for example after a clock jump, are one run.
     pub fn ask(&mut self, now: Timestamp) -> Next {
         let Some(next) = self.next else {
             return Next::Never;
@@ -86,7 +86,7 @@ impl Agenda {
     }
 }
 
-/// How long to wait before the next try, after so many that failed; not beyond a quarter of the period.
+/// The delay before the next retry after this many failures; at most a quarter of the period.
 #[must_use]
 pub fn retry_delay(failures: u32, period: Duration) -> Duration {
     let doubled =

@@ -6,7 +6,7 @@ use jiff::tz::{Offset, TimeZone};
 use jiff::{Span, Timestamp};
 use std::time::Duration;
 
-/// How far ahead a next time is looked for.
+/// How far ahead the search for the next due time goes.
 const YEARS_AHEAD: i16 = 5;
 /// In some zones robfig's search goes round in circles at a change of the clock. Five years have fewer
 /// days, months and hours to step over than this.
@@ -19,7 +19,7 @@ const STAR: u64 = 1 << 63;
 pub enum Schedule {
     /// At the times that five fields name.
     Fields(Fields),
-    /// At every whole multiple of a period since the epoch, so that all nodes share one grid.
+    /// At every multiple of a period since the epoch, so that the times are the same on all nodes.
     Every(Duration),
 }
 
@@ -37,9 +37,9 @@ pub struct Fields {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("schedule {schedule:?}: {problem}")]
 pub struct ScheduleError {
-    /// What was written.
+    /// The schedule as it was written.
     pub schedule: String,
-    /// What is wrong with it.
+    /// What is wrong with the schedule.
     pub problem: String,
 }
 
@@ -95,13 +95,13 @@ impl Schedule {
         };
         if text.starts_with("TZ=") || text.starts_with("CRON_TZ=") {
             return Err(error(
-                "the zone does not belong into the schedule: give it as the time zone".into(),
+                "the schedule cannot contain a time zone: set the time zone separately".into(),
             ));
         }
         if let Some(period) = text.strip_prefix("@every ") {
             let period = go_duration(period).ok_or_else(|| {
                 error(format!(
-                    "{period:?} is no duration, expected one such as 90s, 15m or 1h30m"
+                    "{period:?} is not a duration: use one such as 90s, 15m or 1h30m"
                 ))
             })?;
             // As robfig does: whole seconds, and one at least.
@@ -117,7 +117,7 @@ impl Schedule {
             "@hourly" => "0 * * * *",
             _ if text.starts_with('@') => {
                 return Err(error(
-                    "no such descriptor, expected @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually or @every 90s".into(),
+                    "unknown descriptor: use @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually, or @every 90s".into(),
                 ));
             }
             fields => fields,
@@ -142,7 +142,7 @@ impl Schedule {
         }))
     }
 
-    /// The first time after `after` at which a backup is due; nothing if there is none in five years.
+    /// The first due time after `after`; none if there is none within five years.
     #[must_use]
     pub fn next_after(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         match self {
@@ -155,7 +155,7 @@ impl Schedule {
         }
     }
 
-    /// The last time not after `at` at which a backup was due; nothing if there was none in five years.
+    /// The last due time at or before `at`; none if there was none within five years.
     #[must_use]
     pub fn last_due(&self, at: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         // Schedules are only defined forwards: step back, further each time, and come forward again.
@@ -180,13 +180,13 @@ impl Schedule {
         }
     }
 
-    /// When the second run after `since` is due: whose newest backup is of `since` has missed one by then.
+    /// When the second run after `since` is due. If the newest backup is from `since`, a run is missed by then.
     #[must_use]
     pub fn second_due_after(&self, since: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         self.next_after(self.next_after(since, zone)?, zone)
     }
 
-    /// From one due time to the next, as it is from `at` on.
+    /// Time between the next two due times after `at`.
     #[must_use]
     pub fn period(&self, at: Timestamp, zone: &TimeZone) -> Option<Duration> {
         let first = self.next_after(at, zone)?;
@@ -211,7 +211,7 @@ fn bits_of_range(part: &str, bounds: &Bounds) -> Result<u64, String> {
     let (range, step) = match part.split('/').collect::<Vec<_>>().as_slice() {
         [range] => (*range, None),
         [range, step] => (*range, Some(number(step)?)),
-        _ => return Err("more than one slash, expected one step such as */5".into()),
+        _ => return Err("more than one slash: use one step such as */5".into()),
     };
     let ends: Vec<_> = range.split('-').collect();
     let single = ends.len() == 1;
@@ -226,7 +226,7 @@ fn bits_of_range(part: &str, bounds: &Bounds) -> Result<u64, String> {
             number_or_name(end, bounds)?,
             0,
         ),
-        _ => return Err("more than one hyphen, expected one range such as 1-5".into()),
+        _ => return Err("more than one hyphen: use one range such as 1-5".into()),
     };
     if let Some(step) = step {
         // "5/15" is from 5 on.
@@ -250,11 +250,11 @@ fn bits_of_range(part: &str, bounds: &Bounds) -> Result<u64, String> {
     }
     if start > end {
         return Err(format!(
-            "the range ends at {end}, before it starts at {start}"
+            "the range starts at {start} and ends at {end}: the start must not be greater than the end"
         ));
     }
     if step == 0 {
-        return Err("a step of 0, expected 1 or more".into());
+        return Err("the step is 0, expected 1 or more".into());
     }
     let bits = (start..=end)
         .step_by(step as usize)
@@ -275,7 +275,7 @@ fn number_or_name(text: &str, bounds: &Bounds) -> Result<u32, String> {
 
 fn number(text: &str) -> Result<u32, String> {
     text.parse()
-        .map_err(|_| format!("{text:?} is no number that cron knows"))
+        .map_err(|_| format!("{text:?} is not a valid number or name"))
 }
 
 /// A duration as Go writes it: numbers with units, such as `1h30m` or `1.5h`.

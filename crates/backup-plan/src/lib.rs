@@ -1,13 +1,13 @@
-//! Pure decisions of a node's backups: values in, decision out. No disk, no network, no clock: what time
-//! it is, is an argument.
+//! Decisions about a node's backups, as pure functions: no disk, no network, no clock. The current time is an
+//! argument.
 //!
 //! - [`agenda`]: whether it is due now, whatever the clock does.
 //! - [`cron`]: when a backup is due.
 //! - [`freshness`]: whether a node's backups are new enough, by their schedule.
 //! - [`platform`]: where a node's etcd, its certificates and its files are.
-//! - [`turns`]: in which order the members of a cluster take theirs.
+//! - [`turns`]: in which order the members of a cluster make their backups.
 //! - [`retention`]: which backups are kept.
-//! - [`record`]: what is written beside each backup.
+//! - [`record`]: the record of a backup.
 
 pub mod agenda;
 pub mod cron;

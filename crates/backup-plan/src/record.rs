@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// The version that is written.
 pub const VERSION: u32 = 1;
 
-/// The origin of backups that somebody asked for.
+/// The origin of backups that were requested by hand.
 pub const ON_DEMAND: &str = "on-demand";
 
 /// Whether this can be an origin: what Kubernetes takes as the name of a `Backup`, which is a DNS name in lower case.
@@ -28,14 +28,14 @@ pub fn is_origin(name: &str) -> bool {
     name.len() <= MAX_BYTES && name.split('.').all(is_label)
 }
 
-/// What is known of a backup.
+/// The record of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The record's own version.
     pub version: u32,
-    /// Counts the backups of a repository; their order, whatever the clock says.
+    /// Counts the backups of a repository. It defines their order, independent of the clock.
     pub sequence: u64,
-    /// Who wanted it: a `Backup`'s name, or `on-demand`.
+    /// Who requested it: the name of a `Backup`, or `on-demand`.
     pub origin: String,
     /// What started it: `schedule`, `catch-up` or `command`.
     pub trigger: String,
@@ -51,9 +51,9 @@ pub struct Record {
     pub member: MemberRecord,
     /// All members of the cluster, as that member knew them.
     pub members: Vec<ClusterMember>,
-    /// Whether all that was acknowledged before the run is in it. Without quorum that can't be known.
+    /// Whether the backup has all changes that were acknowledged before the run. This is unknown without a quorum.
     pub linearized: bool,
-    /// What the snapshot holds.
+    /// The content of the snapshot.
     pub snapshot: SnapshotRecord,
     /// SHA-256 of each file of the backup but this one, as hex digits.
     pub sha256: BTreeMap<String, String>,
@@ -61,7 +61,7 @@ pub struct Record {
     pub written_bytes: u64,
     /// How the snapshot was made: `stream`.
     pub source: String,
-    /// Why that way.
+    /// Why this source was used.
     pub source_reason: String,
     /// Which levels were verified, in order.
     pub verified: Vec<String>,
@@ -69,7 +69,7 @@ pub struct Record {
     /// from there. Missing in records of before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_back: Option<String>,
-    /// Which control-plane files the archive lacks, and why. The archive is whole where this is empty.
+    /// The control-plane files that are missing from the archive, and why. The archive is complete if this is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub archive_missing: Vec<String>,
     /// When this member was last asked for its HashKV; it stops writing meanwhile, so once a day is enough.
@@ -78,7 +78,7 @@ pub struct Record {
     pub compared_at: Option<Timestamp>,
     /// How long each step took, in milliseconds.
     pub took_ms: BTreeMap<String, u64>,
-    /// What is worth knowing and was no reason to fail.
+    /// Warnings of the run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -105,18 +105,18 @@ pub struct ClusterMember {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// Where other members find it.
+    /// The URLs that other members use to reach it.
     pub peer_urls: Vec<String>,
     /// Whether it has no vote yet.
     pub learner: bool,
 }
 
-/// What a snapshot holds.
+/// The content of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRecord {
     /// The revision of the last record.
     pub revision: i64,
-    /// Up to where history is compacted, or -1.
+    /// The revision up to which history is compacted, or -1.
     pub compact_revision: i64,
     /// The raft index that is reflected.
     pub consistent_index: Option<u64>,

@@ -1,37 +1,37 @@
 //! Which backups are kept.
 //!
-//! A lineage is all backups of one origin and one cluster id. Each lineage is judged for itself: backups of
-//! a cluster that is gone are not pushed out by those of the one that came after it.
+//! A lineage is all backups of one origin and one cluster id. Retention applies to each lineage separately: backups of
+//! a new cluster never replace those of an old cluster.
 
 use std::collections::BTreeMap;
 
 /// How many backups are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// The newest so many.
+    /// Keep this many of the newest backups.
     Number(u64),
-    /// The newest that fit in so many bytes, and the newest whether it fits or not.
+    /// Keep the newest backups that fit in this many bytes, and always the newest one.
     SizeBytes(u64),
-    /// All.
+    /// Keep all.
     None,
 }
 
-/// What retention needs to know of a backup.
+/// What retention knows about a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// Its name in the repository.
     pub name: String,
-    /// Its place in the order.
+    /// Its position in the order of backups.
     pub sequence: u64,
-    /// Who wanted it.
+    /// Who requested it.
     pub origin: String,
-    /// The cluster it is of.
+    /// Its cluster.
     pub cluster_id: String,
     /// Whether its content was proven.
     pub verified: bool,
-    /// Whether somebody holds it: then nothing automatic removes it, and it counts toward no limit.
+    /// Whether the backup is held: then it is never removed automatically, and it does not count for retention.
     pub held: bool,
-    /// What it takes on the disk, in bytes.
+    /// Its size on the disk, in bytes.
     pub disk_bytes: u64,
 }
 
@@ -43,21 +43,21 @@ impl Candidate {
     }
 }
 
-/// A backup that goes, and why.
+/// A backup to remove, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removal {
     /// Its name.
     pub name: String,
-    /// Why it goes.
+    /// Why it is removed.
     pub reason: String,
-    /// What it takes on the disk, in bytes.
+    /// Its size on the disk, in bytes.
     pub disk_bytes: u64,
 }
 
-/// Which backups of `origin` go under a policy, oldest first; those of all origins without one.
+/// The backups of `origin`, or of all origins, that a policy removes, oldest first.
 ///
-/// Only verified backups count, and the newest verified one of a lineage never goes. One that is not
-/// verified goes when all that are kept are newer.
+/// Only verified backups count. The newest verified backup of a lineage is never removed. A backup that is not
+/// verified is removed if all kept backups are newer.
 #[must_use]
 pub fn removals(candidates: &[Candidate], policy: Policy, origin: Option<&str>) -> Vec<Removal> {
     let mut lineages: BTreeMap<(&str, &str), Vec<&Candidate>> = BTreeMap::new();
@@ -94,9 +94,9 @@ pub fn removals(candidates: &[Candidate], policy: Policy, origin: Option<&str>) 
                 continue;
             }
             let reason = match policy {
-                Policy::Number(_) => format!("{kept} newer ones are kept"),
+                Policy::Number(_) => format!("{kept} newer backups are kept"),
                 Policy::SizeBytes(limit) => {
-                    format!("{kept} newer ones fill the {limit} bytes that may be kept")
+                    format!("{kept} newer backups fill the limit of {limit} bytes")
                 }
                 Policy::None => continue,
             };
@@ -115,9 +115,9 @@ fn removal(candidate: &Candidate, reason: String) -> Removal {
     }
 }
 
-/// Which backups to give up when the disk is short of so many bytes, oldest first: no more than it takes. None of the two
-/// newest verified ones, not the newest verified one of any cluster (a wiped member's backups must not push out the last of
-/// what was there before), and none that is held. Nothing if all that may go is not enough.
+/// The backups to remove to free `shortage_bytes`, oldest first, and not more than necessary. Never removes the two newest
+/// verified backups, the newest verified backup of any cluster (backups of a wiped member must not replace those from before),
+/// or a held backup. None if removing all others would not free enough.
 #[must_use]
 pub fn removals_for_space(candidates: &[Candidate], shortage_bytes: u64) -> Option<Vec<Removal>> {
     const NEVER: usize = 2;
@@ -147,7 +147,7 @@ pub fn removals_for_space(candidates: &[Candidate], shortage_bytes: u64) -> Opti
             break;
         }
         gained_bytes = gained_bytes.saturating_add(candidate.disk_bytes);
-        gone.push(removal(candidate, "the disk is short of space".into()));
+        gone.push(removal(candidate, "not enough space on the disk".into()));
     }
     (gained_bytes >= shortage_bytes).then_some(gone)
 }

@@ -1,13 +1,13 @@
-//! In which order the members of a cluster take their backups: one at a time, best effort, with no
-//! coordinator. Each member knows the voters, and so its own place.
+//! The order in which the members of a cluster make their backups: one at a time, best effort, without a
+//! coordinator. Each member knows the voters and so its own place in the order.
 
 use std::time::Duration;
 
-/// What a run of a small database takes, with its proof and something to spare.
+/// The time for a run with a small database, including its verification and a margin.
 const SHORTEST_SLOT: Duration = Duration::from_secs(3);
-/// A member never waits longer for its place than this, times the voters before it.
+/// The longest turn of one member.
 const LONGEST_SLOT: Duration = Duration::from_secs(60);
-/// A slow disk reads and writes at least so much.
+/// The speed of a slow disk.
 const BYTES_PER_S: u64 = 32 << 20;
 
 /// How long a member's turn is: by its database's size, rounded up to a power of two, since the databases of two members differ
@@ -21,7 +21,7 @@ pub fn slot(db_bytes: u64) -> Duration {
 /// How long after the due time a member starts: by rank among the voters' ids, the leader last. `db_bytes` is the size of its
 /// database.
 ///
-/// A member that is no voter, or knows no voters, starts at once.
+/// A member that is not a voter, or knows no voters, starts at once.
 #[must_use]
 pub fn delay(
     voters: &[u64],

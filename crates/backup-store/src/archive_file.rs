@@ -1,4 +1,4 @@
-//! The archive of control-plane files as a file of a run: written in pieces, read back from the disk, and given up alone.
+//! Writes the archive of control-plane files and reads it back from the disk. If the archive fails, the run goes on without it.
 
 use crate::digest::Hashed;
 use crate::progress::{SharedMonitor, Silent};
@@ -9,16 +9,16 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// What came of the control-plane files.
+/// The result of archiving the control-plane files.
 #[derive(Default)]
 pub(crate) struct ArchiveFile {
     pub(crate) warnings: Vec<String>,
     pub(crate) lacks: Vec<String>,
-    /// Its SHA-256 and size; nothing where it could not be written.
+    /// SHA-256 and size of the archive; none if it could not be written.
     pub(crate) file: Option<(String, u64)>,
 }
 
-/// Archives the control-plane files. A proven snapshot is not given up for them: what is missing is said.
+/// Archives the control-plane files. If this fails, the proven snapshot is kept and `lacks` lists what is missing.
 pub(crate) fn archive(
     root: &Path,
     dirs: &[PathBuf],
@@ -30,7 +30,7 @@ pub(crate) fn archive(
     let mut go_on = || {
         stopped |= monitor.advance(0).is_break();
         if stopped {
-            return Err("stopped".to_string());
+            return Err("the run was stopped".to_string());
         }
         space.check().map_err(|error| error.to_string())
     };
@@ -49,7 +49,7 @@ pub(crate) fn archive(
                 _ => {}
             }
             Ok(ArchiveFile {
-                lacks: vec![format!("all of it: the archive can't be written: {error}")],
+                lacks: vec![format!("all files: the archive cannot be written: {error}")],
                 ..ArchiveFile::default()
             })
         }
@@ -82,7 +82,7 @@ fn write_archive(
     })
 }
 
-/// What is written is hashed by blocks as well.
+/// Writes to the file and updates the block hashes.
 struct Both<'b>(&'b mut Hashed<SyncedInPieces>, &'b mut blocks::Hasher);
 
 impl Write for Both<'_> {
@@ -97,7 +97,7 @@ impl Write for Both<'_> {
     }
 }
 
-/// A file that is never far from what is on the disk.
+/// A file that is synced every few MiB while it is written.
 struct SyncedInPieces {
     file: File,
     unsynced_bytes: u64,

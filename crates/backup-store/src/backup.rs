@@ -1,7 +1,7 @@
-//! One run: from a member to a published backup, or to a reason why there is none.
+//! One run: makes a backup of a member, or returns why it failed.
 //!
-//! Nothing is published that was not proven: the whole stream with its trailer, the bytes on the disk, every page, every
-//! record, and all that the cluster had agreed on before the run began.
+//! A backup is published only after it was proven: the complete stream with its trailer, the bytes on the disk, every page,
+//! every record, and all changes that the cluster had agreed on before the run began.
 
 use crate::archive_file::archive;
 use crate::digest::hex;
@@ -34,64 +34,64 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// HashKV stops a member's writes while it scans; up to here that is short.
+/// HashKV stops a member's writes while it scans. Up to this size the scan is short.
 const MAX_COMPARED_BYTES: u64 = 2 << 30;
 const COMPARE_EVERY_HOURS: i64 = 24;
 
-/// What a run is to do.
+/// The settings of one run.
 #[derive(Clone)]
 pub struct Order {
-    /// The member.
+    /// How to connect to the member.
     pub connection: Connection,
-    /// Who wants it: a `Backup`'s name, or `on-demand`.
+    /// Who requested the backup: the name of a `Backup`, or `on-demand`.
     pub origin: String,
-    /// What started it.
+    /// What started the run: `schedule`, `catch-up` or `command`.
     pub trigger: String,
     /// The node's name.
     pub node: String,
     /// The platform that was found.
     pub platform: String,
-    /// The control-plane files to take along: below this directory, these.
+    /// The control-plane files to archive: a root directory, and paths below it.
     pub resources: Option<(PathBuf, Vec<PathBuf>)>,
-    /// What is worth knowing of the node and was no reason to fail.
+    /// Warnings about the node, to be written into the record.
     pub warnings: Vec<String>,
-    /// Why the member's stream is taken.
+    /// Why the snapshot is taken from the member's stream.
     pub source_reason: String,
-    /// Bytes to keep free; by the filesystem's size where none are given.
+    /// Bytes to keep free; none for the default of the filesystem.
     pub reserve_bytes: Option<u64>,
-    /// How fast the snapshot may be read back.
+    /// Limit for reading the snapshot back, in bytes per second.
     pub max_bytes_per_s: Option<u64>,
 }
 
-/// What happens on the way, for whoever listens.
+/// An event during a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunEvent {
-    /// What a run before had left is gone.
+    /// Files left over from an earlier run were removed.
     Swept(String),
-    /// What a run before had left can't be removed.
+    /// Files left over from an earlier run cannot be removed.
     SweepFailed {
-        /// Its name.
+        /// Their name.
         name: String,
-        /// Why.
+        /// Why they cannot be removed.
         problem: String,
     },
-    /// A proven backup was given up to make room.
+    /// A proven backup was removed to free space for this run.
     GivenUp(Removal),
-    /// A backup was removed by retention.
+    /// Retention removed a backup.
     Removed(Removal),
-    /// Retention could not remove something; the new backup is there all the same.
+    /// Retention could not remove a backup. The new backup is complete.
     PruneFailed(String),
-    /// The cluster id is another one than that of the backup before.
+    /// The cluster id differs from that of the previous backup.
     ClusterChanged {
-        /// Of the backup before.
+        /// The cluster id of the previous backup.
         old_id: String,
-        /// Of this one.
+        /// The cluster id of this backup.
         new_id: String,
     },
 }
 
 impl RunEvent {
-    /// Whether a person should look.
+    /// Whether an administrator should look at this event.
     #[must_use]
     pub fn is_warning(&self) -> bool {
         !matches!(self, RunEvent::Swept(_) | RunEvent::Removed(_))
@@ -101,62 +101,62 @@ impl RunEvent {
 impl std::fmt::Display for RunEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            RunEvent::Swept(name) => write!(f, "removed {name}, which a run before had left"),
+            RunEvent::Swept(name) => write!(f, "removed {name}, left over from an earlier run"),
             RunEvent::SweepFailed { name, problem } => write!(
                 f,
-                "{name}, which a run before had left, can't be removed: {problem}; remove it by hand. Backups go on"
+                "cannot remove {name}, left over from an earlier run: {problem}; remove it by hand. Backups continue"
             ),
             RunEvent::GivenUp(Removal { name, reason, .. }) => {
-                write!(f, "gave up backup {name} to make room: {reason}")
+                write!(f, "removed backup {name} to free space: {reason}")
             }
             RunEvent::Removed(Removal { name, reason, .. }) => {
-                write!(f, "removed {name}: {reason}")
+                write!(f, "removed backup {name}: {reason}")
             }
             RunEvent::PruneFailed(problem) => write!(
                 f,
-                "the backup was made, and older ones could not be removed: {problem}"
+                "the backup was made, but older backups could not be removed: {problem}"
             ),
             RunEvent::ClusterChanged { old_id, new_id } => write!(
                 f,
-                "the cluster id has changed from {old_id} to {new_id}: this is another cluster than before. Backups of the old one stay until you remove them"
+                "the cluster id has changed from {old_id} to {new_id}: this is another cluster than before. Backups of the old cluster stay until you remove them"
             ),
         }
     }
 }
 
-/// A backup that was made.
+/// A finished backup.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// Where it is.
+    /// The directory of the backup.
     pub path: PathBuf,
-    /// What is known of it.
+    /// The record of the backup.
     pub record: Record,
 }
 
 /// Makes backups in a repository.
 #[derive(Clone)]
 pub struct Runner {
-    /// Where they go.
+    /// The repository that stores the backups.
     pub repository: Repository,
-    /// The disk below it, which remembers between runs whether it hangs.
+    /// The disk of the repository. It remembers between runs whether it hangs.
     pub disk: Disk,
-    /// The time, when it is needed.
+    /// Returns the current time.
     pub now: fn() -> Timestamp,
-    /// Hears how far a run is, and ends it.
+    /// Receives the progress of a run, and can stop it.
     pub monitor: SharedMonitor,
-    /// Hears what happens on the way.
+    /// Receives the events of a run.
     pub tell: Arc<dyn Fn(RunEvent) + Send + Sync>,
 }
 
-/// What is known before the member is asked.
+/// The state of the repository before the member is asked.
 struct Prepared {
     lock: Arc<Lock>,
     warnings: Vec<String>,
-    /// Of the newest backup.
+    /// The cluster id of the newest backup.
     cluster_id: Option<String>,
 }
 
-/// A run's directory and what is to be known of it, also when the directory is somebody else's to clear.
+/// The paths of a run's files.
 #[derive(Clone)]
 struct Place {
     snapshot: PathBuf,
@@ -169,7 +169,7 @@ struct Place {
     space: SpaceGuard,
 }
 
-/// What was found out before anything is published.
+/// What a run knows before it publishes the backup.
 struct Facts {
     status: Status,
     peers: Vec<Peer>,
@@ -185,17 +185,17 @@ struct Facts {
 }
 
 impl Runner {
-    /// Makes a backup, and then removes the older ones of its origin that a policy gives up.
+    /// Makes a backup, and then removes older backups of its origin according to the policy.
     ///
     /// # Errors
-    /// Why there is none. What there was is gone again, or is swept by the next run.
+    /// Why the run failed. Its files are removed now or by the next run.
     pub async fn run(&self, order: &Order, policy: Policy) -> Result<Finished, RunError> {
         let started_at = (self.now)();
         let mut took = Steps::default();
         let this = self.clone();
         let prepared = self
             .disk
-            .run("looking at the repository", move || this.prepare())
+            .run("reading the repository", move || this.prepare())
             .await??;
         let mut warnings = order.warnings.clone();
         warnings.extend(prepared.warnings);
@@ -211,7 +211,7 @@ impl Runner {
         let agreed = member.agreed_revision().await?;
         if agreed.is_none() {
             warnings.push(
-                "the cluster has no quorum: the newest changes that were acknowledged may be missing"
+                "the cluster has no quorum: the newest acknowledged changes may be missing from the backup"
                     .into(),
             );
         }
@@ -239,16 +239,19 @@ impl Runner {
             Ok(record) => record,
             Err(error) => {
                 // Unless the disk hangs: then the next run sweeps it.
-                let _ = self.disk.run("clearing up", move || run.discard()).await;
+                let _ = self
+                    .disk
+                    .run("removing an unfinished backup", move || run.discard())
+                    .await;
                 return Err(error);
             }
         };
         let this = self.clone();
-        let finishing = self
-            .disk
-            .run_watched("publishing", &self.monitor, move |monitor| {
-                this.publish(run, &place, record, &prepared.lock, policy, monitor)
-            });
+        let finishing =
+            self.disk
+                .run_watched("publishing the backup", &self.monitor, move |monitor| {
+                    this.publish(run, &place, record, &prepared.lock, policy, monitor)
+                });
         let finished = finishing.await??;
         let new_id = &finished.record.member.cluster_id;
         if let Some(old_id) = prepared.cluster_id.filter(|old_id| old_id != new_id) {
@@ -278,7 +281,7 @@ impl Runner {
         })
     }
 
-    /// Makes room, and the directory that the run works in.
+    /// Frees space and creates the run's directory.
     async fn begin(
         &self,
         order: &Order,
@@ -318,11 +321,11 @@ impl Runner {
             Ok((run, place))
         };
         self.disk
-            .run_watched("making room", &self.monitor, making_room)
+            .run_watched("freeing space", &self.monitor, making_room)
             .await?
     }
 
-    /// Fills the run's directory, all but the record.
+    /// Writes all files of the backup except the record.
     #[allow(clippy::too_many_arguments)]
     async fn fill(
         &self,
@@ -397,13 +400,13 @@ impl Runner {
         drop(member);
         let (this, order, place) = (self.clone(), order.clone(), place.clone());
         self.disk
-            .run_watched("writing what belongs to the snapshot", &self.monitor, {
+            .run_watched("writing the other files of the backup", &self.monitor, {
                 move |monitor| this.complete(&order, &place, facts, monitor)
             })
             .await?
     }
 
-    /// Compares HashKV with the member's, where that is due.
+    /// Compares HashKV with the member's, if the comparison is due.
     async fn compare_with_member(
         &self,
         member: &Member,
@@ -432,9 +435,9 @@ impl Runner {
         if let Err(error) = self.disk.run("writing the notes", noting).await? {
             // It would be asked again and again.
             facts.compared_at = before;
-            facts.warnings.push(format!(
-                "not compared with the member, because that can't be noted: {error}"
-            ));
+            facts
+                .warnings
+                .push(format!("not compared with the member: {error}"));
             return Ok(());
         }
         let compared = compare(
@@ -456,7 +459,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Writes the block hashes and the archive, and gives the record.
+    /// Writes the block hashes and the archive, and returns the record.
     fn complete(
         &self,
         order: &Order,
@@ -518,7 +521,7 @@ impl Runner {
         })
     }
 
-    /// Gives the backup its name, and then removes what retention gives up.
+    /// Renames the run's directory to its final name, and then applies retention.
     fn publish(
         &self,
         run: Run,
@@ -533,7 +536,10 @@ impl Runner {
         json.push(b'\n');
         // Whoever reads it would refuse it.
         if json.len() as u64 > MAX_RECORD_BYTES {
-            let problem = format!("{} bytes, expected {MAX_RECORD_BYTES} at most", json.len());
+            let problem = format!(
+                "the record has {} bytes, expected at most {MAX_RECORD_BYTES}",
+                json.len()
+            );
             return Err(write_error(&place.record)(io::Error::other(problem)));
         }
         durable_file::write(&place.record, &json).map_err(write_error(&place.record))?;
@@ -559,7 +565,7 @@ impl Runner {
     }
 }
 
-/// What a member says of itself and of its cluster.
+/// The answers of the member.
 struct Asked {
     member: Member,
     status: Status,
@@ -567,19 +573,19 @@ struct Asked {
     agreed: Option<i64>,
 }
 
-/// What became of what retention gives up.
+/// The result of applying retention.
 #[derive(Debug, Default)]
 pub struct Pruned {
-    /// What is gone.
+    /// The removed backups.
     pub removed: Vec<Removal>,
-    /// What could not be removed, and why.
+    /// The backups that could not be removed, and why.
     pub failed: Vec<String>,
 }
 
-/// Removes what a policy gives up, oldest first. One that can't be removed keeps no other. `monitor` hears that it goes on.
+/// Removes backups according to the policy, oldest first. If one cannot be removed, the others still are.
 ///
 /// # Errors
-/// Why the repository can't be listed.
+/// The repository cannot be listed.
 pub fn prune(
     repository: &Repository,
     lock: &Lock,
@@ -601,10 +607,10 @@ pub fn prune(
     Ok(pruned)
 }
 
-/// What [`prune`] would remove.
+/// The backups that [`prune`] would remove.
 ///
 /// # Errors
-/// Why the repository can't be listed.
+/// The repository cannot be listed.
 pub fn planned_removals(
     repository: &Repository,
     policy: Policy,
@@ -668,7 +674,7 @@ fn prove(path: &Path, data_bytes: u64, monitor: &SharedMonitor) -> Result<Summar
         return Err(RunError::Cut {
             received_bytes: data_bytes,
             problem: format!(
-                "its meta page says {}",
+                "the database has {} bytes according to its meta page",
                 checked.logical_bytes.unwrap_or_default()
             ),
         });
@@ -689,13 +695,13 @@ fn prove(path: &Path, data_bytes: u64, monitor: &SharedMonitor) -> Result<Summar
     }
 }
 
-/// Scratch files of a run: its own directory can be written, whatever else can.
+/// Creates temporary files in the run's own directory, which is writable.
 fn scratch_beside(path: &Path) -> impl Fn() -> io::Result<Box<dyn Scratch>> {
     let dir = path.parent().unwrap_or(path);
     move || scratch_file::create_beside(dir)
 }
 
-/// Takes a file out of the page cache, which is better used for etcd's own.
+/// Removes a file from the page cache. etcd needs that memory for its own files.
 fn forget(file: &File) {
     // A filesystem that can't do it keeps the pages: no harm.
     let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
@@ -727,7 +733,7 @@ fn last_compared(
     Ok(known.filter(|at| *at <= now).max())
 }
 
-/// Once a day, never on a leader that has followers, and not where the scan would take long.
+/// Whether to compare: once a day, never on a leader with followers, and only if the scan is short.
 fn wants_comparison(
     compared_at: Option<Timestamp>,
     status: &Status,
@@ -740,7 +746,7 @@ fn wants_comparison(
     !leads_others && !recently && status.db_bytes <= MAX_COMPARED_BYTES
 }
 
-/// Compares HashKV with the member's; gives the reason if the two can't be compared.
+/// Compares HashKV with the member's. Returns the reason if this is not possible.
 async fn compare(
     disk: &Disk,
     member: &Member,
@@ -755,10 +761,12 @@ async fn compare(
             theirs
         }
         Ok(HashKvAnswer::Hash(_) | HashKvAnswer::Compacted) => {
-            return Ok(Some("its history was compacted meanwhile".into()));
+            return Ok(Some("it has compacted its history in the meantime".into()));
         }
         Ok(HashKvAnswer::Future) => {
-            return Ok(Some("it has not come to the snapshot's revision".into()));
+            return Ok(Some(
+                "it has not reached the revision of the snapshot".into(),
+            ));
         }
         // A backup that is whole is not thrown away because its member can't hash.
         Err(error) => return Ok(Some(error.to_string())),

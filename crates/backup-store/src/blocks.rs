@@ -1,5 +1,5 @@
-//! `blocks.b3`: a BLAKE3 hash for each 64 KiB of a snapshot, so that damage is named by its place and a
-//! whole check can be done block by block.
+//! `blocks.b3`: a BLAKE3 hash for each 64 KiB of a snapshot, so that a check can go block by
+//! block and report where the damage is.
 //!
 //! The file is a line of text, `lifeboat-blocks-1 65536 <bytes of the snapshot>`, and then 32 bytes a block.
 
@@ -9,7 +9,7 @@ use std::ops::{ControlFlow, Range};
 /// Bytes of a block; the last one may be shorter.
 pub const BLOCK_BYTES: usize = 64 * 1024;
 
-/// Hashes blocks of bytes that come in pieces of any size.
+/// Hashes a stream block by block.
 pub struct Hasher {
     block: blake3::Hasher,
     block_bytes: usize,
@@ -67,25 +67,25 @@ impl Hasher {
 /// The name of the file in a backup.
 pub const FILE: &str = "blocks.b3";
 
-/// How large `blocks.b3` is for a snapshot of so many bytes, at most.
+/// The largest possible size of `blocks.b3` for a snapshot of this size.
 #[must_use]
 pub fn max_bytes(snapshot_bytes: u64) -> u64 {
     const LINE_BYTES: u64 = 64;
     snapshot_bytes.div_ceil(BLOCK_BYTES as u64) * 32 + LINE_BYTES
 }
 
-/// Which parts of a snapshot are not what was written, as offsets in bytes: at most `at_most` of them.
+/// Finds the parts of a snapshot that differ from what was written, as offsets in bytes: at most `at_most` of them.
 ///
 /// # Errors
-/// Where the hashes are none of this format, or the snapshot can't be read. `progress` hears of the bytes that were read, and
-/// may end it: then those after are not judged.
+/// The hashes are not in this format, or the snapshot cannot be read. `progress` receives the number of bytes read, and
+/// can stop the check: the blocks after that are not checked.
 pub fn damaged(
     snapshot: &dyn ReadAt,
     hashes: &[u8],
     at_most: usize,
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Vec<Range<u64>>, String> {
-    let no_hashes = || format!("{FILE} is damaged itself");
+    let no_hashes = || format!("{FILE} is damaged");
     let end_of_line = hashes.iter().position(|byte| *byte == b'\n');
     let (line, hashes) = end_of_line
         .and_then(|end| hashes.split_at_checked(end))

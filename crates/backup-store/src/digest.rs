@@ -1,4 +1,4 @@
-//! SHA-256 of what goes by.
+//! SHA-256 of a stream.
 
 use sha2::{Digest, Sha256};
 use std::io::{self, Write};

@@ -1,7 +1,7 @@
-//! Work on a disk that may hang. It is done on threads of its own and waited for with a limit, so that whoever holds something
-//! of etcd's, answers health or hears signals never waits for a disk.
+//! Work on a disk that may hang. It runs on its own threads, and waiting for it has a time limit. So the code that reads
+//! from etcd, answers health checks or handles signals never waits for a disk.
 //!
-//! A thread that is stuck in a system call can't be ended. As long as one is, no more work is begun: it would only get
+//! A thread that is stuck in a system call cannot be ended. As long as one is stuck, no other work starts: it would only get
 //! stuck as well.
 
 use crate::progress::{Monitor, SharedMonitor};
@@ -10,23 +10,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A disk that does nothing for so long hangs.
+/// A disk without any progress for this long hangs.
 pub(crate) const HANGS_AFTER: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The disk did not answer.
+/// The disk does not respond.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(
-    "the disk hangs: {what} has not moved for {} s; look at the disk of the backups and at the kernel's log", .for_at_least.as_secs()
+    "the backup disk does not respond: no progress for {} s while {what}; check the disk and the kernel log (dmesg)", .for_at_least.as_secs()
 )]
 pub struct DiskHangs {
-    /// What was being done.
+    /// The work that waits for the disk.
     pub what: &'static str,
-    /// For how long nothing happened.
+    /// Time without progress.
     pub for_at_least: Duration,
 }
 
-/// The disk of a repository, as far as it answers.
+/// Runs work on the disk of a repository, and detects when the disk hangs.
 #[derive(Debug, Clone, Default)]
 pub struct Disk {
     stuck: Arc<Mutex<Option<Stuck>>>,
@@ -39,14 +39,14 @@ struct Stuck {
     over: Arc<AtomicBool>,
 }
 
-/// Work that goes on.
+/// Work in progress.
 pub(crate) struct Working<T> {
     task: tokio::task::JoinHandle<T>,
     what: &'static str,
     over: Arc<AtomicBool>,
 }
 
-/// Sets it also when work ends by a panic.
+/// Marks work as ended, even if it panics.
 struct Over(Arc<AtomicBool>);
 
 impl Drop for Over {
@@ -55,7 +55,7 @@ impl Drop for Over {
     }
 }
 
-/// Hears of progress; ends the work when nobody waits for it any more.
+/// Counts progress, and stops the work when nobody waits for it any more.
 struct Pulse {
     monitor: SharedMonitor,
     beats: AtomicU64,
@@ -78,10 +78,10 @@ impl Monitor for Pulse {
 }
 
 impl Disk {
-    /// Does something short, and gives up waiting after half a minute.
+    /// Runs short work, and stops waiting for it after 30 s.
     ///
     /// # Errors
-    /// Where the disk hangs, or hung before and has not come back.
+    /// The disk hangs, or it has not recovered from an earlier hang.
     pub async fn run<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -94,7 +94,7 @@ impl Disk {
         }
     }
 
-    /// Does something that may take long and tells how it goes on, and gives up when it does not go on for half a minute.
+    /// Runs long work that reports progress, and stops waiting after 30 s without progress.
     pub(crate) async fn run_watched<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -124,7 +124,7 @@ impl Disk {
         }
     }
 
-    /// Begins work on a thread of its own.
+    /// Starts work on its own thread.
     pub(crate) fn start<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -149,7 +149,7 @@ impl Disk {
         Ok(Working { task, what, over })
     }
 
-    /// Gives up waiting for work that has not moved for so long.
+    /// Stops waiting for work that has made no progress for this long.
     pub(crate) fn hangs<T>(&self, working: &Working<T>, for_at_least: Duration) -> DiskHangs {
         let since = Instant::now();
         *self.stuck.lock().unwrap_or_else(PoisonError::into_inner) = Some(Stuck {
@@ -163,7 +163,7 @@ impl Disk {
         }
     }
 
-    /// Waits for the end of work that was begun, but no longer than a disk may take that does not hang.
+    /// Waits for the end of started work, at most 30 s.
     pub(crate) async fn end<T>(&self, mut working: Working<T>) -> Result<T, DiskHangs> {
         match tokio::time::timeout(HANGS_AFTER, &mut working.task).await {
             Ok(ended) => Ok(finished(ended)),
@@ -190,12 +190,15 @@ mod tests {
         let disk = Disk::default();
         assert_eq!(disk.run("a look", || 7).await.unwrap(), 7);
         let (let_go, waits) = channel::<()>();
-        let working = disk.start("a write", move || waits.recv()).unwrap();
+        let working = disk.start("writing a file", move || waits.recv()).unwrap();
         // As a wait with a limit gives it up.
         let told = disk.hangs(&working, HANGS_AFTER).to_string();
-        assert!(told.contains("a write has not moved for 30 s"), "{told}");
+        assert!(
+            told.contains("no progress for 30 s while writing a file"),
+            "{told}"
+        );
         let refused = disk.run("another write", || ()).await.unwrap_err();
-        assert_eq!(refused.what, "a write");
+        assert_eq!(refused.what, "writing a file");
         let_go.send(()).unwrap();
         working.task.await.unwrap().unwrap();
         disk.run("another write", || ()).await.unwrap();

@@ -1,4 +1,4 @@
-//! What is on the disk when a call returns, also after the power fails.
+//! Durable changes to files: they are on the disk when a call returns, also after a power failure.
 //!
 //! A file or a directory appears under its name by one rename, after everything in it was synced; the
 //! rename itself is on the disk when the directory around it was synced.
@@ -13,13 +13,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Mode of the directories we make: for their owner alone.
+/// Mode of new directories: only the owner has access.
 pub(crate) const DIR_MODE: u32 = 0o700;
-/// Mode of the files we make: a backup holds the keys of the cluster.
+/// Mode of new files: a backup contains the keys of the cluster.
 const FILE_MODE: u32 = 0o600;
 
-/// Where a debug build may be told to end as if it were killed, before its n-th step, or to fail at that step (`12:ENOSPC`) and
-/// go on.
+/// In a debug build, ends the process before its n-th step as SIGKILL would, or lets that step fail (`12:ENOSPC`). The environment
+/// variables below set the step.
 #[cfg(debug_assertions)]
 fn step() -> io::Result<()> {
     use std::sync::LazyLock;
@@ -55,7 +55,7 @@ fn step() -> io::Result<()> {
     Ok(())
 }
 
-/// Creates a file that must not exist yet, for its owner alone.
+/// Creates a new file that only its owner can access.
 ///
 /// # Errors
 /// What the operating system says.
@@ -69,7 +69,7 @@ pub fn create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Creates a directory that must not exist yet, for its owner alone.
+/// Creates a new directory that only its owner can access.
 ///
 /// # Errors
 /// What the operating system says.
@@ -88,7 +88,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync(&file)
 }
 
-/// Writes bytes at the end of a file, which are not on the disk before it is synced.
+/// Appends bytes to a file. They are not durable before the file is synced.
 ///
 /// # Errors
 /// What the operating system says.
@@ -106,7 +106,7 @@ pub fn sync(file: &File) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Syncs what was written to a file, as far as it is needed to read that again: for pieces of a long write.
+/// Syncs the data of a file, without all of its metadata. Used between the pieces of a long write.
 ///
 /// # Errors
 /// What the operating system says.
@@ -124,10 +124,10 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }
 
-/// Gives a file these bytes, all of them or, after a crash, those it had before.
+/// Replaces the content of a file. After a crash the file has either the old or the new content.
 ///
 /// # Errors
-/// What the operating system says; it has the bytes of before then, unless it was the last step that failed.
+/// The error of the operating system. The file then has its old content, unless only the last step failed.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
@@ -144,7 +144,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Syncs the names in a directory.
+/// Syncs a directory, so that the names in it are durable.
 ///
 /// # Errors
 /// What the operating system says.
@@ -152,7 +152,7 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     sync(&File::open(path)?)
 }
 
-/// Gives a file or a directory another name, which may not be there in this form after the power fails.
+/// Renames a file or a directory. The new name is not durable before the directory is synced.
 ///
 /// # Errors
 /// What the operating system says.
@@ -161,10 +161,10 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::rename(from, to)
 }
 
-/// Removes a directory with everything in it, or whatever else has its name; what a link leads to stays.
+/// Removes a directory with its content, or a file. Does not follow symbolic links.
 ///
 /// # Errors
-/// What the operating system says; some of it may be gone then.
+/// The error of the operating system. Some files may already be removed.
 pub fn remove_dir(path: &Path) -> io::Result<()> {
     if !path.symlink_metadata()?.is_dir() {
         step()?;
@@ -181,16 +181,16 @@ pub fn remove_dir(path: &Path) -> io::Result<()> {
     std::fs::remove_dir(path)
 }
 
-/// Whether something is mounted at a directory, also a directory of the same filesystem.
+/// Whether the directory is a mount point, also of a bind mount.
 fn is_mount(path: &Path) -> io::Result<bool> {
     let found = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())?;
     Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Gives a directory whose files were synced its final name, which must not exist yet.
+/// Renames a directory of synced files to its final name, which must not exist yet.
 ///
 /// # Errors
-/// What the operating system says. If it was the last step that failed, the new name may be there.
+/// The error of the operating system. If only the last step failed, the new name may exist.
 pub fn publish(partial: &Path, place: &Path) -> io::Result<()> {
     sync_dir(partial)?;
     step()?;

@@ -3,14 +3,14 @@
 //! - [`backup`]: one run, from a member to a published backup.
 //! - [`blocks`]: a hash for each block of a snapshot.
 //! - [`disk`]: work on a disk that may hang.
-//! - [`durable_file`]: what is on the disk when a call returns.
-//! - [`local_file`]: a file opened so that nothing but a file can be behind its name.
+//! - [`durable_file`]: durable changes to files.
+//! - [`local_file`]: a regular file, opened for reading.
 //! - [`member`]: one etcd member.
-//! - [`progress`]: who hears how far long work is.
+//! - [`progress`]: progress of long work.
 //! - [`repository`]: where backups are kept.
 //! - [`static_resources`]: the archive of a node's control-plane files.
-//! - [`transfer`]: a backup on its way to another machine.
-//! - [`verify`]: whether a snapshot is whole, and what is in it.
+//! - [`transfer`]: sending a backup to another machine.
+//! - [`verify`]: whether a snapshot is intact, and what it contains.
 
 mod archive_file;
 pub mod backup;

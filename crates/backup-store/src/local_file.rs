@@ -1,4 +1,4 @@
-//! A file to read, opened so that nothing but a file can be behind its name.
+//! Opens a file for reading, and refuses everything that is not a regular file.
 
 use etcd_file::ReadAt;
 use rustix::fs::OFlags;
@@ -13,19 +13,19 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum OpenError {
     /// Opening failed.
-    #[error("{path}: {source}")]
+    #[error("cannot open {path}: {source}")]
     Open {
-        /// What was to be opened.
+        /// The path.
         path: PathBuf,
-        /// Why it was not.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Something that has no end or no place to seek to.
+    /// A directory, a pipe, a device or a socket.
     #[error("{path} is {found}, expected a file")]
     NotAFile {
-        /// What was to be opened.
+        /// The path.
         path: PathBuf,
-        /// What it is.
+        /// The type of file that was found.
         found: &'static str,
     },
 }
@@ -36,10 +36,10 @@ pub struct LocalFile {
     before: Stamp,
 }
 
-/// Reads a small file whole.
+/// Reads a complete small file.
 ///
 /// # Errors
-/// Where it can't be read, is no file, or has more than `max_bytes`.
+/// The file cannot be read, is not a regular file, or is larger than `max_bytes`.
 pub fn read_small(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     let file = LocalFile::open(path).map_err(|error| match error {
         OpenError::Open { source, .. } => source,
@@ -48,7 +48,7 @@ pub fn read_small(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     let size_bytes = file.size_bytes();
     if size_bytes > max_bytes {
         return Err(io::Error::other(format!(
-            "{size_bytes} bytes, expected {max_bytes} at most"
+            "the file has {size_bytes} bytes, expected at most {max_bytes}"
         )));
     }
     let mut bytes = vec![0; size_bytes as usize];
@@ -90,8 +90,8 @@ impl LocalFile {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// Where it can't be opened, or is a directory, a pipe or a device: at once, without waiting for
-    /// somebody to write into a pipe.
+    /// The file cannot be opened, or is a directory, a pipe or a device. Never waits for
+    /// a process that writes into a pipe.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let open_error = |source| OpenError::Open {
             path: path.into(),
@@ -136,7 +136,7 @@ impl LocalFile {
         self.before.size_bytes
     }
 
-    /// Whether somebody has written to it since it was opened.
+    /// Whether the file was changed since it was opened.
     #[must_use]
     pub fn changed(&self) -> bool {
         self.file

@@ -1,4 +1,4 @@
-//! One etcd member: its TLS, its users, its calls. Never more than one endpoint, so that an answer comes
+//! The client of one etcd member: TLS, authentication, calls. It uses only one endpoint, so that the answer comes
 //! from the member that was asked.
 
 use crate::local_file::read_small;
@@ -20,20 +20,20 @@ use api::maintenance_client::MaintenanceClient;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
-/// A stream from which nothing comes for so long is dead: a frozen member keeps its connections.
+/// A stream without data for this long is dead: a frozen member keeps its connections open.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// A cluster with a quorum answers a linearizable read well within it.
+/// A cluster with a quorum answers a linearizable read much faster than this.
 const QUORUM_TIMEOUT: Duration = Duration::from_secs(2);
-/// How much of a snapshot a member may send ahead; with HTTP/2's default of 64 KiB it waits after every
+/// How much of a snapshot a member may send ahead. With HTTP/2's default of 64 KiB it waits after every
 /// second piece.
 const WINDOW_BYTES: u32 = 1 << 20;
-/// Pieces without a byte in them, one after another, before the stream is given up: a server whose disk
-/// failed sends them for ever.
+/// The stream fails after this many empty pieces in a row: a server whose disk failed sends them
+/// for ever.
 const MAX_EMPTY_PIECES: u32 = 64;
-/// A member hashes some hundred MB a second and answers when it is done.
+/// A member hashes a few hundred MB per second, and answers at the end.
 const HASH_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Where a member is and how it is to be spoken to.
+/// How to connect to a member.
 #[derive(Debug, Clone, Default)]
 pub struct Connection {
     /// `https://host:port`, `http://host:port`, or `host:port`.
@@ -65,92 +65,92 @@ impl std::fmt::Debug for User {
     }
 }
 
-/// Why a member can't be spoken to, or did not answer.
+/// Why a request to a member failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemberError {
-    /// No address of a member.
+    /// The address of the member is not valid.
     #[error("endpoint {endpoint:?}: {problem}")]
     Endpoint {
-        /// What was given.
+        /// The endpoint as it was given.
         endpoint: String,
-        /// What is wrong with it.
+        /// What is wrong with the endpoint.
         problem: String,
     },
-    /// A certificate file can't be read.
-    #[error("{path}: {source}")]
+    /// A certificate file cannot be read.
+    #[error("cannot read {path}: {source}")]
     File {
-        /// Which one.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Nobody answers there, or TLS failed.
-    #[error("connecting to {endpoint} failed: {problem}")]
+    /// The connection or the TLS handshake failed.
+    #[error("cannot connect to {endpoint}: {problem}")]
     Dial {
-        /// Where.
+        /// The endpoint.
         endpoint: String,
-        /// Why.
+        /// The error.
         problem: String,
-        /// Whether nobody listens there.
+        /// Whether the connection was refused.
         refused: bool,
     },
-    /// It took the connection or the request, and did not answer.
+    /// The member did not answer in time.
     #[error(
-        "{endpoint} did not answer within {} s to {what}: it may be frozen, or its disk may hang", .within.as_secs()
+        "{endpoint} did not answer {what} within {} s: the member may be frozen, or its disk may hang", .within.as_secs()
     )]
     NoAnswer {
-        /// Which one.
+        /// The endpoint.
         endpoint: String,
-        /// What was asked.
+        /// The request.
         what: &'static str,
-        /// For how long it was waited for.
+        /// The time limit.
         within: Duration,
     },
-    /// The connection broke between question and answer.
+    /// The connection broke before the answer.
     #[error("{endpoint} closed the connection without an answer: {problem}{}", hint(.endpoint, *.had_certificate))]
     Closed {
-        /// Which one.
+        /// The endpoint.
         endpoint: String,
-        /// What the connection says.
+        /// The error of the connection.
         problem: String,
         /// Whether a client certificate was sent.
         had_certificate: bool,
     },
-    /// Nothing came any more.
-    #[error("{endpoint} sent nothing for {} s; is it frozen, or its disk?", STALL_TIMEOUT.as_secs())]
+    /// The snapshot stream stopped.
+    #[error("{endpoint} sent nothing for {} s: the member may be frozen, or its disk may hang", STALL_TIMEOUT.as_secs())]
     Stalled {
-        /// Which one.
+        /// The endpoint.
         endpoint: String,
     },
     /// A server whose disk fails in the middle of a snapshot sends empty pieces for ever.
     #[error(
-        "{endpoint} sends empty pieces although {remaining_bytes} bytes are missing: it can't read its own database"
+        "{endpoint} sends no data although {remaining_bytes} bytes are missing: the member cannot read its own database"
     )]
     EmptyPieces {
-        /// Which one.
+        /// The endpoint.
         endpoint: String,
-        /// What it says is still to come.
+        /// How many bytes are missing, as the member reports.
         remaining_bytes: u64,
     },
     /// The member answered with an error.
     #[error("{endpoint} answered: {} ({:?})", .status.message(), .status.code())]
     Refused {
-        /// Which one.
+        /// The endpoint.
         endpoint: String,
-        /// Its answer.
+        /// The error of the member.
         status: Box<tonic::Status>,
     },
 }
 
-/// With TLS 1.3 a server refuses a client's certificate only after the handshake, and all that is seen of
-/// it is a connection that breaks.
+/// With TLS 1.3 a server rejects a client certificate only after the handshake. The client sees only
+/// a broken connection.
 fn hint(endpoint: &str, had_certificate: bool) -> &'static str {
     match (endpoint.starts_with("https://"), had_certificate) {
         (false, _) => "",
-        (true, false) => "; it may want a client certificate: --cert and --key",
+        (true, false) => "; the member may require a client certificate: use --cert and --key",
         (true, true) => {
-            "; it may not accept the client certificate: is it by the authority that the member trusts, and not expired?"
+            "; the member may not accept the client certificate: check its certificate authority and its expiry date"
         }
     }
 }
@@ -166,7 +166,7 @@ pub struct HashKv {
     pub member_id: u64,
 }
 
-/// What a member says of itself.
+/// The status of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     /// Its id.
@@ -183,27 +183,27 @@ pub struct Status {
     pub learner: bool,
 }
 
-/// A member of the cluster, as one of them knows it.
+/// A member of the cluster, as the asked member knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Its id.
     pub id: u64,
     /// Its name; empty before it has started.
     pub name: String,
-    /// Where other members find it.
+    /// The URLs that other members use to reach it.
     pub peer_urls: Vec<String>,
     /// Whether it has no vote yet.
     pub learner: bool,
 }
 
-/// What a member says to a wish for its HashKV at a revision.
+/// The answer of a member to a HashKV request.
 #[derive(Debug)]
 pub enum HashKvAnswer {
     /// The hash.
     Hash(HashKv),
-    /// The member has compacted beyond that revision.
+    /// The member has compacted its history beyond the requested revision.
     Compacted,
-    /// The member has not come as far as that revision.
+    /// The member has not reached the requested revision.
     Future,
 }
 
@@ -216,10 +216,10 @@ pub struct Member {
 }
 
 impl Member {
-    /// Connects, and authenticates where there is a user.
+    /// Connects, and authenticates if a user is given.
     ///
     /// # Errors
-    /// Why it can't be spoken to.
+    /// The member cannot be reached, or refuses the connection.
     pub async fn connect(connection: &Connection) -> Result<Self, MemberError> {
         let url = url_of(connection)?;
         let endpoint_error = |problem: String| MemberError::Endpoint {
@@ -241,7 +241,7 @@ impl Member {
             .await
             .map_err(|_| MemberError::NoAnswer {
                 endpoint: url.clone(),
-                what: "a connection",
+                what: "the connection attempt",
                 within: DIAL_TIMEOUT,
             })?
             .map_err(|error| MemberError::Dial {
@@ -261,20 +261,20 @@ impl Member {
         Ok(member)
     }
 
-    /// The URL that is spoken to.
+    /// The URL of the member.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// The member's hash of its records up to `revision`. It does no writes while it computes it.
+    /// The member's hash of its records up to `revision`. The member does not write while it computes the hash.
     ///
     /// # Errors
-    /// Why there is no answer.
+    /// The member did not answer.
     pub async fn hash_kv(&self, revision: i64) -> Result<HashKvAnswer, MemberError> {
         let request = self.request(api::HashKvRequest { revision }, HASH_TIMEOUT);
         let mut client = MaintenanceClient::new(self.channel.clone());
-        let answer = self.answered("HashKV", HASH_TIMEOUT, client.hash_kv(request));
+        let answer = self.answered("the HashKV request", HASH_TIMEOUT, client.hash_kv(request));
         match answer.await? {
             Ok(response) => {
                 let response = response.into_inner();
@@ -295,15 +295,15 @@ impl Member {
         }
     }
 
-    /// What the member says of itself.
+    /// The member's status.
     ///
     /// # Errors
-    /// Why there is no answer.
+    /// The member did not answer.
     pub async fn status(&self) -> Result<Status, MemberError> {
         let request = self.request(api::StatusRequest {}, DIAL_TIMEOUT);
         let mut client = MaintenanceClient::new(self.channel.clone());
         let response = self
-            .answered("its status", DIAL_TIMEOUT, client.status(request))
+            .answered("the status request", DIAL_TIMEOUT, client.status(request))
             .await?
             .map_err(|status| self.refused(status))?
             .into_inner();
@@ -318,10 +318,10 @@ impl Member {
         })
     }
 
-    /// All members, as this one knows them: it may lag.
+    /// All members of the cluster, as this member knows them. It may lag behind.
     ///
     /// # Errors
-    /// Why there is no answer.
+    /// The member did not answer.
     pub async fn members(&self) -> Result<Vec<Peer>, MemberError> {
         let request = self.request(
             api::MemberListRequest {
@@ -331,7 +331,11 @@ impl Member {
         );
         let mut client = ClusterClient::new(self.channel.clone());
         let response = self
-            .answered("the members", DIAL_TIMEOUT, client.member_list(request))
+            .answered(
+                "the member list request",
+                DIAL_TIMEOUT,
+                client.member_list(request),
+            )
             .await?
             .map_err(|status| self.refused(status))?
             .into_inner();
@@ -344,10 +348,10 @@ impl Member {
         Ok(peers.collect())
     }
 
-    /// The revision that the whole cluster has agreed on, if it has a quorum within two seconds.
+    /// The revision that the cluster has agreed on, if it has a quorum within 2 s.
     ///
     /// # Errors
-    /// Why the member does not answer, for other reasons than a missing quorum.
+    /// The member did not answer, for another reason than a missing quorum.
     pub async fn agreed_revision(&self) -> Result<Option<i64>, MemberError> {
         let request = api::RangeRequest {
             key: b"\0".to_vec(),
@@ -370,11 +374,11 @@ impl Member {
         }
     }
 
-    /// Starts to stream the member's database. The member forces a commit for it, and keeps old pages
-    /// until the stream ends: read it as fast as it comes.
+    /// Starts to stream the member's database. The member forces a commit, and keeps old pages
+    /// until the stream ends, so read the stream quickly.
     ///
     /// # Errors
-    /// Why there is no stream.
+    /// The stream cannot be started.
     pub async fn snapshot(&self) -> Result<SnapshotStream, MemberError> {
         // Without a deadline: how long it takes is the network's affair, the stall timer's that it goes on.
         let mut request = Request::new(api::SnapshotRequest {});
@@ -394,7 +398,7 @@ impl Member {
         })
     }
 
-    /// Waits for an answer a little longer than the member was told: the connection itself may be dead.
+    /// Waits for an answer a little longer than the request's own timeout, because the connection may be dead.
     async fn answered<T>(
         &self,
         what: &'static str,
@@ -431,14 +435,18 @@ impl Member {
         let request = self.request(request, DIAL_TIMEOUT);
         let mut client = AuthClient::new(self.channel.clone());
         let token = self
-            .answered("a password", DIAL_TIMEOUT, client.authenticate(request))
+            .answered(
+                "the login request",
+                DIAL_TIMEOUT,
+                client.authenticate(request),
+            )
             .await?
             .map_err(|status| self.refused(status))?
             .into_inner()
             .token;
         token.parse().map_err(|_| MemberError::Endpoint {
             endpoint: self.endpoint.clone(),
-            problem: "its token is no text".into(),
+            problem: "its authentication token is not valid text".into(),
         })
     }
 
@@ -469,7 +477,7 @@ fn refused(endpoint: &str, had_certificate: bool, status: tonic::Status) -> Memb
     }
 }
 
-/// A member's database as it comes, the trailer behind it.
+/// The stream of a member's database with its trailer.
 pub struct SnapshotStream {
     endpoint: String,
     had_certificate: bool,
@@ -478,10 +486,10 @@ pub struct SnapshotStream {
 }
 
 impl SnapshotStream {
-    /// The next bytes; nothing at the end, of which only the trailer tells whether it is the right one.
+    /// The next bytes; none at the end. Only the trailer shows whether the stream is complete.
     ///
     /// # Errors
-    /// Why nothing more comes.
+    /// The stream failed.
     pub async fn next(&mut self) -> Result<Option<tonic::codegen::Bytes>, MemberError> {
         loop {
             let piece = tokio::time::timeout(STALL_TIMEOUT, self.pieces.message())
@@ -508,7 +516,7 @@ impl SnapshotStream {
     }
 }
 
-/// With a scheme, which a bare address has not: TLS if there is a certificate of any kind.
+/// The URL of the endpoint. An address without a scheme uses TLS if a certificate is given.
 fn url_of(connection: &Connection) -> Result<String, MemberError> {
     let wrong = |problem: &str| MemberError::Endpoint {
         endpoint: connection.endpoint.clone(),
@@ -517,17 +525,17 @@ fn url_of(connection: &Connection) -> Result<String, MemberError> {
     let given = connection.endpoint.trim();
     if given.is_empty() {
         return Err(wrong(
-            "it is empty, expected one such as https://127.0.0.1:2379",
+            "the endpoint is empty: use one such as https://127.0.0.1:2379",
         ));
     }
     if given.contains(',') {
         return Err(wrong(
-            "several endpoints, expected one: the answer must come from one member",
+            "several endpoints were given, expected one: the answer must come from one member",
         ));
     }
     match given.split_once("://") {
         Some(("http" | "https", _)) => Ok(given.into()),
-        Some(_) => Err(wrong("expected a scheme of http or https")),
+        Some(_) => Err(wrong("the scheme must be http or https")),
         None if connection.ca_file.is_some() || connection.cert_file.is_some() => {
             Ok(format!("https://{given}"))
         }
@@ -540,22 +548,21 @@ async fn tls(connection: &Connection) -> Result<ClientTlsConfig, MemberError> {
         endpoint: connection.endpoint.clone(),
         problem: problem.into(),
     };
-    let ca = connection
-        .ca_file
-        .as_ref()
-        .ok_or_else(|| wrong("https needs the certificate authority of the member: --cacert"))?;
+    let ca = connection.ca_file.as_ref().ok_or_else(|| {
+        wrong("https requires the certificate authority of the member: use --cacert")
+    })?;
     let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca).await?));
     config = match (&connection.cert_file, &connection.key_file) {
         (Some(cert), Some(key)) => {
             config.identity(Identity::from_pem(read(cert).await?, read(key).await?))
         }
         (None, None) => config,
-        _ => return Err(wrong("--cert and --key go together")),
+        _ => return Err(wrong("--cert and --key must be used together")),
     };
     Ok(config)
 }
 
-/// Reads a certificate or a key: on a thread of its own, since it may be a pipe or on a disk that hangs.
+/// Reads a certificate or a key on its own thread, because the file may be a pipe or on a disk that hangs.
 async fn read(path: &Path) -> Result<Vec<u8>, MemberError> {
     const MAX_BYTES: u64 = 1 << 20;
     let own = path.to_path_buf();
@@ -571,7 +578,7 @@ async fn read(path: &Path) -> Result<Vec<u8>, MemberError> {
     })
 }
 
-/// An error with all that caused it: the outermost one alone says "transport error".
+/// An error with all its causes. The outermost error alone is only "transport error".
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

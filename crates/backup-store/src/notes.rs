@@ -1,5 +1,5 @@
-//! What a repository remembers beside its backups, in `.notes.json`: what must not be forgotten when a run fails. Without it
-//! nothing is lost but that.
+//! Notes of a repository in `.notes.json`: values that must survive a failed run. A missing or damaged file does not harm
+//! any backup.
 
 use crate::durable_file;
 use crate::local_file::read_small;
@@ -10,32 +10,32 @@ use std::collections::BTreeMap;
 
 const FILE: &str = ".notes.json";
 const MAX_BYTES: u64 = 1 << 16;
-/// Members of one node: few, also over years.
+/// A node has only a few members, even over years.
 const MAX_MEMBERS: usize = 100;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Notes {
-    /// When a member was last asked for its HashKV, also when no backup came of it.
+    /// When a member was last asked for its HashKV, even if the run failed.
     pub(crate) compared: BTreeMap<String, Timestamp>,
-    /// Space that a removal should bring and has not brought yet.
+    /// Space that a removal should have freed but is not free yet.
     pub(crate) awaited: Option<AwaitedSpace>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct AwaitedSpace {
-    /// What was removed.
+    /// The removed backup.
     pub(crate) removed: String,
-    /// When.
+    /// The time of the removal.
     pub(crate) at: Timestamp,
-    /// What was free before.
+    /// Free bytes before the removal.
     pub(crate) free_bytes_before: u64,
-    /// What it should bring.
+    /// Bytes that the removal should free.
     pub(crate) expected_bytes: u64,
 }
 
 impl Notes {
-    /// Those of a repository; none where they can't be read.
+    /// Reads the notes of a repository. They are empty if they cannot be read.
     pub(crate) fn of(repository: &Repository) -> Notes {
         let json = read_small(&repository.root().join(FILE), MAX_BYTES);
         let notes = json
@@ -44,7 +44,7 @@ impl Notes {
         notes.unwrap_or_default()
     }
 
-    /// Writes them.
+    /// Writes the notes.
     pub(crate) fn keep(
         &mut self,
         repository: &Repository,

@@ -1,23 +1,23 @@
-//! Who hears how far long work is.
+//! Progress of long work.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Listens to long work: a progress bar, a counter, a test.
+/// Receives the progress of long work, for example a progress bar.
 pub trait Monitor {
-    /// A step starts that will take `total_bytes`.
+    /// A step of `total_bytes` starts.
     fn step(&self, name: &'static str, total_bytes: u64);
 
-    /// So many more bytes of the step are done; says whether to go on.
+    /// `bytes` more of the step are done. Returns whether to continue.
     fn advance(&self, bytes: u64) -> ControlFlow<()>;
 }
 
-/// Listens to work from whatever thread it is on.
+/// A monitor that can be used from any thread.
 pub type SharedMonitor = Arc<dyn Monitor + Send + Sync>;
 
-/// Nobody listens.
+/// A monitor that ignores all progress.
 pub struct Silent;
 
 impl Monitor for Silent {
@@ -28,7 +28,7 @@ impl Monitor for Silent {
     }
 }
 
-/// Slows work down to a limit of bytes a second, by its reports of progress.
+/// Limits the speed of work by delaying its progress reports.
 pub struct Limited {
     monitor: SharedMonitor,
     max_bytes_per_s: Option<u64>,
@@ -37,7 +37,7 @@ pub struct Limited {
 }
 
 impl Limited {
-    /// Reports to `monitor`, and keeps to so many bytes a second, if there is a limit.
+    /// Reports to `monitor`, and limits the work to `max_bytes_per_s`, if given.
     #[must_use]
     pub fn new(monitor: SharedMonitor, max_bytes_per_s: Option<u64>) -> Self {
         Limited {

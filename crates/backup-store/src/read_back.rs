@@ -1,4 +1,4 @@
-//! A file as the disk has it, and not as the page cache remembers it.
+//! Reads a file from the disk and not from the page cache.
 
 use crate::blocks;
 use crate::local_file::{LocalFile, OpenError};
@@ -15,20 +15,20 @@ use std::path::Path;
 /// What O_DIRECT wants addresses, offsets and lengths to be multiples of, on all filesystems there are.
 const ALIGNMENT: usize = 4096;
 const BUFFER_BYTES: usize = 1 << 18;
-/// So many places of damage are named.
+/// How many damaged places are reported.
 const PLACES: usize = 5;
 
 /// How a file was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
-    /// Around the page cache.
+    /// With direct reads, which bypass the page cache.
     Direct,
-    /// After it was dropped from the page cache, where the filesystem has no direct reads.
+    /// After the file was removed from the page cache. Used where the filesystem has no direct reads.
     Uncached,
 }
 
 impl How {
-    /// For the record.
+    /// The name in the record.
     pub(crate) fn name(self) -> &'static str {
         match self {
             How::Direct => "direct",
@@ -37,7 +37,7 @@ impl How {
     }
 }
 
-/// A file to be read from its disk. What was written to it must have been synced.
+/// A file that is read from its disk and not from the page cache. It must be synced.
 pub(crate) struct DeviceFile {
     file: File,
     size_bytes: u64,
@@ -46,7 +46,7 @@ pub(crate) struct DeviceFile {
 }
 
 impl DeviceFile {
-    /// Opens one.
+    /// Opens the file.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         let cached = LocalFile::open(path)?;
         // Whatever was written is on the disk, so nothing is lost.
@@ -74,7 +74,7 @@ impl DeviceFile {
         Ok(opened)
     }
 
-    /// Reads a piece that lies in one buffer.
+    /// Reads at most one buffer.
     fn read_piece(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let too_short = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let skipped = (offset % ALIGNMENT as u64) as usize;
@@ -116,7 +116,7 @@ impl ReadAt for DeviceFile {
     }
 }
 
-/// Reads all of a file from its disk, and compares it with the hashes of what was written, as [`blocks`] has them.
+/// Reads a complete file from its disk, and compares it with the hashes in `blocks.b3`.
 pub(crate) fn compare(path: &Path, hashes: &[u8], monitor: &dyn Monitor) -> Result<How, RunError> {
     let read_error = |source| RunError::Write {
         path: path.into(),

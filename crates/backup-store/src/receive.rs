@@ -1,5 +1,5 @@
-//! A member's stream, on its way to the disk. The disk has a thread of its own: while it is waited for, nothing is read, and when
-//! it hangs the stream is let go, since the member's database grows as long as that is open.
+//! Writes a member's snapshot stream to the disk. A separate thread writes to the disk. While the run waits for the disk, it
+//! reads nothing. When the disk hangs, the stream is closed, because the member's database grows while it is open.
 
 use crate::disk::{Disk, DiskHangs, HANGS_AFTER};
 use crate::member::{Member, SnapshotStream};
@@ -15,22 +15,22 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tonic::codegen::Bytes;
 
-/// After so many bytes the reserve is looked at again.
+/// The free space is checked again after this many bytes.
 const SPACE_CHECK_BYTES: u64 = 64 << 20;
-/// After so many bytes what was written is synced. Where the member's disk is the same, its own syncs wait for all that is dirty.
+/// The file is synced after this many bytes. If the member uses the same disk, its own syncs wait for all unwritten data.
 pub(crate) const SYNCED_EVERY_BYTES: u64 = 8 << 20;
-/// A stream that is slower than this on the whole is given up: while it is open the member can't reuse
+/// A stream that is slower than this on average fails. While it is open the member cannot reuse
 /// pages, and its database grows.
 const SLOWEST_BYTES_PER_S: u64 = 4 << 20;
-/// Whatever the size, so long is no matter.
+/// Time that is always allowed, for a database of any size.
 const STREAM_GRACE: Duration = Duration::from_secs(60);
-/// Pieces that wait for the disk. Members send 32 or 64 KiB a piece.
+/// How many pieces may wait for the disk. Members send 32 or 64 KiB per piece.
 const PIECES_WAITING: usize = 64;
 const WRITING: &str = "writing the snapshot";
-/// The wish to end is heard so often, also when nothing comes.
+/// How often a run checks whether it should stop, also without data.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Looks after the reserve while a run writes.
+/// Checks the reserve of free space while a run writes.
 #[derive(Clone)]
 pub(crate) struct SpaceGuard {
     pub(crate) repository: Repository,
@@ -51,17 +51,17 @@ impl SpaceGuard {
     }
 }
 
-/// What came, and is on the disk.
+/// A received snapshot that is on the disk.
 pub(crate) struct Received {
-    /// Without the trailer.
+    /// Size without the trailer.
     pub(crate) data_bytes: u64,
-    /// Of the whole file, as hex digits.
+    /// SHA-256 of the complete file, in hexadecimal.
     pub(crate) file_sha256: String,
     /// The contents of `blocks.b3`.
     pub(crate) blocks: Vec<u8>,
 }
 
-/// Writes the stream to a file, hashed on its way, and syncs it.
+/// Writes the stream to a file, hashes it, and syncs the file.
 pub(crate) async fn receive(
     disk: &Disk,
     member: &Member,
@@ -87,7 +87,7 @@ pub(crate) async fn receive(
     written
 }
 
-/// Brings the stream's pieces to whoever writes them.
+/// Sends the pieces of the stream to the writer.
 async fn bring(
     stream: &mut SnapshotStream,
     sender: &Sender<Bytes>,
@@ -130,7 +130,7 @@ async fn bring(
     Ok(())
 }
 
-/// Waits for something, and looks now and then whether the run is to end.
+/// Waits for `work`, and checks regularly whether the run should stop.
 async fn until_stopped<T>(
     work: impl Future<Output = T>,
     stopped: impl Fn() -> bool,
@@ -145,7 +145,7 @@ async fn until_stopped<T>(
     }
 }
 
-/// Takes pieces until there are no more, and writes them.
+/// Receives pieces until the stream ends, and writes them.
 fn write(
     path: &Path,
     mut pieces: Receiver<Bytes>,
@@ -175,7 +175,7 @@ fn write(
     let Trailer::Present { data_bytes } = Trailer::of(received_bytes) else {
         return Err(RunError::Cut {
             received_bytes,
-            problem: "which is no database with a SHA-256 behind it".into(),
+            problem: "this is not a complete database with a SHA-256 at its end".into(),
         });
     };
     // The file's own digest goes on over the trailer.
@@ -196,7 +196,7 @@ fn write(
     })
 }
 
-/// Hashes all but the last 32 bytes of what came so far, which stay in `tail`.
+/// Hashes everything except the last 32 bytes so far, which stay in `tail`.
 fn hold_back(tail: &mut Vec<u8>, piece: &[u8], digest: &mut Sha256) {
     const HELD: usize = TRAILER_BYTES as usize;
     match piece

@@ -1,7 +1,7 @@
 //! Where backups are kept: a directory, with a directory for each backup.
 //!
-//! A run works in a hidden directory, which becomes the backup by one rename. So whatever is listed is
-//! whole, and what a crash leaves is hidden and swept by the next run. `docs/repository.md` has the layout.
+//! A run works in a hidden directory, which becomes the backup by one rename. So every listed backup is
+//! complete. What a crash leaves over is hidden, and the next run removes it. `docs/repository.md` has the layout.
 
 use crate::durable_file;
 use crate::local_file::read_small;
@@ -17,50 +17,51 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where backups are kept unless told otherwise.
+/// The default directory of a repository.
 pub const DEFAULT_ROOT: &str = "/var/lib/etcd-auto-backup";
-/// The record's file.
+/// The name of the record file.
 pub const RECORD_FILE: &str = "backup.json";
 
-/// Beside a backup's record: somebody holds it.
+/// A backup with this file is held.
 const HOLD_FILE: &str = "hold";
 const PARTIAL: &str = ".partial-";
 const REMOVING: &str = ".removing-";
 const LOCK_FILE: &str = ".lock";
 const NAME_FORMAT: &str = "%Y-%m-%d_%H%M%S";
-/// A record is a few KiB; one that is larger is none of ours.
+/// A record is a few KiB. A larger file is not a record.
 pub(crate) const MAX_RECORD_BYTES: u64 = 1 << 20;
-/// Free space that is left alone unless told otherwise: this part of the filesystem, but not more than
-/// the next.
+/// The default reserve of free space: this part of the filesystem, but at most `MAX_RESERVE_BYTES`.
 const RESERVE_PERCENT: u64 = 15;
 const MAX_RESERVE_BYTES: u64 = 10 << 30;
 
-/// Why a repository can't be used.
+/// Why a repository cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RepositoryError {
-    /// Something can't be done with a file or directory.
-    #[error("{what} {path}: {source}")]
+    /// An operation on a file or directory failed.
+    #[error("cannot {what} {path}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// With what.
+        /// The file or directory.
         path: PathBuf,
-        /// Why it failed.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Somebody else is at work in it.
-    #[error("{path} is in use by another process; one run at a time works in a repository")]
+    /// Another process uses the repository.
+    #[error(
+        "{path} is in use by another process: only one run at a time can use a repository; try again later"
+    )]
     Locked {
-        /// Which one.
+        /// The repository.
         path: PathBuf,
     },
-    /// There is no backup of that name.
-    #[error("{root} has no backup {name:?}: `list` shows what there is")]
+    /// No backup has this name.
+    #[error("{root} has no backup {name:?}: `etcd-lifeboat list` shows the existing backups")]
     NoBackup {
-        /// Where it was looked for.
+        /// The repository.
         root: PathBuf,
-        /// What was asked for.
+        /// The name.
         name: String,
     },
 }
@@ -74,7 +75,7 @@ impl RepositoryError {
         }
     }
 
-    /// Whether the disk had no room.
+    /// Whether the disk is full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         matches!(self, RepositoryError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
@@ -87,76 +88,76 @@ pub struct Repository {
     root: PathBuf,
 }
 
-/// Something in a repository.
+/// An entry of a repository.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Its directory's name.
+    /// The name of its directory.
     pub name: String,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// What it takes on the disk, in bytes.
+    /// Its size on the disk, in bytes.
     pub disk_bytes: u64,
-    /// Whether somebody holds it, so that nothing automatic removes it.
+    /// Whether the backup is held. A held backup is never removed automatically.
     pub held: bool,
 }
 
-/// What something in a repository is.
+/// The kind of an entry.
 #[derive(Debug, Clone)]
 pub enum Kind {
-    /// A backup of ours.
+    /// A backup.
     Backup(Box<Record>),
-    /// A backup of ours whose record or files are damaged or missing, and what is wrong. Nothing automatic removes it: what
-    /// is left of it may be all there is.
+    /// A backup with a damaged or missing record or files, and what is wrong. It is never removed automatically: it may be
+    /// the only backup that is left.
     Unreadable(String),
-    /// Nothing of ours: never touched.
+    /// Not a backup. It is never touched.
     Foreign,
-    /// What a run that is not finished works in, or a crash left.
+    /// The working directory of a run that is not finished or has crashed.
     Partial,
 }
 
-/// The right to change a repository, until it is dropped or the process ends.
+/// An exclusive lock on a repository, until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
-/// Bytes on a filesystem.
+/// The space of a filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// What may still be written, as `df` counts it.
+    /// Free bytes, as `df` reports them as available.
     pub free_bytes: u64,
-    /// All of it.
+    /// Total bytes.
     pub total_bytes: u64,
 }
 
 impl Space {
-    /// Room where a directory is.
+    /// The space of the filesystem of a directory.
     pub(crate) fn at(dir: &Path) -> Result<Self, RepositoryError> {
         let stat = rustix::fs::statvfs(dir)
-            .map_err(|error| RepositoryError::io("statvfs", dir)(error.into()))?;
+            .map_err(|error| RepositoryError::io("read the free space of", dir)(error.into()))?;
         Ok(Space {
             free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
             total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
         })
     }
 
-    /// What is kept free unless told otherwise.
+    /// The default reserve of free space.
     #[must_use]
     pub fn default_reserve_bytes(&self) -> u64 {
         (self.total_bytes / 100 * RESERVE_PERCENT).min(MAX_RESERVE_BYTES)
     }
 }
 
-/// What became of what crashes have left.
+/// The result of removing leftover files.
 #[derive(Debug, Default)]
 pub struct Swept {
-    /// What is gone.
+    /// The removed files and directories.
     pub removed: Vec<String>,
-    /// What can't be removed, and why.
+    /// What cannot be removed, and why.
     pub stuck: Vec<(String, io::Error)>,
 }
 
-/// A run's working directory; unless it is published, it goes when this is dropped.
+/// The working directory of a run. Unless it is published, it is removed on drop.
 pub struct Run {
     /// The backup's name.
     pub name: String,
@@ -164,17 +165,17 @@ pub struct Run {
     pub sequence: u64,
     partial: PathBuf,
     place: PathBuf,
-    /// Whether there is nothing to clear any more.
+    /// Whether nothing remains to be removed.
     done: bool,
-    /// Nobody sweeps what is being cleared.
+    /// Keeps other processes out until the directory is removed.
     lock: Arc<Lock>,
 }
 
 impl Repository {
-    /// Opens a repository, and makes its directory if there is none.
+    /// Opens a repository, and creates its directory if it does not exist.
     ///
     /// # Errors
-    /// Why it can't be used.
+    /// The directory cannot be created or listed.
     pub fn open(root: &Path) -> Result<Self, RepositoryError> {
         if !root.exists() {
             if let Some(parent) = root.parent() {
@@ -207,23 +208,23 @@ impl Repository {
         &self.root
     }
 
-    /// What to tell if others than the owner can read backups: they hold the keys of the cluster. Once
-    /// there is something in it, the mode is left as somebody set it.
+    /// A warning if other users can read the backups, which contain the keys of the cluster. The mode of a
+    /// repository that is not empty is never changed.
     #[must_use]
     pub fn mode_warning(&self) -> Option<String> {
         let mode = std::fs::metadata(&self.root).ok()?.permissions().mode() & 0o777;
         (mode & 0o077 != 0).then(|| {
             format!(
-                "{} has mode {mode:04o}: others can reach the backups, which hold the keys of the cluster; `chmod 0700` it",
+                "{} has mode {mode:04o}: other users can read the backups, which contain the keys of the cluster; run `chmod 0700` on it",
                 self.root.display()
             )
         })
     }
 
-    /// Takes the repository for oneself.
+    /// Locks the repository.
     ///
     /// # Errors
-    /// Where another process has it, or the lock can't be made.
+    /// Another process has the lock, or the lock file cannot be created.
     pub fn lock(&self) -> Result<Lock, RepositoryError> {
         let path = self.root.join(LOCK_FILE);
         let file = match durable_file::create(&path) {
@@ -245,11 +246,11 @@ impl Repository {
         }
     }
 
-    /// Removes what crashes have left. Gives the names of what went, and of what can't be removed, with the reason: that is
-    /// in nobody's way.
+    /// Removes the files that crashed runs left over. Returns what was removed, and what cannot be removed and why. Files that
+    /// cannot be removed do not stop a run.
     ///
     /// # Errors
-    /// Why the repository can't be listed.
+    /// The repository cannot be listed.
     pub fn sweep(&self, _lock: &Lock) -> Result<Swept, RepositoryError> {
         let mut swept = Swept::default();
         for name in self.names()? {
@@ -282,11 +283,11 @@ impl Repository {
         Ok(names)
     }
 
-    /// What is in it, newest first: backups by their sequence, then the rest by name. Files that start
-    /// with a dot are not shown, but for what a run works in.
+    /// All entries, newest first: backups by their sequence, then the rest by name. Names that start
+    /// with a dot are left out, except the working directories of runs.
     ///
     /// # Errors
-    /// Why it can't be listed.
+    /// The repository cannot be listed.
     pub fn entries(&self) -> Result<Vec<Entry>, RepositoryError> {
         let mut entries = Vec::new();
         for name in self.names()? {
@@ -312,10 +313,10 @@ impl Repository {
         Ok(entries)
     }
 
-    /// Starts a run, with a name after that of the newest backup.
+    /// Creates the working directory of a run. Its name sorts after the newest backup.
     ///
     /// # Errors
-    /// Why there is no working directory.
+    /// The directory cannot be created.
     pub fn begin(&self, lock: &Arc<Lock>, now: Timestamp) -> Result<Run, RepositoryError> {
         let mut newest: Option<Timestamp> = None;
         let mut sequence = 0;
@@ -340,11 +341,11 @@ impl Repository {
         })
     }
 
-    /// Removes a backup: it is gone from the list at once, and from the disk when this returns. One that somebody holds at the
-    /// last moment stays; says whether it went.
+    /// Removes a backup. It is no longer listed at once, and its files are removed when this returns. A backup that is held in the
+    /// meantime stays. Returns whether the backup was removed.
     ///
     /// # Errors
-    /// Why it can't be removed.
+    /// The backup cannot be removed.
     pub fn remove(&self, _lock: &Lock, name: &str) -> Result<bool, RepositoryError> {
         let path = self.root.join(name);
         let hidden = self.root.join(format!("{REMOVING}{name}"));
@@ -354,7 +355,7 @@ impl Repository {
             .map_err(RepositoryError::io("remove", &hidden))
     }
 
-    /// A hold needs no lock: it is there before the backup is hidden, and seen here, or comes too late and fails.
+    /// A hold needs no lock: either it exists before the backup is hidden and is seen here, or it comes too late and fails.
     fn finish_removal(&self, hidden: &Path, name: &str) -> io::Result<bool> {
         if hidden.join(HOLD_FILE).symlink_metadata().is_ok() {
             durable_file::publish(hidden, &self.root.join(name))?;
@@ -364,10 +365,10 @@ impl Repository {
         Ok(true)
     }
 
-    /// Holds a backup: nothing automatic removes it, and it counts toward no limit, until it is released.
+    /// Holds a backup until it is released: it is never removed automatically, and it does not count for retention.
     ///
     /// # Errors
-    /// Where there is no such backup, or it can't be written.
+    /// The backup does not exist, or the hold cannot be written.
     pub fn hold(&self, name: &str) -> Result<(), RepositoryError> {
         let path = self.backup_dir(name)?.join(HOLD_FILE);
         match durable_file::write(&path, b"") {
@@ -377,10 +378,10 @@ impl Repository {
         self.sync_backup(name)
     }
 
-    /// Lets retention have a backup again.
+    /// Releases a held backup, so that retention may remove it again.
     ///
     /// # Errors
-    /// Where there is no such backup, or it can't be changed.
+    /// The backup does not exist, or the hold cannot be removed.
     pub fn release(&self, name: &str) -> Result<(), RepositoryError> {
         let path = self.backup_dir(name)?.join(HOLD_FILE);
         match durable_file::remove_file(&path) {
@@ -406,10 +407,10 @@ impl Repository {
         durable_file::sync_dir(&path).map_err(RepositoryError::io("sync", &path))
     }
 
-    /// Room on its filesystem.
+    /// The space of its filesystem.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The error of the operating system.
     pub fn space(&self) -> Result<Space, RepositoryError> {
         Space::at(&self.root)
     }
@@ -425,13 +426,13 @@ impl Entry {
         }
     }
 
-    /// Where a file of it is.
+    /// The path of one of its files.
     #[must_use]
     pub fn path_in(&self, repository: &Repository, file: &str) -> PathBuf {
         repository.root.join(&self.name).join(file)
     }
 
-    /// What retention needs to know, of a backup.
+    /// The values that retention needs, if this is a backup.
     #[must_use]
     pub fn candidate(&self) -> Option<Candidate> {
         let record = self.record()?;
@@ -448,28 +449,28 @@ impl Entry {
 }
 
 impl Run {
-    /// Where a file of the backup is while the run is at work.
+    /// The path of one of its files while the run is in progress.
     #[must_use]
     pub fn path(&self, file: &str) -> PathBuf {
         self.partial.join(file)
     }
 
-    /// The name of the snapshot's file.
+    /// The name of the snapshot file.
     #[must_use]
     pub fn snapshot_file(&self) -> String {
         format!("snapshot_{}.db", self.name)
     }
 
-    /// The name of the archive's file.
+    /// The name of the archive file.
     #[must_use]
     pub fn resources_file(&self) -> String {
         format!("static_kuberesources_{}.tar.gz", self.name)
     }
 
-    /// Makes a backup of it, whose files must have been synced.
+    /// Renames the working directory to its final name. All files must be synced.
     ///
     /// # Errors
-    /// Why it did not appear.
+    /// The directory cannot be renamed.
     pub fn publish(mut self) -> Result<PathBuf, RepositoryError> {
         durable_file::publish(&self.partial, &self.place)
             .map_err(RepositoryError::io("publish", &self.place))?;
@@ -477,7 +478,7 @@ impl Run {
         Ok(self.place.clone())
     }
 
-    /// Clears the working directory.
+    /// Removes the working directory.
     pub fn discard(mut self) {
         self.clear();
     }
@@ -514,8 +515,8 @@ pub(crate) fn time_of_name(name: &str) -> Option<Timestamp> {
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
-/// What something is that has no name of a working directory. A backup of ours has the name of a time, a record, a snapshot
-/// as long as recorded, and the other files that its record names.
+/// The kind of an entry that is not a working directory. A backup has a time as its name, a record, a snapshot of the recorded
+/// size, and the other files that its record lists.
 fn kind_of(path: &Path, name: &str) -> Kind {
     let snapshot = path.join(format!("snapshot_{name}.db"));
     let is_there = |path: &Path| path.symlink_metadata().is_ok();
@@ -535,29 +536,29 @@ fn read_record(path: &Path, snapshot: &Path) -> Result<Record, String> {
         serde_json::from_slice(&json).map_err(|error| format!("{RECORD_FILE}: {error}"))?;
     if !is_origin(&record.origin) {
         return Err(format!(
-            "{RECORD_FILE}: the origin {:?} is not a name that a Backup can have",
+            "{RECORD_FILE}: the origin {:?} is not a valid name of a Backup",
             record.origin
         ));
     }
     let found_bytes = std::fs::metadata(snapshot)
-        .map_err(|error| format!("its snapshot: {error}"))?
+        .map_err(|error| format!("cannot read the snapshot: {error}"))?
         .len();
     let data_bytes = record.snapshot.size_bytes;
     if data_bytes.checked_add(TRAILER_BYTES) != Some(found_bytes) {
         return Err(format!(
-            "its snapshot has {found_bytes} bytes, expected {data_bytes} and {TRAILER_BYTES} of a SHA-256"
+            "the snapshot has {found_bytes} bytes, expected {data_bytes} and {TRAILER_BYTES} for its SHA-256"
         ));
     }
     for file in record.sha256.keys() {
         let metadata = path.join(file).symlink_metadata();
         if file.contains('/') || !metadata.is_ok_and(|metadata| metadata.is_file()) {
-            return Err(format!("its file {file:?} is missing"));
+            return Err(format!("the file {file:?} is missing"));
         }
     }
     Ok(record)
 }
 
-/// What a directory's files take, or a file.
+/// The size on the disk of a file, or of a directory with its files.
 fn disk_bytes(path: &Path) -> u64 {
     const SECTOR_BYTES: u64 = 512;
     let own =

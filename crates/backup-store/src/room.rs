@@ -1,7 +1,7 @@
-//! Room for a run: old backups are given up for it, no more than it takes and none in vain.
+//! Frees space for a run: removes old backups, but not more than necessary.
 //!
 //! Filesystems free space late: btrfs with a transaction, XFS in the background, all of them when the last process has closed a
-//! file. So after each removal the space is waited for, and if it does not come nothing else is removed.
+//! file. So after each removal the run waits for the space. If it does not become free, nothing else is removed.
 
 use crate::notes::{AwaitedSpace, Notes};
 use crate::progress::SharedMonitor;
@@ -11,15 +11,15 @@ use backup_plan::retention::{Removal, removals_for_space};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
 
-/// btrfs commits every 30 s, and frees what was removed with the commit after the next at the latest.
+/// btrfs commits every 30 s. It frees the space of removed files at the latest with the second commit.
 const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Space that has not come for so long is not waited for any more: whoever held it may have written something else since.
+/// After this time a run no longer waits for the freed space: other files may have used it.
 const AWAITED_HOURS: i64 = 1;
-/// Metadata may take some of what comes.
+/// Metadata may use some of the freed space.
 const EXPECTED_PERCENT: u64 = 90;
 
-/// What a run of a database of this size needs, the block hashes and the archive included.
+/// The space that a run needs for a database of this size, including the block hashes and the archive.
 pub(crate) fn needed_bytes(db_bytes: u64) -> u64 {
     db_bytes
         .saturating_add(db_bytes / 100)
@@ -30,13 +30,13 @@ pub(crate) struct Room<'r> {
     pub(crate) repository: &'r Repository,
     pub(crate) lock: &'r Lock,
     pub(crate) monitor: &'r SharedMonitor,
-    /// Hears of each backup that is given up.
+    /// Receives each backup that is removed.
     pub(crate) given_up: &'r dyn Fn(&Removal),
     pub(crate) now: Timestamp,
 }
 
 impl Room<'_> {
-    /// Gives up old backups until there is room for so many bytes beside the reserve.
+    /// Removes old backups until `needed_bytes` are free in addition to the reserve.
     pub(crate) fn make(&self, needed_bytes: u64, reserve_bytes: u64) -> Result<(), RunError> {
         let wanted_bytes = needed_bytes.saturating_add(reserve_bytes);
         let mut notes = Notes::of(self.repository);
@@ -123,7 +123,7 @@ impl Room<'_> {
 }
 
 impl AwaitedSpace {
-    /// With so many bytes free, what was removed has brought what it should.
+    /// The free space at which a removal has freed what was expected.
     fn enough(&self) -> u64 {
         let expected_bytes = self.expected_bytes / 100 * EXPECTED_PERCENT;
         self.free_bytes_before.saturating_add(expected_bytes)

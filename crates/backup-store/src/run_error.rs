@@ -8,141 +8,141 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Why a run made no backup.
+/// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// The member can't be spoken to, or did not answer.
+    /// The member cannot be reached, or did not answer.
     #[error(transparent)]
     Member(#[from] MemberError),
-    /// The repository can't be used.
+    /// The repository cannot be used.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
-    /// The member has no vote yet, and may lag far behind.
-    #[error("member {id:x} is a learner: backups are taken from voting members only")]
+    /// The member is a learner: it has no vote yet and may lag far behind.
+    #[error("member {id:x} is a learner: backups are only taken from voting members")]
     Learner {
-        /// Which one.
+        /// The member's id.
         id: u64,
     },
-    /// The stream ended, and is not whole.
-    #[error("the member ended the stream after {received_bytes} bytes, {problem}")]
+    /// The snapshot stream ended too early.
+    #[error("the member ended the snapshot stream after {received_bytes} bytes: {problem}")]
     Cut {
-        /// What came.
+        /// Bytes received.
         received_bytes: u64,
         /// What is missing.
         problem: String,
     },
-    /// The stream goes on, and would for ever.
+    /// The snapshot stream is too slow.
     #[error(
-        "the stream is too slow: {received_bytes} bytes in {} s, of which the disk of the backups took {} s; look at that disk, or else at the member's", .took.as_secs(), .waited_for_disk.as_secs()
+        "the snapshot stream is too slow: {received_bytes} bytes in {} s, including {} s of waiting for the backup disk; check the backup disk, and then the member's disk", .took.as_secs(), .waited_for_disk.as_secs()
     )]
     TooSlow {
-        /// What came.
+        /// Bytes received.
         received_bytes: u64,
-        /// In which time.
+        /// Time since the start of the stream.
         took: Duration,
-        /// How much of that the disk was waited for.
+        /// Time spent waiting for the disk.
         waited_for_disk: Duration,
     },
-    /// The stream's own SHA-256 is not that of its data.
+    /// The SHA-256 at the end of the stream does not match the data.
     #[error(
-        "the stream's SHA-256 is {expected}, that of what came is {found}: it was changed on its way"
+        "the snapshot was changed in transit: the member sent SHA-256 {expected}, the received data has {found}"
     )]
     Trailer {
-        /// What the trailer says.
+        /// The SHA-256 from the member.
         expected: String,
-        /// What the data gives.
+        /// The SHA-256 of the received data.
         found: String,
     },
-    /// The snapshot is whole, and what it holds is damaged: so is the member's database.
+    /// The snapshot is complete but its content is damaged, and so is the member's database.
     #[error(
-        "the member's own database is damaged ({errors} errors; replace this member, and keep its older backups): {first}"
+        "the member's own database is damaged ({errors} errors; replace this member, but keep its older backups): {first}"
     )]
     Damaged {
-        /// How many errors there are.
+        /// Number of errors.
         errors: u64,
-        /// The first of them.
+        /// The first error.
         first: String,
     },
-    /// The snapshot misses what the cluster had agreed on.
+    /// The snapshot is older than what the cluster had agreed on.
     #[error(
-        "the snapshot ends at revision {found}, but the cluster was at {agreed} before it was taken: the member lags"
+        "the snapshot ends at revision {found}, but the cluster was at revision {agreed} before the snapshot was taken: the member lags behind; check its disk and its network"
     )]
     Behind {
-        /// What the snapshot has.
+        /// Revision of the snapshot.
         found: i64,
-        /// What the cluster had.
+        /// Revision of the cluster.
         agreed: i64,
     },
-    /// Less room than the run and the reserve need, and nothing that may go.
+    /// Not enough space for the run and the reserve, and not enough backups may be removed.
     #[error(
-        "the disk is short: {} are free, the run needs {} and {} are to stay free; free some, keep fewer backups, or lower --min-free",
+        "not enough space on the backup disk: {} are free, the run needs {}, and {} must stay free; free some space, keep fewer backups, or lower --min-free",
         mib(*.free_bytes), mib(*.needed_bytes), mib(*.reserve_bytes)
     )]
     InsufficientSpace {
-        /// What is free.
+        /// Free bytes.
         free_bytes: u64,
-        /// What the run needs.
+        /// Bytes that the run needs.
         needed_bytes: u64,
-        /// What is to stay free.
+        /// Bytes that must stay free.
         reserve_bytes: u64,
     },
-    /// Room was made, and it has not come.
+    /// A backup was removed, but its space is not free yet.
     #[error(
-        "the disk is short: {} are free, {} are wanted. {removed} was removed to free {}, and the space has not come: another process may hold its files open (an export, another backup tool), or something else has taken it. No other backup is given up for it within the hour", mib(*.free_bytes), mib(*.wanted_bytes), mib(*.expected_bytes)
+        "not enough space on the backup disk: {} are free, {} are needed. {removed} was removed to free {}, but this space is still not free: another process may hold its files open (an export, another backup tool), or other files use the space. No other backup is removed for this run or within an hour", mib(*.free_bytes), mib(*.wanted_bytes), mib(*.expected_bytes)
     )]
     SpaceAwaited {
-        /// What was removed.
+        /// The removed backup.
         removed: String,
-        /// What that should have brought.
+        /// Bytes that its removal should have freed.
         expected_bytes: u64,
-        /// What is free.
+        /// Free bytes.
         free_bytes: u64,
-        /// What is to be free.
+        /// Bytes that must be free.
         wanted_bytes: u64,
     },
-    /// The disk does not hold what was written to it.
+    /// The disk returned other data than was written.
     #[error(
-        "the disk of the backups does not hold what was written: {path} differs at {places}; the member's own data is not in doubt. Look at this disk, or keep backups on another one"
+        "the backup disk returned other data than was written: {path} differs at {places}. The member's own data is not affected. Check this disk, or store backups on another disk"
     )]
     DiskCorruption {
-        /// In which file.
+        /// The file.
         path: PathBuf,
-        /// Where: offsets in bytes.
+        /// Offsets of the differences, in bytes.
         places: String,
     },
-    /// The disk does not answer.
+    /// The disk does not respond.
     #[error(transparent)]
     DiskHangs(#[from] DiskHangs),
-    /// A file of the backup can't be written.
-    #[error("{path}: {source}")]
+    /// A file of the backup cannot be written or read back.
+    #[error("cannot write or read back {path}: {source}")]
     Write {
-        /// Which one.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The snapshot can't be read back.
-    #[error("checking the snapshot: {0}")]
+    /// The snapshot cannot be checked.
+    #[error("cannot check the snapshot: {0}")]
     Check(#[from] Failure),
-    /// The data differs from the member's own.
+    /// The snapshot differs from the member's data.
     #[error(
-        "HashKV of the snapshot is {found:08x}, the member's is {expected:08x} at revision {revision}"
+        "the snapshot differs from the member's data at revision {revision}: HashKV of the snapshot is {found:08x}, of the member {expected:08x}"
     )]
     Differs {
-        /// What the snapshot gives.
+        /// HashKV of the snapshot.
         found: u32,
-        /// What the member says.
+        /// HashKV of the member.
         expected: u32,
-        /// At which revision.
+        /// The revision of both hashes.
         revision: i64,
     },
-    /// Somebody wanted an end.
-    #[error("stopped")]
+    /// The run was stopped on request.
+    #[error("the run was stopped")]
     Stopped,
 }
 
-/// For people, who would have to count digits otherwise.
+/// Formats bytes as MiB for messages.
 pub(crate) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
@@ -165,13 +165,13 @@ impl RunError {
         "stopped",
     ];
 
-    /// Whether the same would come of it again soon, at the same cost to the member.
+    /// Whether an immediate retry would fail in the same way and only cost the member time.
     #[must_use]
     pub fn waits_for_the_next_run(&self) -> bool {
         matches!(self, RunError::Damaged { .. } | RunError::Differs { .. })
     }
 
-    /// What it is, in a word that stays the same; one of [`RunError::REASONS`].
+    /// The reason as one stable word, one of [`RunError::REASONS`].
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {

@@ -1,29 +1,29 @@
-//! Temporary files without a name: gone when they are closed, also after a crash.
+//! Temporary files without a name. They are removed when they are closed, also after a crash.
 
 use etcd_file::{ReadAt, Scratch};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Where they go unless the environment says otherwise: `/tmp` is memory on many systems, and what does
-/// not fit in memory must not go there.
+/// The default directory of temporary files. `/tmp` is in memory on many systems, and these files are for data that
+/// does not fit in memory.
 const DEFAULT_DIR: &str = "/var/tmp";
 
 struct ScratchFile(File);
 
-/// Makes one in `$TMPDIR`, or else in `/var/tmp`.
+/// Creates a temporary file in `$TMPDIR`, or else in `/var/tmp`.
 pub(crate) fn create() -> io::Result<Box<dyn Scratch>> {
     create_beside(Path::new(DEFAULT_DIR))
 }
 
-/// Makes one in `$TMPDIR`, or else in a directory that can be written.
+/// Creates a temporary file in `$TMPDIR`, or else in `dir`.
 pub(crate) fn create_beside(dir: &Path) -> io::Result<Box<dyn Scratch>> {
     let dir = std::env::var_os("TMPDIR").unwrap_or_else(|| dir.into());
     let file = tempfile::tempfile_in(&dir).map_err(|error| {
         let dir = dir.display();
         io::Error::new(
             error.kind(),
-            format!("in {dir}: {error}; name another directory by TMPDIR"),
+            format!("in {dir}: {error}; set TMPDIR to another directory"),
         )
     })?;
     Ok(Box::new(ScratchFile(file)))

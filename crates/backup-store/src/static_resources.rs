@@ -1,5 +1,5 @@
 //! The archive of a node's control-plane files: manifests, certificates, keys, encryption configuration.
-//! A snapshot alone does not bring a cluster back.
+//! A snapshot alone is not enough to restore a cluster.
 
 use crate::local_file::read_small;
 use flate2::Compression;
@@ -9,23 +9,23 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Manifests, certificates and keys are small; what is larger was put there by mistake.
+/// Manifests, certificates and keys are small. A larger file is there by mistake.
 const MAX_FILE_BYTES: u64 = 8 << 20;
 const MAX_TOTAL_BYTES: u64 = 128 << 20;
 const MAX_ENTRIES: u64 = 100_000;
-/// So many things that are missing are named.
+/// How many missing files are listed.
 const NAMED: usize = 20;
-/// Directories right below an archived one that are left out: kubeadm keeps copies of etcd's data in it.
+/// A directory directly below an archived one that is left out: kubeadm keeps copies of etcd's data in it.
 const LEFT_OUT: &str = "tmp";
 
-/// What came of an archive.
+/// The result of writing an archive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Archived {
-    /// Files, directories and links in it.
+    /// Number of files, directories and links in the archive.
     pub entries: u64,
-    /// What is missing and needs nobody's attention, such as a file that went away meanwhile.
+    /// Missing files that need no attention, such as a file that was removed in the meantime.
     pub warnings: Vec<String>,
-    /// What should be in it and is not, and why. The archive is not whole unless this is empty.
+    /// Missing files and why they are missing. The archive is complete if this is empty.
     pub lacks: Vec<String>,
     lacking: usize,
     went_away: usize,
@@ -37,19 +37,19 @@ impl Archived {
         self.lacking += 1;
         match self.lacking {
             count if count <= NAMED => self.lacks.push(format!("{}: {why}", path.display())),
-            count if count == NAMED + 1 => self.lacks.push("and more".into()),
+            count if count == NAMED + 1 => self.lacks.push("and more files".into()),
             _ => {}
         }
     }
 }
 
-/// Writes a gzipped tar of `dirs`, which are below `root`, with paths relative to it, owners, modes, and
-/// links as links, in the order of their names. What can't be read or is too large is left out, and said to be missing.
+/// Writes a gzipped tar of `dirs`, which are below `root`, sorted by name. Paths are relative to `root`; owners, modes and
+/// links are kept. Files that cannot be read or are too large are left out and reported as missing.
 ///
-/// `go_on` is asked before each entry; when it says why not, the archive ends there, readable.
+/// `go_on` is called before each entry. If it returns an error, the archive ends there and stays readable.
 ///
 /// # Errors
-/// Why the archive can't be written.
+/// The archive cannot be written.
 pub fn archive(
     root: &Path,
     dirs: &[PathBuf],
@@ -71,7 +71,10 @@ pub fn archive(
             }
         });
         if let Err(why) = room {
-            archived.lacks(&path, format!("{why}; this and all after it is missing"));
+            archived.lacks(
+                &path,
+                format!("{why}; this file and all files after it are missing"),
+            );
             break;
         }
         let Some(metadata) = there(&path, std::fs::symlink_metadata(&path), &mut archived) else {
@@ -130,7 +133,7 @@ pub fn archive(
     Ok(archived)
 }
 
-/// Where a link leads, by its words: an absolute one below the root, as on the node itself.
+/// The target of a link, without following other links. An absolute target is below `root`, as on the node.
 fn place_of(root: &Path, link: &Path, target: &Path) -> PathBuf {
     let mut place = match target.strip_prefix("/") {
         Ok(_) => root.to_path_buf(),
@@ -154,7 +157,7 @@ fn header_of(metadata: &Metadata) -> tar::Header {
     header
 }
 
-/// The result, or nothing where a file is gone or can't be read.
+/// The result, or none if a file is missing or cannot be read.
 fn there<T>(path: &Path, result: io::Result<T>, archived: &mut Archived) -> Option<T> {
     match result {
         Ok(value) => Some(value),
@@ -162,12 +165,15 @@ fn there<T>(path: &Path, result: io::Result<T>, archived: &mut Archived) -> Opti
             archived.went_away += 1;
             match archived.went_away {
                 count if count <= NAMED => archived.warnings.push(format!(
-                    "{} went away while it was archived",
+                    "{} was removed while the archive was written",
                     path.display()
                 )),
                 // One file or another is replaced at times; so many are a directory that was taken away.
                 count if count == NAMED + 1 => {
-                    archived.lacks(path, "this and more went away while it was archived");
+                    archived.lacks(
+                        path,
+                        "this and more files were removed while the archive was written",
+                    );
                 }
                 _ => {}
             }
@@ -196,7 +202,7 @@ mod tests {
         let mut bytes = Vec::new();
         let archived = archive(dir.path(), &names, &mut bytes, &mut || Ok(())).unwrap();
         assert_eq!(archived.warnings.len(), 1);
-        assert!(archived.warnings[0].contains("gone went away"));
+        assert!(archived.warnings[0].contains("gone was removed"));
         let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(bytes.as_slice()));
         let found: Vec<_> = tar
             .entries()
@@ -253,7 +259,10 @@ mod tests {
             ]
         );
         assert_eq!(archived.lacks.len(), 1, "{archived:?}");
-        assert!(archived.lacks[0].contains("snapshot.db: 8388609 bytes, expected 8388608 at most"));
+        assert!(
+            archived.lacks[0]
+                .contains("snapshot.db: the file has 8388609 bytes, expected at most 8388608")
+        );
     }
 
     #[test]
@@ -268,7 +277,7 @@ mod tests {
             if left > 0 {
                 Ok(())
             } else {
-                Err("the disk is short".into())
+                Err("not enough space".into())
             }
         };
         let mut bytes = Vec::new();
@@ -277,6 +286,8 @@ mod tests {
             archive(dir.path().parent().unwrap(), &dirs, &mut bytes, &mut go_on).unwrap();
         assert_eq!(names_in(&bytes).len(), 4);
         assert_eq!(archived.lacks.len(), 1);
-        assert!(archived.lacks[0].contains("f3: the disk is short; this and all after it"));
+        assert!(
+            archived.lacks[0].contains("f3: not enough space; this file and all files after it")
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! A backup on its way to another machine: a tar archive of its directory, the record first. Where it arrives only
-//! what the record names is taken, and it appears under its name when it is whole and proven again.
+//! Sending a backup to another machine: a tar archive of its directory, with the record first. The receiver accepts only
+//! the files that the record lists. The backup gets its name after it is complete and verified again.
 
 use crate::digest::Hashed;
 use crate::durable_file;
@@ -19,80 +19,80 @@ use std::path::{Path, PathBuf};
 
 const FILE_MODE: u32 = 0o600;
 const CHUNK_BYTES: usize = 1 << 18;
-/// A backup has a handful.
+/// A backup has only a few files.
 const MAX_FILES: usize = 32;
 
-/// Why a backup could not be sent or taken.
+/// Why a backup could not be sent or received.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransferError {
-    /// There is none of that name.
-    #[error("{root} has no backup {name:?}; there are: {there}")]
+    /// No backup has this name.
+    #[error("{root} has no backup {name:?}; existing backups: {there}")]
     NoBackup {
-        /// Where it was looked for.
+        /// The repository.
         root: PathBuf,
-        /// What was asked for.
+        /// The name.
         name: String,
-        /// What there is.
+        /// The existing backups.
         there: String,
     },
-    /// There is no proven one.
+    /// The repository has no proven backup.
     #[error("{root} has no proven backup")]
     NoneProven {
-        /// Where it was looked for.
+        /// The repository.
         root: PathBuf,
     },
-    /// The repository can't be read.
+    /// The repository cannot be read.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
-    /// A file of it can't be read.
+    /// A file of the backup cannot be read.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Writing to whoever takes it failed.
-    #[error("sending {name}: {source}")]
+    /// The backup cannot be written to the output.
+    #[error("cannot send backup {name}: {source}")]
     Send {
         /// The backup.
         name: String,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// What arrives is not what was sent.
-    #[error("what arrives is no whole backup: {0}")]
+    /// The received data is not a valid backup.
+    #[error("the received backup is not valid: {0}")]
     Broken(String),
-    /// What arrives ends too soon: the connection broke, or the sender ended.
-    #[error("what arrives is no whole backup: {0}")]
+    /// The received data ended too early: the connection broke, or the sender stopped.
+    #[error("the received backup is not complete: {0}")]
     Cut(String),
-    /// There is something of its name.
-    #[error("{place} is there already")]
+    /// A file or directory with the backup's name exists.
+    #[error("{place} already exists: remove it, or choose another directory with --to")]
     There {
-        /// Where it was to be put.
+        /// Its path.
         place: PathBuf,
     },
-    /// There is no room for it.
+    /// Not enough space for the backup.
     #[error(
-        "{place} has {} free, and {file} has {}: name another directory by --to", mib(*.free_bytes), mib(*.size_bytes)
+        "not enough space in {place}: {} are free, {file} needs {}; choose another directory with --to", mib(*.free_bytes), mib(*.size_bytes)
     )]
     Short {
-        /// Where it was to be put.
+        /// The target directory.
         place: PathBuf,
         /// The file that does not fit.
         file: String,
-        /// How large it is.
+        /// The size of the file, in bytes.
         size_bytes: u64,
-        /// What is free.
+        /// Free bytes.
         free_bytes: u64,
     },
-    /// It can't be written here.
-    #[error("{what} {path}: {source}")]
+    /// The backup cannot be written.
+    #[error("cannot {what} {path}: {source}")]
     Write {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// With what.
+        /// The file or directory.
         path: PathBuf,
-        /// Why it failed.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// It can't be verified here.
+    /// The received backup cannot be verified.
     #[error(transparent)]
     Verify(#[from] VerifyError),
 }
@@ -107,10 +107,10 @@ impl TransferError {
     }
 }
 
-/// Writes a backup as a tar archive; without a name the newest proven one. Removing it meanwhile does no harm.
+/// Writes a backup as a tar archive; without a name, the newest proven one. The backup may be removed in the meantime.
 ///
 /// # Errors
-/// Where there is no such backup, it can't be read, or nobody takes it.
+/// The backup does not exist, cannot be read, or cannot be written to `out`.
 pub fn send(
     repository: &Repository,
     name: Option<&str>,
@@ -169,11 +169,11 @@ fn chosen(repository: &Repository, name: Option<&str>) -> Result<(Entry, Record)
     })
 }
 
-/// A backup that has arrived and is not yet under its name; unless it is kept, it goes when this is dropped.
+/// A received backup without its final name. Unless it is kept, it is removed on drop.
 pub struct Arrived {
-    /// Its name.
+    /// The name of the backup.
     pub name: String,
-    /// Its record, as it was sent.
+    /// The record of the backup.
     pub record: Record,
     partial: PathBuf,
     place: PathBuf,
@@ -181,10 +181,10 @@ pub struct Arrived {
 }
 
 impl Arrived {
-    /// Proves it, and gives it its name if it is whole.
+    /// Verifies the backup, and renames it to its final name if it is intact.
     ///
     /// # Errors
-    /// Why nothing could be checked, or it can't get its name. Damage is in the report.
+    /// The backup cannot be verified or renamed. Damage is not an error, but listed in the report.
     pub async fn prove(
         mut self,
         monitor: &dyn Monitor,
@@ -212,17 +212,17 @@ impl Drop for Arrived {
     }
 }
 
-/// Takes a backup that somebody sends, into a directory of its own below `dir`.
+/// Receives a backup into a new directory below `dir`.
 ///
 /// # Errors
-/// Where what arrives is not a whole backup, or there is no room for it; nothing stays then.
+/// The received data is not a complete backup, or there is not enough space. Nothing is left behind then.
 pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arrived, TransferError> {
     let broken = |error: io::Error| TransferError::Broken(error.to_string());
     let mut tar = tar::Archive::new(input);
     // As they are: what a long name is said to be would be read into memory, however long that is.
     let mut entries = tar.entries().map_err(broken)?.raw(true);
     let first = entries.next().transpose().map_err(broken)?;
-    let mut first = first.ok_or_else(|| TransferError::Cut("it ended before it began".into()))?;
+    let mut first = first.ok_or_else(|| TransferError::Cut("no data arrived".into()))?;
     let (name, file) = names_of(&first)?;
     if file != RECORD_FILE || time_of_name(&name).is_none() {
         return Err(TransferError::Broken(format!(
@@ -231,7 +231,7 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
     }
     if first.size() > MAX_RECORD_BYTES {
         return Err(TransferError::Broken(format!(
-            "its {RECORD_FILE} has {} bytes, expected {MAX_RECORD_BYTES} at most",
+            "its {RECORD_FILE} has {} bytes, expected at most {MAX_RECORD_BYTES}",
             first.size()
         )));
     }
@@ -241,7 +241,7 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
         .map_err(|error| TransferError::Broken(format!("its {RECORD_FILE}: {error}")))?;
     if record.sha256.len() > MAX_FILES {
         return Err(TransferError::Broken(format!(
-            "its {RECORD_FILE} names {} files, expected {MAX_FILES} at most",
+            "its {RECORD_FILE} lists {} files, expected at most {MAX_FILES}",
             record.sha256.len()
         )));
     }
@@ -277,7 +277,7 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
         let expected = missing.remove(&file).filter(|_| name == arrived.name);
         let Some(expected) = expected else {
             return Err(TransferError::Broken(format!(
-                "{name}/{file} does not belong to {}",
+                "{name}/{file} does not belong to backup {}",
                 arrived.name
             )));
         };
@@ -297,12 +297,12 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
         }
     }
     match missing.keys().next() {
-        Some(file) => Err(TransferError::Cut(format!("it ended before {file}"))),
+        Some(file) => Err(TransferError::Cut(format!("the data ended before {file}"))),
         None => Ok(arrived),
     }
 }
 
-/// The backup's name and the file's; whatever else a path may be is none of ours.
+/// The names of the backup and the file. All other paths are refused.
 fn names_of(entry: &tar::Entry<'_, impl Read>) -> Result<(String, String), TransferError> {
     let bytes = entry.path_bytes();
     let path = String::from_utf8_lossy(&bytes).into_owned();
@@ -317,7 +317,7 @@ fn names_of(entry: &tar::Entry<'_, impl Read>) -> Result<(String, String), Trans
             Ok((name.into(), file.into()))
         }
         _ => Err(TransferError::Broken(format!(
-            "{path:?} is no file of a backup"
+            "{path:?} is not a file of a backup"
         ))),
     }
 }
@@ -345,7 +345,7 @@ impl Arrived {
         })
     }
 
-    /// Copies a file, and gives the SHA-256 of what arrived and how much that was.
+    /// Copies a file, and returns the SHA-256 and the size of the received data.
     fn copy(
         &self,
         file: &str,
@@ -365,7 +365,7 @@ impl Arrived {
             out.write_all(chunk.get(..count).unwrap_or_default())
                 .map_err(TransferError::write("write", &path))?;
             if monitor.advance(count as u64).is_break() {
-                return Err(TransferError::Broken("it was interrupted".into()));
+                return Err(TransferError::Broken("the transfer was interrupted".into()));
             }
         }
         durable_file::sync(&out.out.0).map_err(TransferError::write("sync", &path))?;
@@ -373,7 +373,7 @@ impl Arrived {
     }
 }
 
-/// A file that grows by what is written.
+/// Appends what is written to a file.
 struct Appending(File);
 
 impl Write for Appending {
@@ -465,7 +465,7 @@ mod tests {
         let needed = whole.len() - 2 * 512;
         let last_padding = 512 - 6;
         for end in (0..needed - last_padding).step_by(61) {
-            refused(&whole[..end], "no whole backup");
+            refused(&whole[..end], "the received backup is not");
         }
     }
 
@@ -502,14 +502,14 @@ mod tests {
         ] {
             let mut all = sent(&files());
             all[1].0 = path.into();
-            refused(&archive(&all), "is no file of a backup");
+            refused(&archive(&all), "is not a file of a backup");
         }
         let mut twice = sent(&files());
         twice.push(twice[2].clone());
         refused(&archive(&twice), "does not belong");
         let mut without = sent(&files());
         without.pop();
-        refused(&archive(&without), "it ended before blocks");
+        refused(&archive(&without), "the data ended before blocks");
         let mut other = sent(&files());
         other[2].1[0] ^= 1;
         refused(&archive(&other), "SHA-256 is");
@@ -521,7 +521,7 @@ mod tests {
         let mut large = sent(&files());
         large[0].1 = vec![b' '; (MAX_RECORD_BYTES + 1) as usize];
         refused(&archive(&large), "at most");
-        refused(b"no archive at all", "no whole backup");
+        refused(b"no archive at all", "the received backup is not");
     }
 
     #[test]
@@ -554,7 +554,7 @@ mod tests {
             panic!("a name of a terabyte was taken");
         };
         assert!(
-            error.to_string().contains("is no file of a backup"),
+            error.to_string().contains("is not a file of a backup"),
             "{error}"
         );
     }

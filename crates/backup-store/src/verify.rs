@@ -1,4 +1,4 @@
-//! Whether a snapshot is whole and restorable, and what is in it.
+//! Verification: whether a snapshot is intact and restorable, and what it contains.
 //!
 //! Levels are cumulative: `trailer` compares the file's SHA-256 with the one at its end, `structure`
 //! walks all pages, `content` reads all records, `member` compares HashKV with that of a live member.
@@ -22,31 +22,31 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// How much is checked.
+/// The level of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// The SHA-256 at the end of the file.
     Trailer,
-    /// And every page of the database.
+    /// Also every page of the database.
     Structure,
-    /// And every record.
+    /// Also every record.
     Content,
-    /// And the same hash as a live member.
+    /// Also the same hash as a live member.
     Member,
 }
 
-/// What is to be checked.
+/// The settings of a verification.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How much.
+    /// The level.
     pub level: Level,
-    /// Whether a file without a trailer, a member's own `db`, is what is expected.
+    /// Whether a file without a trailer, such as a member's own `db`, is accepted.
     pub trailer_optional: bool,
     /// The member to compare with, for [`Level::Member`].
     pub against: Option<Connection>,
 }
 
-/// Why nothing could be checked.
+/// Why nothing could be verified.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
@@ -54,36 +54,36 @@ pub enum VerifyError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// A directory that can't be listed.
-    #[error("{path}: {source}")]
+    #[error("cannot list {path}: {source}")]
     List {
-        /// Which one.
+        /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A directory that is not a backup.
-    #[error("{path} holds no snapshot_*.db: name a backup directory or a snapshot file")]
+    /// The directory contains no snapshot.
+    #[error("{path} contains no snapshot_*.db: give a backup directory or a snapshot file")]
     NoSnapshot {
-        /// Which one.
+        /// The directory.
         path: PathBuf,
     },
-    /// A directory with more than one snapshot.
-    #[error("{path} holds several snapshots, name one of them: {}", .names.join(", "))]
+    /// The directory contains more than one snapshot.
+    #[error("{path} contains several snapshots: give one of them: {}", .names.join(", "))]
     SeveralSnapshots {
-        /// Which one.
+        /// The directory.
         path: PathBuf,
         /// Some of their names.
         names: Vec<String>,
     },
 }
 
-/// The result of a verification. The fields up to `checks` are a contract with scripts.
+/// The result of a verification. Scripts may rely on the fields up to `checks`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Whether every check that was asked for was made and passed.
+    /// Whether every requested check was made and passed.
     pub ok: bool,
-    /// The hash that `etcdutl snapshot status` shows, as 8 hex digits; none if the pages are damaged or
-    /// were not looked at. So with the numbers below.
+    /// The hash that `etcdutl snapshot status` shows, as 8 hex digits. Missing if the pages are damaged or
+    /// were not checked. The same applies to the numbers below.
     pub hash: Option<String>,
     /// The revision of the last record.
     pub revision: Option<i64>,
@@ -95,17 +95,17 @@ pub struct Report {
     pub checks: Vec<Check>,
     /// The file that was checked.
     pub file: PathBuf,
-    /// More numbers of the file.
+    /// More details of the file.
     #[serde(flatten)]
     pub details: Option<Details>,
 }
 
-/// More numbers of a file.
+/// More details of a file.
 #[derive(Debug, Clone, Serialize)]
 pub struct Details {
     /// The revision at which a member starts from this file.
     pub current_revision: i64,
-    /// Up to where history is compacted; -1 for not at all.
+    /// The revision up to which history is compacted, or -1.
     pub compact_revision: i64,
     /// Records, which are all changes that are stored.
     pub records: u64,
@@ -122,18 +122,18 @@ pub struct Details {
 /// One check of a verification.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
-    /// `trailer`, `structure`, `content` or `member`; `files` for what is beside the snapshot in a backup.
+    /// `trailer`, `structure`, `content`, `member`, or `files` for the other files of a backup.
     pub name: &'static str,
-    /// Whether it passed; none if it could not be made.
+    /// Whether the check passed; none if it could not be made.
     pub ok: Option<bool>,
-    /// What was found, in a line.
+    /// The result in one line.
     pub detail: String,
     /// How long it took, in milliseconds. Structure and content share one pass, counted for structure.
     pub took_ms: u64,
-    /// Damage, with its place; the first of it, all of it is counted in `detail`.
+    /// The first errors, with their place. `detail` has the number of all errors.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<String>,
-    /// What is unusual and no damage.
+    /// Unusual, but no damage.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -168,7 +168,7 @@ impl Check {
 /// Verifies a backup directory or a file.
 ///
 /// # Errors
-/// Why nothing could be checked. Damage is not an error but a [`Check`] that is not ok.
+/// Nothing could be verified. Damage is not an error, but a [`Check`] that is not ok.
 pub async fn verify(
     path: &Path,
     options: &Options,
@@ -222,7 +222,7 @@ pub async fn verify(
         }
         if let Some(first) = checks.first_mut() {
             first.errors.push(
-                "the file was written to while it was read: is it a running member's? Verify a snapshot or a clone of it"
+                "the file changed while it was read: it may belong to a running member; verify a snapshot, or a clone of the file"
                     .into(),
             );
         }
@@ -306,16 +306,17 @@ fn check_trailer(
     let data_bytes = match trailer {
         Trailer::Present { data_bytes } => data_bytes,
         Trailer::Absent if options.trailer_optional => {
-            let detail = "no SHA-256 at the end: a member's own db, or a copy of it";
+            let detail =
+                "no SHA-256 at the end: the file is a member's own database, or a copy of it";
             return Check::new(TRAILER, None, detail, start);
         }
         Trailer::Absent => {
-            let detail = "no SHA-256 at the end: not a snapshot, or one that was cut; for a copy of a member's own db say --level content";
+            let detail = "no SHA-256 at the end: the file is not a snapshot, or it is truncated; for a copy of a member's own database use --level content";
             return Check::new(TRAILER, Some(false), detail, start);
         }
         Trailer::Misplaced { odd_bytes } => {
             let detail = format!(
-                "{odd_bytes} bytes behind the last whole sector, expected 32 of a SHA-256: the file was cut, or something was added"
+                "{odd_bytes} bytes after the last full sector, expected the 32 bytes of a SHA-256: the file is truncated, or data was added"
             );
             return Check::new(TRAILER, Some(false), detail, start);
         }
@@ -338,7 +339,7 @@ fn check_trailer(
     }
 }
 
-/// Where a snapshot is not what was written, by the hashes beside it.
+/// The parts of a snapshot that differ from the block hashes.
 fn damaged_blocks(file: &LocalFile, dir: &Path) -> Vec<String> {
     const TOLD: usize = 20;
     // A cut snapshot has more hashes than blocks: so many more, and no more memory.
@@ -352,7 +353,7 @@ fn damaged_blocks(file: &LocalFile, dir: &Path) -> Vec<String> {
             .into_iter()
             .map(|place| {
                 format!(
-                    "offset {} to {} of the snapshot is not what was written",
+                    "the snapshot differs from what was written at offsets {} to {}",
                     place.start, place.end
                 )
             })
@@ -361,7 +362,7 @@ fn damaged_blocks(file: &LocalFile, dir: &Path) -> Vec<String> {
     }
 }
 
-/// The other files of a backup of ours, by the digests in its record; nothing for other directories.
+/// Checks the other files of a backup by the digests in its record; none for other directories.
 fn check_files(dir: &Path) -> (Option<Check>, Option<Record>) {
     let start = Instant::now();
     let path = dir.join(RECORD_FILE);
@@ -369,7 +370,7 @@ fn check_files(dir: &Path) -> (Option<Check>, Option<Record>) {
         // Only we write block hashes.
         let ours = dir.join(blocks::FILE).exists();
         let detail =
-            format!("{RECORD_FILE} is missing: what else belongs to the backup is not known");
+            format!("{RECORD_FILE} is missing: the other files of the backup cannot be checked");
         return (ours.then(|| Check::new(FILES, None, detail, start)), None);
     }
     let failed = |detail: String| (Some(Check::new(FILES, Some(false), detail, start)), None);
@@ -388,7 +389,7 @@ fn check_files(dir: &Path) -> (Option<Check>, Option<Record>) {
         // A name from a file is no path.
         if name.contains('/') {
             return failed(format!(
-                "{RECORD_FILE} names {name:?}, which is no file beside it"
+                "{RECORD_FILE} lists {name:?}, which is not a file in the same directory"
             ));
         }
         let opened = LocalFile::open(&dir.join(name)).map_err(io::Error::other);
@@ -405,14 +406,14 @@ fn check_files(dir: &Path) -> (Option<Check>, Option<Record>) {
             Err(error) => return failed(format!("{name}: {error}")),
         }
     }
-    let detail = format!("{whole} files beside the snapshot are as they were written");
+    let detail = format!("{whole} files beside the snapshot are unchanged");
     (
         Some(Check::new(FILES, Some(true), detail, start)),
         Some(record),
     )
 }
 
-/// Whether the record says of the snapshot what is in it.
+/// Compares the record with the content of the snapshot.
 fn compare_with_record(recorded: &SnapshotRecord, found: &SnapshotRecord, check: &mut Check) {
     let text = |id: Option<u64>| id.map_or("none".to_string(), |id| id.to_string());
     for (name, recorded, found) in [
@@ -481,7 +482,7 @@ fn check_database(
         }
     };
     let sound = format!(
-        "{} pages of the trees are whole{}",
+        "{} pages of the trees are intact{}",
         checked.tree_pages,
         match checked.meta {
             Some(meta) => format!(
@@ -495,7 +496,7 @@ fn check_database(
     if wants_content {
         let start = Instant::now();
         checks.push(match &checked.summary {
-            None => Check::new(CONTENT, None, "not judged: the pages are damaged", start),
+            None => Check::new(CONTENT, None, "not checked: the pages are damaged", start),
             Some(summary) => {
                 let sound = format!(
                     "{} records up to revision {}, {} keys",
@@ -538,7 +539,7 @@ async fn check_member(
         return Check::new(MEMBER, None, "not compared: the pages are damaged", start);
     };
     let Some(connection) = &options.against else {
-        return Check::new(MEMBER, None, "not compared: no member was named", start);
+        return Check::new(MEMBER, None, "not compared: no member was given", start);
     };
     let revision = summary.current_revision;
     let answer = match ask(connection, revision).await {
@@ -549,20 +550,20 @@ async fn check_member(
         HashKvAnswer::Hash(theirs) => theirs,
         HashKvAnswer::Compacted => {
             let detail = format!(
-                "not comparable any more: the member has compacted its history beyond revision {revision}"
+                "cannot compare: the member has compacted its history beyond revision {revision}; make a newer snapshot"
             );
             return Check::new(MEMBER, None, detail, start);
         }
         HashKvAnswer::Future => {
             let detail = format!(
-                "not comparable: the member has not come to revision {revision} yet; is it another cluster's?"
+                "cannot compare: the member has not reached revision {revision} yet; it may belong to another cluster"
             );
             return Check::new(MEMBER, None, detail, start);
         }
     };
     if theirs.compact_revision < summary.compact_revision {
         let detail = format!(
-            "not comparable: the member hashed with compact revision {}, the file is compacted to {}; a member keeps such a hash of the time of a compaction; make a newer snapshot",
+            "cannot compare: the member's hash is for compact revision {}, but the file is compacted to revision {}; make a newer snapshot",
             theirs.compact_revision, summary.compact_revision
         );
         return Check::new(MEMBER, None, detail, start);

@@ -1,4 +1,4 @@
-//! What the API server refuses of a `Backup` by itself, at once: what a schedule or a time zone can't mean, as rules in CEL.
+//! CEL rules with which the API server itself refuses a `Backup` whose schedule or time zone is not valid.
 //!
 //! They refuse nothing that [`crate::validation::validate`] takes, and leave to it what no regular expression sees: ranges that end
 //! before they begin, days that no month has, names that no zone has. The lengths of the fields bound what the rules may cost.
@@ -7,35 +7,35 @@ use serde_json::{Value, json};
 
 /// White space, as the parser has it, inside a class of a regular expression.
 const SPACE: &str = r"\s\v\x{85}\pZ";
-/// What has no five fields: words, and time zones in front, which have a rule of their own.
+/// A schedule without five fields: a descriptor, or a time zone, which has its own rule.
 const NO_FIELDS: &str = "self.matches('^(@|(CRON_)?TZ=)')";
 
-/// The fields of a schedule: what it is, a number or name of it, what to write.
+/// The fields of a schedule: the name of the field, a pattern of one number or name, what to write.
 const FIELDS: [(&str, &str, &str); 5] = [
     (
-        "minute, the first field,",
+        "minute (the first field)",
         r"[0-5]?\d",
-        "numbers from 0 to 59, such as 5 or 0,30 or 10-20, * for each, or */15",
+        "numbers from 0 to 59, such as 5 or 0,30 or 10-20, * for every minute, or */15",
     ),
     (
-        "hour, the second field,",
+        "hour (the second field)",
         r"1?\d|2[0-3]",
-        "numbers from 0 to 23, such as 3 or 0,12 or 9-17, * for each, or */6",
+        "numbers from 0 to 23, such as 3 or 0,12 or 9-17, * for every hour, or */6",
     ),
     (
-        "day of the month, the third field,",
+        "day of the month (the third field)",
         r"[1-9]|[12]\d|3[01]",
-        "numbers from 1 to 31, such as 1 or 1,15 or 1-7, or * for each. There is no L and no W",
+        "numbers from 1 to 31, such as 1 or 1,15 or 1-7, or * for every day. L and W are not supported",
     ),
     (
-        "month, the fourth field,",
+        "month (the fourth field)",
         r"[1-9]|1[0-2]|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec",
-        "numbers from 1 to 12 or names from JAN to DEC, such as 1 or JAN,JUL or 4-9, or * for each",
+        "numbers from 1 to 12 or names from JAN to DEC, such as 1 or JAN,JUL or 4-9, or * for every month",
     ),
     (
-        "day of the week, the fifth field,",
+        "day of the week (the fifth field)",
         r"[0-6]|sun|mon|tue|wed|thu|fri|sat",
-        "numbers from 0 for Sunday to 6 or names from SUN to SAT, such as 0 or MON-FRI, or * for each. There is no 7, no L and no #",
+        "numbers from 0 (Sunday) to 6 or names from SUN to SAT, such as 0 or MON-FRI, or * for every day. 7, L and # are not supported",
     ),
 ];
 
@@ -50,15 +50,15 @@ pub fn schedule() -> Vec<Value> {
     let mut rules = vec![
         rule(
             "!self.matches('^(CRON_)?TZ=')",
-            "a schedule can't name a time zone: write the zone into spec.etcd.timeZone",
+            "the schedule contains a time zone: set spec.etcd.timeZone instead",
         ),
         rule(
             "!self.startsWith('@') || self.matches('^@every .') || self.matches('^@(yearly|annually|monthly|weekly|daily|midnight|hourly)$')",
-            "there is no such word for a schedule: write @hourly, @daily, @weekly, @monthly, @yearly, @every 90s, or five fields such as 0 3 * * *",
+            "the schedule is not a known word: use @hourly, @daily, @weekly, @monthly, @yearly, @every 90s, or five fields such as 0 3 * * *",
         ),
         rule(
             format!("self == '' || {NO_FIELDS} || {five}"),
-            "a schedule has five fields (minute, hour, day of the month, month, day of the week): write all of them, such as 0 3 * * * for each day at 03:00",
+            "the schedule needs five fields (minute, hour, day of the month, month, day of the week), such as 0 3 * * * for every day at 03:00",
         ),
     ];
     rules.extend((0..).zip(FIELDS).map(|(index, (what, number, write))| {
@@ -74,7 +74,7 @@ pub fn schedule() -> Vec<Value> {
         );
         rule(
             format!("{NO_FIELDS} || !({five}) || self.matches(r'{field}')"),
-            &format!("the {what} can't be read: write {write}"),
+            &format!("the {what} is not valid: use {write}"),
         )
     }));
     rules
@@ -88,6 +88,6 @@ pub fn time_zone() -> Vec<Value> {
         r"self.matches(r'(?i)^((etc/)?gmt[+-]?0|etc/gmt(\+([1-9]|1[0-2])|-([1-9]|1[0-4])))$')";
     vec![rule(
         format!("!{offset} || {name}"),
-        "this is an offset and not the name of a time zone: write a name such as Europe/Berlin, or UTC",
+        "the time zone is an offset, not a name: use a name such as Europe/Berlin, or UTC",
     )]
 }

@@ -1,5 +1,5 @@
-//! Whether a node's backups are new enough, judged from outside: by somebody else than the process that makes
-//! them, and by another clock than the node's.
+//! Whether a node's backups are up to date. Another process than the one that makes them decides this, by another
+//! clock than the node's.
 
 use crate::resources::{NodeBackupStatus, NodeMember};
 use backup_plan::cron::Schedule;
@@ -7,57 +7,59 @@ use backup_plan::freshness::{self, Freshness};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-/// What is quoted of a problem.
+/// Problem texts are shortened to this length.
 const MESSAGE_CHARS: usize = 400;
-/// So many nodes are named with what is wrong.
+/// How many nodes a message lists.
 const NODES_NAMED: usize = 5;
 
-/// What there is to know of a node.
+/// The observed state of a node.
 #[derive(Debug, Clone)]
 pub struct NodeView<'n> {
     /// Its name.
     pub name: &'n str,
-    /// Since when it should have backups by this schedule.
+    /// Since when the node should have backups by this schedule.
     pub covered_since: Timestamp,
-    /// What it tells itself, if it does.
+    /// The status that the node reports, if any.
     pub told: Option<&'n NodeBackupStatus>,
-    /// When its newest proven backup was seen to be a new one, by the clock of who judges.
+    /// When a new proven backup was last seen, by the observer's clock.
     pub advanced_at: Option<Timestamp>,
-    /// What is wrong with the pod of its backup server, as far as that is known.
+    /// What is wrong with the pod of its backup server, if known.
     pub pod_problem: Option<String>,
 }
 
-/// What comes of it.
+/// Whether the backups of a node are up to date.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// There is nothing to back up, and why.
+    /// The node has nothing to back up, and why.
     NotApplicable(String),
-    /// It has a proven backup that is new enough, and will be so until then.
+    /// The newest proven backup is up to date.
     Fresh {
-        /// When it is too old.
+        /// When it becomes stale.
         until: Option<Timestamp>,
     },
-    /// It has none yet, and there was not time enough.
+    /// It has no proven backup yet, but it had not enough time.
     Pending {
-        /// When it is too late.
+        /// When the node becomes stale.
         until: Option<Timestamp>,
     },
-    /// It has none that is new enough, and why.
+    /// Its backups are not up to date, and why.
     Stale(String),
 }
 
-/// Judges a node at `now`.
+/// Decides whether a node's backups are up to date at `now`.
 #[must_use]
 pub fn judge(schedule: &Schedule, zone: &TimeZone, node: &NodeView<'_>, now: Timestamp) -> Verdict {
     let told = node.told;
     let verified = told.and_then(|told| told.last_verified.as_ref());
     match told.map(|told| told.member) {
         Some(NodeMember::Learner) => {
-            return Verdict::NotApplicable("its member has no vote yet".into());
+            return Verdict::NotApplicable(
+                "its etcd member is a learner: it has no vote yet".into(),
+            );
         }
         // A node that had one is not excused by what its files say today.
         Some(NodeMember::None) if verified.is_none() => {
-            return Verdict::NotApplicable("it has no member of etcd".into());
+            return Verdict::NotApplicable("it has no etcd member".into());
         }
         _ => {}
     }
@@ -72,10 +74,13 @@ pub fn judge(schedule: &Schedule, zone: &TimeZone, node: &NodeView<'_>, now: Tim
     }
 }
 
-/// What is wrong with a node, in the order in which a person would look.
+/// What is wrong with a node; the most likely cause first.
 fn why(node: &NodeView<'_>) -> String {
     let has = match node.told.and_then(|told| told.last_verified.as_ref()) {
-        Some(newest) => format!("its newest proven backup is of {}", newest.finished_at),
+        Some(newest) => format!(
+            "its newest proven backup finished at {}",
+            newest.finished_at
+        ),
         None => "it has no proven backup".to_string(),
     };
     let attempt = node.told.and_then(|told| told.last_attempt.as_ref());
@@ -91,7 +96,7 @@ fn why(node: &NodeView<'_>) -> String {
     } else if let Some(problem) = node.told.and_then(|told| told.problem.clone()) {
         problem
     } else {
-        "its backup server runs and tells nothing new: it hangs, or can't reach the API server"
+        "its backup server runs but reports nothing new: it hangs, or it cannot reach the API server"
             .into()
     };
     shortened(&format!("{has}; {reason}"))
@@ -108,17 +113,17 @@ fn shortened(text: &str) -> String {
 /// All nodes together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// Whether somebody should look.
+    /// Whether an administrator should look.
     pub degraded: bool,
-    /// In a word.
+    /// The reason, as one word.
     pub reason: &'static str,
-    /// For a person. Stays the same as long as nothing has changed.
+    /// The message to read. It does not change if nothing has changed.
     pub message: String,
-    /// When to look again, if nothing happens before.
+    /// When to check again, if nothing happens before.
     pub look_again_at: Option<Timestamp>,
 }
 
-/// Sums up the verdicts on all control-plane nodes, in the order of their names.
+/// Combines the verdicts of all control-plane nodes, in the order of their names.
 #[must_use]
 pub fn sum_up(verdicts: &[(&str, Verdict)]) -> Judgement {
     let mut stale = Vec::new();
@@ -143,17 +148,17 @@ pub fn sum_up(verdicts: &[(&str, Verdict)]) -> Judgement {
         (true, "BackupsStale", listed(&stale))
     } else if fresh + awaited.len() == 0 {
         let message = if not_applicable.is_empty() {
-            "no node has a role label control-plane, master or etcd: nothing is backed up".into()
+            "nothing is backed up: no node has the role label control-plane, master or etcd".into()
         } else {
             format!("nothing is backed up: {}", listed(&not_applicable))
         };
         (true, "NoNodesCovered", message)
     } else if awaited.is_empty() {
-        let message = format!("{} a new enough proven backup", has(fresh));
+        let message = format!("{} an up-to-date proven backup", has(fresh));
         (false, "AsExpected", message)
     } else {
         let message = format!(
-            "{} a new enough proven backup; awaited: {}",
+            "{} an up-to-date proven backup; waiting for: {}",
             has(fresh),
             awaited.join(", ")
         );

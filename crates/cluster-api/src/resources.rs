@@ -1,8 +1,8 @@
-//! The custom resources: what a cluster's users write, and what they are told.
+//! The custom resources: what users write, and the status they get.
 //!
 //! `Backup` and `EtcdBackup` have the groups, versions, names, fields and values of OpenShift's (openshift/api:
-//! `config/v1alpha1/types_backup.go`, `operator/v1alpha1/types_etcdbackup.go`), so that what was written for
-//! one is read by the other. `NodeBackup` is our own.
+//! `config/v1alpha1/types_backup.go`, `operator/v1alpha1/types_etcdbackup.go`), so that objects
+//! written for one work with the other. `NodeBackup` is our own.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -12,32 +12,32 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The `Backup` that keeps backups on every control-plane node.
+/// The `Backup` that stores backups on every control-plane node.
 pub const DEFAULT_BACKUP: &str = "default";
-/// The schedule of a `Backup` that names none.
+/// Default of `spec.etcd.schedule`.
 pub const DEFAULT_SCHEDULE: &str = "*/5 * * * *";
-/// The zone of a `Backup` that names none.
+/// Default of `spec.etcd.timeZone`.
 pub const DEFAULT_TIME_ZONE: &str = "UTC";
-/// What `Backup/default` keeps on each node.
+/// Default of `maxNumberOfBackups` for `Backup/default`.
 pub const DEFAULT_BACKUP_NUMBER: i32 = 3;
-/// What a `Backup` without a retention policy keeps.
+/// Default of `maxNumberOfBackups` for every other `Backup`.
 pub const DEFAULT_NUMBER: i32 = 15;
-/// What `RetentionSize` without a size keeps, in GiB.
+/// Default of `maxSizeOfBackupsGb`, in GiB.
 pub const DEFAULT_SIZE_GB: i32 = 10;
-/// On an `EtcdBackup`: the `Backup` that it was asked for by.
+/// Annotation of an `EtcdBackup`: the `Backup` that requested it.
 pub const BACKUP_ANNOTATION: &str = "lifeboat.etcd.io/backup";
-/// How many of its backups a `NodeBackup` names.
+/// How many backups the status of a `NodeBackup` lists at most.
 pub const NODE_BACKUP_ENTRIES: usize = 20;
 
-/// Backups of etcd on a schedule. The one named "default" keeps them on the disk of every control-plane node; any other in a
-/// volume, or, without pvcName, on those disks as well.
+/// Backups of etcd on a schedule. The Backup named "default" stores them on the local disk of every control-plane node. Any other
+/// Backup stores them in a PersistentVolumeClaim, or on these disks too if pvcName is empty.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "config.openshift.io",
     version = "v1alpha1",
     kind = "Backup",
     plural = "backups",
-    doc = "Backups of etcd on a schedule. The one named \"default\" keeps them on every control-plane node.",
+    doc = "Backups of etcd on a schedule. The Backup named \"default\" stores them on the local disk of every control-plane node.",
     status = "BackupStatus",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Schedule","type":"string","jsonPath":".spec.etcd.schedule"}"#,
@@ -50,107 +50,108 @@ pub const NODE_BACKUP_ENTRIES: usize = 20;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BackupSpec {
-    /// How etcd is backed up.
+    /// When etcd is backed up, where backups are stored, and how many are kept.
     pub etcd: EtcdBackupPolicy,
 }
 
-/// When, where and how many.
+/// When etcd is backed up, where backups are stored, and how many are kept.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EtcdBackupPolicy {
-    /// When a backup is due: five fields of cron, or a descriptor such as @hourly. Every five minutes if it is empty.
+    /// When backups are due: a cron schedule with five fields, or a descriptor such as @hourly. Default: every five minutes.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 512), extend("x-kubernetes-validations" = crate::admission::schedule()))]
     pub schedule: String,
-    /// The IANA time zone of the schedule, such as Europe/Berlin. UTC if it is empty.
+    /// The IANA time zone of the schedule, such as Europe/Berlin. Default: UTC.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-validations" = crate::admission::time_zone()))]
     pub time_zone: String,
-    /// Which backups are kept. The newest 15 if it is missing.
+    /// Which backups are kept. Default: the newest 15; for the Backup named "default", the newest 3.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention_policy: Option<RetentionPolicy>,
-    /// The claim of the volume that backups go to. The node's own disk if it is empty; "default" has none.
+    /// The PersistentVolumeClaim that stores the backups. It must be in the operator's namespace. If this field is empty, backups
+    /// are stored on the local disk of every control-plane node. The Backup named "default" cannot use this field.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub pvc_name: String,
 }
 
-/// Which backups are kept. The newest verified one always is.
+/// Which backups are kept. The newest verified backup is always kept.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RetentionPolicy {
-    /// What decides: their number, or their size. Their number if it is empty.
+    /// The limit: RetentionNumber for the number of backups, RetentionSize for their total size. Default: RetentionNumber.
     pub retention_type: RetentionType,
-    /// With RetentionNumber.
+    /// The limit of retentionType RetentionNumber.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention_number: Option<RetentionNumber>,
-    /// With RetentionSize.
+    /// The limit of retentionType RetentionSize.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention_size: Option<RetentionSize>,
 }
 
-/// What decides which backups are kept.
+/// Which limit decides which backups are kept.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RetentionType {
-    /// Their number.
+    /// The default: the number of backups.
     #[default]
     #[serde(rename = "")]
     Default,
-    /// Their number.
+    /// The number of backups.
     RetentionNumber,
-    /// Their size.
+    /// The total size of the backups.
     RetentionSize,
-    /// Something that came later: one `Backup` that is not understood must not hide all others.
+    /// A value of a later version. It can be read, so that one unknown `Backup` does not hide all others.
     #[serde(other)]
     #[schemars(skip)]
     Other,
 }
 
-/// How many backups are kept.
+/// Limits the number of backups.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RetentionNumber {
-    /// The newest so many. 15 if it is missing.
+    /// How many of the newest backups are kept. Default: 15; for the Backup named "default", 3.
     #[schemars(range(min = 1))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_number_of_backups: Option<i32>,
 }
 
-/// How large backups may be together.
+/// Limits the total size of the backups.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RetentionSize {
-    /// The newest that fit in so many GiB, and the newest in any case. 10 if it is missing.
+    /// The newest backups are kept if they fit together in this size, in GiB. The newest backup is always kept. Default: 10.
     #[schemars(range(min = 1))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_size_of_backups_gb: Option<i32>,
 }
 
-/// What there is to know of a Backup.
+/// The status of a Backup.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BackupStatus {
-    /// How it is.
+    /// Conditions of the Backup. Degraded says whether its backups are up to date, and if not, why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// When the next backup is due.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_run: Option<String>,
-    /// When the operator last judged whether its backups are new enough; it does so every five minutes. What is older says how
-    /// it was then.
+    /// When the operator last checked whether the backups are up to date. It checks every five minutes. The conditions describe
+    /// the state at this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub last_evaluated: Option<String>,
 }
 
-/// One backup of etcd, now.
+/// Requests one backup of etcd now.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "operator.openshift.io",
     version = "v1alpha1",
     kind = "EtcdBackup",
     plural = "etcdbackups",
-    doc = "One backup of etcd, now. It says what came of it.",
+    doc = "Requests one backup of etcd now. The status shows the result.",
     status = "EtcdBackupStatus",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Completed","type":"string","jsonPath":".status.conditions[?(@.type=='BackupCompleted')].status"}"#,
@@ -159,44 +160,45 @@ pub struct BackupStatus {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdBackupSpec {
-    /// The claim of the volume that the backup goes to. The disk of every control-plane node if it is empty.
+    /// The PersistentVolumeClaim that stores the backup. It must be in the operator's namespace. If this field is empty, the
+    /// backup is stored on the local disk of every control-plane node.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("pvcName is immutable once set"))]
     pub pvc_name: String,
 }
 
-/// What came of an `EtcdBackup`.
+/// The result of an EtcdBackup.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EtcdBackupStatus {
-    /// BackupPending, BackupCompleted, BackupFailed, BackupSkipped.
+    /// Conditions of the backup: BackupPending, BackupCompleted, BackupFailed or BackupSkipped.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The Job that makes it.
+    /// The Job that makes the backup.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup_job: Option<BackupJob>,
 }
 
-/// A Job.
+/// A reference to a Job.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct BackupJob {
-    /// Its namespace.
+    /// Namespace of the Job.
     #[schemars(length(min = 1))]
     pub namespace: String,
-    /// Its name.
+    /// Name of the Job.
     #[schemars(length(min = 1))]
     pub name: String,
 }
 
-/// The backups of one control-plane node, as the node itself tells. Written by that node alone.
+/// The backups of one control-plane node, as the node reports them. Only the node itself writes this object.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "lifeboat.etcd.io",
     version = "v1alpha1",
     kind = "NodeBackup",
     plural = "nodebackups",
-    doc = "The backups of one control-plane node, as the node itself tells.",
+    doc = "The backups of one control-plane node, as the node reports them.",
     status = "NodeBackupStatus",
     derive = "PartialEq",
     derive = "Default",
@@ -209,106 +211,106 @@ pub struct BackupJob {
 #[serde(rename_all = "camelCase")]
 pub struct NodeBackupSpec {}
 
-/// What a node tells of its backups.
+/// What a node reports about its backups.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeBackupStatus {
-    /// The version of the backup server.
+    /// Version of the backup server.
     pub version: String,
-    /// The schedule that it works by.
+    /// The schedule that the backup server uses.
     pub schedule: String,
     /// The time zone of the schedule.
     pub time_zone: String,
-    /// What the node has of etcd.
+    /// The role of the node in the etcd cluster.
     pub member: NodeMember,
-    /// The newest backup that was proven.
+    /// The newest proven backup.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_verified: Option<NodeBackupEntry>,
-    /// The last run that has come to its end, whichever.
+    /// The last run that ended, successful or not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_attempt: Option<Attempt>,
-    /// What is wrong, for a person to read; missing if nothing is.
+    /// What is wrong, as a text to read. Missing if nothing is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// When the next run is due, by the node's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_due: Option<String>,
-    /// How many proven backups the node keeps.
+    /// How many proven backups the node has.
     pub kept: i64,
-    /// How many backups the node has whose record or files are damaged or missing.
+    /// How many backups of the node have a damaged or missing record, or damaged or missing files.
     pub unreadable: i64,
-    /// The newest of them, 20 at most.
+    /// The newest backups of the node, at most 20.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub backups: Vec<NodeBackupEntry>,
 }
 
-/// What a node has of etcd.
+/// The role of a node in the etcd cluster.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NodeMember {
-    /// A member with a vote: what backups are taken of.
+    /// The node has a voting member. Backups are taken from it.
     Voter,
-    /// A member without a vote yet: no backup is taken of it.
+    /// The node has a learner: a member without a vote yet. No backups are taken from it.
     Learner,
-    /// None.
+    /// The node has no member.
     None,
-    /// Not known yet, or something that came later.
+    /// Unknown so far, or a value of a later version.
     #[default]
     #[serde(other)]
     Unknown,
 }
 
-/// A backup that a node keeps.
+/// A backup on a node.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeBackupEntry {
-    /// Its name, which is that of its directory.
+    /// Name of the backup and of its directory.
     pub name: String,
-    /// The Backup it was made for, or on-demand.
+    /// Name of the Backup that requested it, or on-demand.
     pub origin: String,
-    /// When it was proven, by the node's clock.
+    /// When the backup was proven, by the node's clock.
     #[schemars(extend("format" = "date-time"))]
     pub finished_at: String,
-    /// The revision of etcd that it holds.
+    /// The etcd revision of the backup.
     pub revision: i64,
-    /// How many keys it holds.
+    /// Number of keys in the backup.
     pub keys: i64,
-    /// Size of its snapshot, in bytes.
+    /// Size of the snapshot, in bytes.
     pub size_bytes: i64,
-    /// Which cluster it is of: etcd's cluster id, as hex digits.
+    /// The etcd cluster id, in hexadecimal.
     pub cluster_id: String,
-    /// What was checked.
+    /// The checks that the backup passed.
     pub verified: Vec<String>,
-    /// Its place in the order of the node's backups.
+    /// Position of the backup in the order of the node's backups. A higher number is newer.
     pub sequence: i64,
-    /// SHA-256 of its snapshot, as hex digits.
+    /// SHA-256 of the snapshot, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// Whether somebody holds it, so that nothing automatic removes it.
+    /// Whether the backup is held. A held backup is never removed automatically.
     pub held: bool,
 }
 
-/// A run.
+/// A run: one attempt to make a backup.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Attempt {
-    /// When it began, by the node's clock.
+    /// When the run began, by the node's clock.
     #[schemars(extend("format" = "date-time"))]
     pub started_at: String,
-    /// Whether it made a backup.
+    /// Whether the run made a backup.
     pub succeeded: bool,
-    /// Why not, in a word.
+    /// Why the run failed, as one word.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Why not, for a person.
+    /// Why the run failed, as a text to read.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// How many runs in a row have failed, this one included.
+    /// How many runs in a row have failed, including this one.
     pub consecutive_failures: i64,
 }
 
-/// The definitions of `Backup`, `EtcdBackup` and `NodeBackup`. What an object leaves out stays out, as upstream: what
-/// a default is says each field's description, and who reads it knows.
+/// The CRDs of `Backup`, `EtcdBackup` and `NodeBackup`. The API server does not fill in defaults, as upstream. The description of
+/// each field has its default.
 #[must_use]
 pub fn crds() -> [CustomResourceDefinition; 3] {
     [Backup::crd(), EtcdBackup::crd(), NodeBackup::crd()].map(|mut definition| {

@@ -10,21 +10,21 @@ use backup_plan::retention::Policy;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-/// A `Backup` with what it leaves out filled in, and nothing in it that can't be done.
+/// A valid `Backup` with all defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValidBackup {
-    /// When a backup is due, as it was written.
+    /// The schedule, as it was written.
     pub schedule: String,
-    /// In which zone, as it was written.
+    /// The time zone, as it was written.
     pub time_zone: String,
-    /// What is kept.
+    /// The retention policy.
     pub policy: Policy,
-    /// The claim, if there is one.
+    /// The PersistentVolumeClaim, if one is used.
     pub pvc_name: Option<String>,
 }
 
 impl ValidBackup {
-    /// What a `Backup/default` that says nothing comes to.
+    /// The defaults of `Backup/default`.
     #[must_use]
     pub fn of_servers() -> Self {
         ValidBackup {
@@ -36,15 +36,15 @@ impl ValidBackup {
     }
 }
 
-/// What is wrong with a `Backup`, and what to write instead.
+/// Why a `Backup` is not valid, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidBackup(String);
 
-/// Judges what somebody wrote.
+/// Validates a `Backup` and fills in its defaults.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The `Backup` is not valid.
 pub fn validate(name: &str, spec: &BackupSpec) -> Result<ValidBackup, InvalidBackup> {
     let invalid = |problem: String| Err(InvalidBackup(problem));
     let etcd = &spec.etcd;
@@ -54,7 +54,7 @@ pub fn validate(name: &str, spec: &BackupSpec) -> Result<ValidBackup, InvalidBac
     // The zone has a field of its own, as in a CronJob.
     if schedule.starts_with("TZ=") || schedule.starts_with("CRON_TZ=") {
         return invalid(format!(
-            "spec.etcd.schedule {schedule:?} names a time zone: write it into spec.etcd.timeZone"
+            "spec.etcd.schedule {schedule:?} contains a time zone: set spec.etcd.timeZone instead"
         ));
     }
     let parsed = match Schedule::parse(&schedule) {
@@ -63,24 +63,24 @@ pub fn validate(name: &str, spec: &BackupSpec) -> Result<ValidBackup, InvalidBac
     };
     let Ok(zone) = TimeZone::get(&time_zone) else {
         return invalid(format!(
-            "spec.etcd.timeZone {time_zone:?} is no IANA time zone, expected one such as UTC or Europe/Berlin"
+            "spec.etcd.timeZone {time_zone:?} is not an IANA time zone: use a name such as UTC or Europe/Berlin"
         ));
     };
     // Five years have all dates there are, whichever they are.
     if parsed.next_after(Timestamp::UNIX_EPOCH, &zone).is_none() {
         return invalid(format!(
-            "spec.etcd.schedule {schedule:?} is never due: there is no such date"
+            "spec.etcd.schedule {schedule:?} is never due: no date matches it; change the day or the month"
         ));
     }
     if name == ON_DEMAND {
         return invalid(format!(
-            "metadata.name {name:?} is what backups are called that somebody asked for by hand: give this Backup another name"
+            "metadata.name {name:?} is reserved for backups that are requested by hand: give this Backup another name"
         ));
     }
     let is_default = name == DEFAULT_BACKUP;
     if is_default && !etcd.pvc_name.is_empty() {
         return invalid(format!(
-            "spec.etcd.pvcName {:?}: Backup/default keeps backups on each node's own disk; leave it out, or give the Backup another name",
+            "spec.etcd.pvcName {:?}: Backup/default stores backups on the local disk of each node: remove pvcName, or give this Backup another name",
             etcd.pvc_name
         ));
     }
@@ -92,7 +92,7 @@ pub fn validate(name: &str, spec: &BackupSpec) -> Result<ValidBackup, InvalidBac
     if !etcd.pvc_name.is_empty() && !is_origin(&etcd.pvc_name) {
         let short: String = etcd.pvc_name.chars().take(253).collect();
         return invalid(format!(
-            "spec.etcd.pvcName {short:?} is not a name that a PersistentVolumeClaim can have: use small letters, digits, - and ."
+            "spec.etcd.pvcName {short:?} is not a valid name of a PersistentVolumeClaim: use lowercase letters, digits, - and ."
         ));
     }
     Ok(ValidBackup {
@@ -119,7 +119,7 @@ fn policy(
     };
     let misplaced = |field: &str, kind: &str| {
         InvalidBackup(format!(
-            "spec.etcd.retentionPolicy.{field} goes with retentionType {kind}: leave it out or change retentionType"
+            "spec.etcd.retentionPolicy.{field} is only allowed with retentionType {kind}: remove it, or change retentionType"
         ))
     };
     let number = |set: Option<&RetentionNumber>| {
@@ -146,7 +146,7 @@ fn policy(
             Ok(Policy::SizeBytes(gib.saturating_mul(1 << 30)))
         }
         RetentionType::Other => Err(InvalidBackup(
-            "spec.etcd.retentionPolicy.retentionType is none that this version knows, expected RetentionNumber or RetentionSize".into(),
+            "spec.etcd.retentionPolicy.retentionType is not known to this version: use RetentionNumber or RetentionSize".into(),
         )),
         _ if retention.retention_size.is_some() => Err(misplaced("retentionSize", "RetentionSize")),
         _ => number(retention.retention_number.as_ref()).map(Policy::Number),
@@ -209,16 +209,16 @@ mod tests {
                 "spec.etcd.timeZone",
             ),
             ("a", json!({"timeZone": "Berlin"}), "Europe/Berlin"),
-            ("default", json!({"pvcName": "claim"}), "leave it out"),
+            ("default", json!({"pvcName": "claim"}), "remove pvcName"),
             (
                 "a",
                 json!({"retentionPolicy": {"retentionType": "RetentionNumber", "retentionSize": {}}}),
-                "goes with retentionType RetentionSize",
+                "is only allowed with retentionType RetentionSize",
             ),
             (
                 "a",
                 json!({"retentionPolicy": {"retentionType": "RetentionSize", "retentionNumber": {}}}),
-                "goes with retentionType RetentionNumber",
+                "is only allowed with retentionType RetentionNumber",
             ),
             (
                 "a",
@@ -237,6 +237,6 @@ mod tests {
             "a",
             json!({"retentionPolicy": {"retentionType": "RetentionAge", "retentionAge": {}}, "more": 1}),
         );
-        assert!(told.unwrap_err().contains("none that this version knows"));
+        assert!(told.unwrap_err().contains("not known to this version"));
     }
 }

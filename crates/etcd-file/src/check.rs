@@ -5,7 +5,7 @@ use crate::finding::{Finding, Findings};
 use crate::mvcc::{Content, Summary};
 use crate::{Failure, Progress, ReadAhead, ReadAt, ScratchSource};
 
-/// Where a file says it comes from, which decides how strict its two metas are looked at.
+/// Where a file comes from. This decides how strictly its two meta pages are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// The data of a snapshot, which had a trailer: a server has written both metas anew.
@@ -16,7 +16,7 @@ pub enum Origin {
 
 const MAX_TXID: u64 = 1 << 62;
 
-/// What a check of a file gave.
+/// The result of a check.
 #[derive(Debug, Clone)]
 pub struct Checked {
     /// The meta that counts, if the file could be opened at all.
@@ -25,17 +25,17 @@ pub struct Checked {
     pub logical_bytes: Option<u64>,
     /// Pages that the trees use.
     pub tree_pages: u64,
-    /// What is wrong with the pages.
+    /// Problems of the pages.
     pub structure: Findings,
-    /// What is wrong with what they hold. Not to be relied on where the structure has errors.
+    /// Problems of the content. Not reliable if the structure has errors.
     pub content: Findings,
-    /// What they hold, if the structure has no errors.
+    /// The content, if the structure has no errors.
     pub summary: Option<Summary>,
 }
 
 /// Checks structure and content of a database, or of a snapshot without its trailer.
 ///
-/// Takes some 16 MiB of memory at most, whatever the file is; what does not fit goes to `scratch`.
+/// Uses at most about 16 MiB of memory for any file; more data goes to `scratch`.
 ///
 /// # Errors
 /// Why the check could not be made to its end. Damage is not an error but a finding.
@@ -80,7 +80,7 @@ fn judge_metas(bolt: &Bolt<'_>, origin: Origin, findings: &mut Findings) {
         let Err(problem) = meta else { continue };
         let offset_bytes = bolt.offset_of(page);
         let finding = Finding::error(format!(
-            "the meta is not valid: {problem}; the tree of the other one, of transaction {}, was checked",
+            "this meta page is not valid: {problem}; the tree of the other meta page, of transaction {}, was checked",
             bolt.meta.txid
         ))
         .on_page(page, offset_bytes);
@@ -92,14 +92,14 @@ fn judge_metas(bolt: &Bolt<'_>, origin: Origin, findings: &mut Findings) {
     // Behind the largest there is comes 0, and bbolt frees pages that are in use.
     if bolt.meta.txid > MAX_TXID {
         findings.push(Finding::error(format!(
-            "transaction {} is one that no database comes to",
+            "the transaction id {} is too high for a real database",
             bolt.meta.txid
         )));
     }
     let behind = bolt.size_bytes.saturating_sub(bolt.logical_bytes());
     if origin == Origin::Snapshot && behind > 0 {
         let finding = Finding::error(format!(
-            "{behind} bytes behind the high-water mark {}; etcd ignores them",
+            "{behind} bytes after the high-water mark {}; etcd ignores them",
             bolt.meta.high_water_mark
         ));
         findings.push(finding.as_warning().at_offset(bolt.logical_bytes()));

@@ -1,24 +1,24 @@
-//! Why a check could not be made, which says nothing about the file.
+//! Why a check could not be made. A failure says nothing about the file.
 
 use std::io;
 use std::ops::ControlFlow;
 
-/// The check ended before its end: not a finding about the file, and no proof of it either.
+/// The check could not be completed. This is not a finding about the file, and no proof of it either.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
     /// The file could not be read.
-    #[error("reading at offset {offset_bytes} failed: {source}")]
+    #[error("cannot read at offset {offset_bytes}: {source}")]
     Read {
-        /// Where.
+        /// The offset, in bytes.
         offset_bytes: u64,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The temporary file could not be written or read back.
-    #[error("the temporary file failed: {source}")]
+    #[error("cannot use the temporary file: {source}")]
     Scratch {
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The caller asked for it.
@@ -39,7 +39,7 @@ impl Failure {
     }
 }
 
-/// Told how many bytes were done since the last call; says whether to go on.
+/// Receives the number of bytes done since the last call, and returns whether to continue.
 pub type Progress<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
 
 pub(crate) fn report(

@@ -15,7 +15,7 @@ pub const TRAILER_BYTES: u64 = 32;
 /// Every page size is a multiple of it.
 const SECTOR_BYTES: u64 = 512;
 
-/// What the length of a file says about its trailer.
+/// The kind of trailer, by the length of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trailer {
     /// The last 32 bytes are the SHA-256 of the first `data_bytes`.
@@ -27,7 +27,7 @@ pub enum Trailer {
     Absent,
     /// Neither: the file was cut, or something was added to it.
     Misplaced {
-        /// Bytes behind the last whole sector; 0 without and 32 with a trailer.
+        /// Bytes after the last full sector; 0 without and 32 with a trailer.
         odd_bytes: u64,
     },
 }
@@ -49,13 +49,13 @@ impl Trailer {
 /// The two digests that must be equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digests {
-    /// What the trailer says.
+    /// The digest in the trailer.
     pub stored: [u8; 32],
-    /// What the data gives.
+    /// The digest of the data.
     pub computed: [u8; 32],
 }
 
-/// Hashes the `data_bytes` of a snapshot and reads the trailer behind them.
+/// Hashes the `data_bytes` of a snapshot and reads the trailer after them.
 ///
 /// # Errors
 /// Why the bytes could not be read.

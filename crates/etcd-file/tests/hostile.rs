@@ -95,7 +95,7 @@ fn a_file_that_was_cut_anywhere_is_told() {
     }
     assert_eq!(structure_errors(&Vec::new()), "the file is empty");
     let cut = structure_errors(&file[..file.len() - 1].to_vec());
-    assert!(cut.contains("it was cut"), "{cut}");
+    assert!(cut.contains("the file is truncated"), "{cut}");
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn overflow_over_pages_in_use_is_told() {
     put(&mut file, leaf * PAGE + 12, &1u32.to_le_bytes());
     let told = structure_errors(&file);
     assert!(
-        told.contains("used elsewhere too") || told.contains("more than once"),
+        told.contains("also used elsewhere") || told.contains("more than once"),
         "{told}"
     );
 }
@@ -300,14 +300,14 @@ fn inline_buckets_that_lie_are_told() {
         (inline + 12, &[1], "1 overflow pages"),
         (inline + 16, &[1], "a bucket inside an inline bucket"),
         (inline + 24, &[0], "its key is empty"),
-        (inline + 28, &[255], "behind the page's end"),
+        (inline + 28, &[255], "after the page's end"),
         (
             inline - 16,
             &[3],
-            "a bucket on a page of its own with a header of",
+            "a bucket with its own page has a header of",
         ),
-        (page + 28, &[10], "a bucket header of 10 bytes"),
-        (page + 28, &[20], "an inline bucket of 4 bytes"),
+        (page + 28, &[10], "the bucket header has 10 bytes"),
+        (page + 28, &[20], "the inline bucket has 4 bytes"),
     ] {
         let mut file = whole.clone();
         put(&mut file, at, bytes);
@@ -330,10 +330,10 @@ fn free_lists_that_lie_are_told() {
     assert_eq!(structure_errors(&list(vec![4, 5], 2)), "");
     for (ids, unused, told) in [
         (vec![5, 4], 2, "expected ascending order"),
-        (vec![4, 4], 1, "has it twice"),
-        (vec![4], 2, "page 5, offset 20480: no tree uses it"),
+        (vec![4, 4], 1, "contains this page twice"),
+        (vec![4], 2, "page 5, offset 20480: no tree uses this page"),
         (vec![3, 4], 1, "but a tree uses it"),
-        (vec![2, 4], 1, "the free list itself is on it"),
+        (vec![2, 4], 1, "the free list itself is stored on it"),
         (vec![4, 99], 1, "below the high-water mark"),
     ] {
         let found = structure_errors(&list(ids, unused));
@@ -341,8 +341,8 @@ fn free_lists_that_lie_are_told() {
     }
     let whole = list(vec![4, 5], 2);
     for (at, bytes, told) in [
-        (2 * 4096 + 10, &[0xff, 0x7f][..], "there is room for"),
-        (2 * 4096 + 10, &[0xff, 0xff], "there is room for"),
+        (2 * 4096 + 10, &[0xff, 0x7f][..], "it has space for only"),
+        (2 * 4096 + 10, &[0xff, 0xff], "it has space for only"),
         (2 * 4096 + 8, &[2], "expected a free list page"),
         (2 * 4096 + 12, &[200], "beyond the high-water mark"),
     ] {

@@ -221,9 +221,9 @@ fn a_free_list_with_a_page_twice_and_a_page_nobody_has_is_told_as_bbolt_tells_it
     assert_eq!(
         structure,
         [
-            "page 3, offset 12288: the free list has it twice",
-            "page 3, offset 12288: the free list has it, but a tree uses it",
-            "page 4, offset 16384: no tree uses it, but the free list does not have it",
+            "page 3, offset 12288: the free list contains this page twice",
+            "page 3, offset 12288: the free list contains this page, but a tree uses it",
+            "page 4, offset 16384: no tree uses this page, and the free list does not contain it",
         ]
     );
 }
@@ -300,7 +300,7 @@ fn records_that_do_not_follow_from_one_another_are_told() {
         ),
         (
             vec![(revision(2, 0), vec![0xff])],
-            Some("a field without its number"),
+            Some("a field without its field number"),
         ),
     ] {
         let mut tree = Store::default().database();
@@ -336,7 +336,7 @@ fn a_key_attached_to_a_lease_that_does_not_exist_is_a_warning() {
     assert_eq!(
         warnings,
         [
-            "bucket \"lease\": 1 live keys are attached to leases that do not exist, 1234 for one; they never expire"
+            "bucket \"lease\": 1 live keys are attached to leases that do not exist, such as lease 1234; these keys never expire"
         ]
     );
 }
@@ -349,8 +349,8 @@ fn what_etcd_needs_and_is_not_there_is_told() {
         errors(&checked(&write(&tree, &Options::default()))).join("; ")
     };
     let remove = |name: &'static str| move |tree: &mut Tree| drop(tree.remove(name.as_bytes()));
-    assert!(checked_tree(&remove("key")).contains("no bucket \"key\""));
-    assert!(checked_tree(&remove("meta")).contains("no bucket \"meta\""));
+    assert!(checked_tree(&remove("key")).contains("bucket \"key\" is missing"));
+    assert!(checked_tree(&remove("meta")).contains("bucket \"meta\" is missing"));
     assert_eq!(checked_tree(&remove("cluster")), "");
     assert!(
         checked_tree(&|tree| {
@@ -368,11 +368,13 @@ fn what_etcd_needs_and_is_not_there_is_told() {
         checked_tree(&|tree| set(tree, "members", "ab", r#"{"id":172}"#))
             .contains("member ab: its own id is ac")
     );
-    assert!(checked_tree(&|tree| set(tree, "members", "ab", "{")).contains("not its JSON"));
+    assert!(
+        checked_tree(&|tree| set(tree, "members", "ab", "{")).contains("not the expected JSON")
+    );
     assert!(
         checked_tree(&|tree| {
             tree.insert(b"loose".to_vec(), Node::Value(b"value".to_vec()));
         })
-        .contains("a value where only buckets can be")
+        .contains("a value where only buckets are allowed")
     );
 }

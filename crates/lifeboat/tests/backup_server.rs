@@ -125,7 +125,7 @@ fn a_member_that_is_down_is_told_and_the_server_goes_on() {
     let mut agent = Agent::start(&other, &repository, &["--schedule", "@every 2s"]);
     let log = agent.wait_for("failures=2");
     assert!(
-        log.contains("connecting to") && log.contains("refused"),
+        log.contains("cannot connect to") && log.contains("refused"),
         "{log}"
     );
     assert_eq!(agent.terminate(), Some(0));
@@ -307,7 +307,7 @@ fn certificates_that_rotate_between_runs_are_read_again() {
         text(&key),
     ];
     let mut agent = Agent::start(&server, &repository, &flags);
-    agent.wait_for("it may not accept the client certificate");
+    agent.wait_for("the member may not accept the client certificate");
     std::fs::copy(&pki.client_cert, &cert).unwrap();
     std::fs::copy(&pki.client_key, &key).unwrap();
     agent.wait_for("backup made");

@@ -223,7 +223,10 @@ fn a_member_that_wants_certificates_and_a_user_is_compared_with(
             [&tls[..], &["--user", "reader:reads"]].concat(),
             "permission denied",
         ),
-        (tls[..4].to_vec(), "it may want a client certificate"),
+        (
+            tls[..4].to_vec(),
+            "the member may require a client certificate",
+        ),
         (
             vec!["--against", &server.endpoint, "--cacert", "/no/such/ca"],
             "/no/such/ca",
@@ -284,7 +287,7 @@ fn nobody_at_the_endpoint_is_told_within_seconds() {
     assert_eq!(code, 1);
     let detail = check(&report, "member")["detail"].as_str().unwrap();
     assert!(
-        detail.contains("connecting to") && detail.contains("refused"),
+        detail.contains("cannot connect to") && detail.contains("refused"),
         "{detail}"
     );
 }
@@ -328,7 +331,7 @@ fn the_db_of_a_running_member_that_changes_meanwhile_is_never_called_whole_by_mi
     while !writes.is_finished() {
         let (report, code) = verify(&server.db(), &["--level", "content"]);
         let errors = check(&report, "trailer")["errors"].to_string();
-        let tells = errors.contains("written to while it was read");
+        let tells = errors.contains("the file changed while it was read");
         // Either nobody wrote in that moment, or it is said that somebody did.
         assert_eq!(code == 1, tells, "{report:#}");
         told += usize::from(tells);

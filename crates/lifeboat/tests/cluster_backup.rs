@@ -156,7 +156,7 @@ fn with_the_reserve_a_short_disk_is_told_and_nothing_is_lost() {
     let output = backup_once(&server, &repository, &[]);
     assert_eq!(output.status.code(), Some(1));
     let log = told(&output);
-    assert!(log.contains("the disk is short"), "{log}");
+    assert!(log.contains("not enough space on the backup disk"), "{log}");
     assert_eq!(names(&repository, "backup"), before);
     assert_eq!(names(&repository, "partial"), [""; 0]);
     assert_all_whole(&repository);
@@ -225,20 +225,23 @@ fn a_stream_that_is_not_whole_is_told_for_what_it_is_and_never_published() {
     damaged[8 * 4096] ^= 1;
     let half = database.len() / 2 / 4096 * 4096;
     for (lie, is_told) in [
-        (Lie::None(database.clone()), "ended the stream after"),
+        (
+            Lie::None(database.clone()),
+            "ended the snapshot stream after",
+        ),
         (
             Lie::EndsEarly(whole.clone(), half),
-            "ended the stream after",
+            "ended the snapshot stream after",
         ),
         (
             Lie::EndsEarly(whole.clone(), half + 32),
-            "changed on its way",
+            "changed in transit",
         ),
         (
             Lie::EndsEarly(whole.clone(), 0),
-            "ended the stream after 0 bytes",
+            "ended the snapshot stream after 0 bytes",
         ),
-        (Lie::None(wrong_trailer), "changed on its way"),
+        (Lie::None(wrong_trailer), "changed in transit"),
         (
             Lie::None(with_trailer(database[..half].to_vec())),
             "database is damaged",
@@ -247,11 +250,11 @@ fn a_stream_that_is_not_whole_is_told_for_what_it_is_and_never_published() {
         (Lie::Fails(whole.clone(), half), "the disk is gone"),
         (
             Lie::SendsNothingForEver(whole.clone(), half),
-            "it can't read its own database",
+            "the member cannot read its own database",
         ),
         (
             Lie::IsAhead(whole.clone(), 99_999),
-            "but the cluster was at 99999",
+            "but the cluster was at revision 99999",
         ),
     ] {
         let member = LyingMember::start(lie);
@@ -316,7 +319,7 @@ fn what_is_not_ours_is_listed_as_foreign_and_never_touched() {
     assert_eq!(removed.len(), 1);
     assert_eq!(
         pruned["reasons"][removed[0].as_str().unwrap()],
-        "1 newer ones are kept"
+        "1 newer backups are kept"
     );
     assert_eq!(names(&repository, "foreign"), foreign);
     assert_eq!(names(&repository, "unreadable"), unreadable);
@@ -468,7 +471,7 @@ fn a_flipped_byte_of_a_backup_is_named_by_its_place() {
     assert_eq!(output.status.code(), Some(1));
     let log = told(&output);
     assert!(
-        log.contains("offset 983040 to 1048576 of the snapshot is not what was written"),
+        log.contains("the snapshot differs from what was written at offsets 983040 to 1048576"),
         "{log}"
     );
 }
@@ -667,7 +670,7 @@ fn a_frozen_member_is_a_failed_run_within_seconds_also_with_tls() {
     server.signal("-CONT");
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        told(&output).contains("did not answer within 5 s"),
+        told(&output).contains("within 5 s: the member may be frozen"),
         "{}",
         told(&output)
     );

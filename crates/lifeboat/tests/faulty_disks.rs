@@ -147,7 +147,11 @@ fn what_the_disk_holds_is_proven_and_not_what_memory_still_has_of_it(
     std::fs::create_dir(&repository).unwrap();
     let output = backup_on_a_lying_disk(&server, &disk, &repository);
     assert_eq!(output.status.code(), Some(1), "{}", told(&output));
-    assert!(told(&output).contains("the disk"), "{}", told(&output));
+    assert!(
+        told(&output).contains("the backup disk"),
+        "{}",
+        told(&output)
+    );
     // The member is well: nobody is to replace it.
     assert!(!told(&output).contains("replace"), "{}", told(&output));
     assert_eq!(names(&repository, "backup"), [""; 0]);

@@ -38,7 +38,7 @@ fn wait_until_well(cluster: &Operated, nodes: usize) {
     };
     wait_until(&format!("that {has} backups"), || {
         let (holds, reason, message) = stale(cluster, "default")?;
-        let well = format!("{has} a new enough proven backup");
+        let well = format!("{has} an up-to-date proven backup");
         (!holds && reason == "AsExpected" && message == well).then_some(())
     });
 }
@@ -121,7 +121,7 @@ fn a_node_whose_backups_stop_is_named_with_the_reason_until_they_go_on() {
     let message = wait_until_degraded(
         &cluster,
         "node-2",
-        "it hangs, or can't reach the API server",
+        "it hangs, or it cannot reach the API server",
     );
     assert!(
         !message.contains("node-1") && !message.contains("node-3"),
@@ -282,10 +282,8 @@ fn nodes_that_join_leave_are_relabelled_or_have_nothing_to_back_up_are_judged_as
     let _ = cluster.kubectl_ok(&["label", "node", "node-2", &format!("{label}-")]);
     wait_until("that nothing is covered", || {
         let (holds, reason, message) = stale(&cluster, "default")?;
-        (holds
-            && reason == "NoNodesCovered"
-            && message.contains("node-3: it has no member of etcd"))
-        .then_some(())
+        (holds && reason == "NoNodesCovered" && message.contains("node-3: it has no etcd member"))
+            .then_some(())
     });
 }
 
@@ -316,7 +314,7 @@ fn where_the_kinds_are_upstreams_stale_backups_are_told_by_an_event() {
     std::thread::sleep(Duration::from_mins(13));
     fresh(0);
     told("Warning BackupsStale");
-    operator.wait_for("it hangs, or can't reach the API server");
+    operator.wait_for("it hangs, or it cannot reach the API server");
     signal("-CONT", &pid);
     fresh(1);
     told("Normal AsExpected");

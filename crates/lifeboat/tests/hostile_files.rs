@@ -73,7 +73,7 @@ fn what_is_no_file_is_told_at_once() {
     let socket = dir.path().join("socket");
     let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     for (path, told) in [
-        (dir.path(), "holds no snapshot_*.db"),
+        (dir.path(), "contains no snapshot_*.db"),
         (&pipe, "is a named pipe, expected a file"),
         (&socket, "socket"),
         (Path::new("/dev/zero"), "is a device, expected a file"),
@@ -99,7 +99,7 @@ fn files_that_are_nothing_of_etcds_are_told() {
             "no valid meta page: page 0: magic is 00000000",
         ),
         (vec![b'x'; 100_000], "no valid meta page"),
-        (snapshot()[..10_000].to_vec(), "it was cut"),
+        (snapshot()[..10_000].to_vec(), "the file is truncated"),
     ] {
         std::fs::write(&file, bytes).unwrap();
         let (code, text) = verify(&file, &[]);
@@ -119,7 +119,7 @@ fn a_backup_directory_is_verified_by_the_snapshot_in_it() {
     std::fs::write(dir.path().join("snapshot_2026-01-02_030406.db"), snapshot()).unwrap();
     let (code, text) = verify(dir.path(), &[]);
     assert_eq!(code, 1);
-    assert!(text.contains("several snapshots, name one of them: snapshot_2026-01-02_030405.db, "));
+    assert!(text.contains("several snapshots: give one of them: snapshot_2026-01-02_030405.db, "));
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_wrong_trailer_alone_is_damage() {
     let (code, text) = verify(&file, &["--level", "trailer"]);
     assert_eq!(code, 1);
     assert!(
-        text.contains("33 bytes behind the last whole sector"),
+        text.contains("33 bytes after the last full sector"),
         "{text}"
     );
 }

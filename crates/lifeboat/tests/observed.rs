@@ -130,7 +130,7 @@ fn without_a_proven_backup_a_server_is_not_ready_and_says_why() {
     let (status, reason) = agent.get("/readyz");
     assert_eq!(status, 503);
     assert!(
-        reason.starts_with("there is no proven backup: connecting to "),
+        reason.starts_with("there is no proven backup: cannot connect to "),
         "{reason}"
     );
     assert_eq!(agent.get("/healthz").0, 200);

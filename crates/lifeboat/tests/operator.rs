@@ -181,7 +181,7 @@ fn each_of_five_nodes_takes_its_turn() {
     });
     wait_until("that to be told", || {
         let (holds, _, message) = stale(&cluster, "default")?;
-        (!holds && message == "5 nodes have a new enough proven backup").then_some(())
+        (!holds && message == "5 nodes have an up-to-date proven backup").then_some(())
     });
 }
 
@@ -222,16 +222,16 @@ fn the_kinds_explain_themselves() {
     operator.wait_for("created Backup/default");
     for (field, words) in [
         ("backup", "Backups of etcd on a schedule"),
-        ("etcdbackup", "One backup of etcd, now"),
+        ("etcdbackup", "Requests one backup of etcd now"),
         ("nodebackup", "The backups of one control-plane node"),
+        ("backup.spec.etcd.schedule", "When backups are due"),
         (
-            "backup.spec.etcd.schedule",
-            "Every five minutes if it is empty",
+            "backup.spec.etcd.timeZone",
+            "The IANA time zone of the schedule",
         ),
-        ("backup.spec.etcd.timeZone", "UTC if it is empty"),
         (
             "backup.spec.etcd.pvcName",
-            "The node's own disk if it is empty",
+            "The PersistentVolumeClaim that stores the backups",
         ),
         (
             "backup.spec.etcd.retentionPolicy.retentionType",
@@ -239,15 +239,15 @@ fn the_kinds_explain_themselves() {
         ),
         (
             "etcdbackup.spec.pvcName",
-            "The disk of every control-plane node if it is",
+            "The PersistentVolumeClaim that stores the backup",
         ),
         (
             "nodebackup.status.lastVerified.revision",
-            "The revision of etcd",
+            "The etcd revision of the backup",
         ),
         (
             "nodebackup.status.problem",
-            "What is wrong, for a person to read",
+            "What is wrong, as a text to read",
         ),
     ] {
         let told = told(&cluster.kubectl(&["explain", field]));

@@ -441,7 +441,7 @@ fn what_the_archive_missing_of_a_half_broken_node_is_told_by_the_backup() {
     let message = told(&output);
     assert!(output.status.success(), "{message}");
     assert!(
-        message.contains("kube-scheduler is not in the archive"),
+        message.contains("kube-scheduler is missing from the archive"),
         "{message}"
     );
     let back = TempDir::new().unwrap();

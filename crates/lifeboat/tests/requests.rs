@@ -425,24 +425,24 @@ fn what_can_not_be_done_is_refused_with_what_to_write_instead() {
         ("{timeZone: [UTC]}", "must be of type string"),
         ("{pvcName: [claim]}", "must be of type string"),
         ("[]", "must be of type object"),
-        ("{schedule: '*/5 */0 * * *'}", "the hour, the second field, can't be read"),
-        ("{schedule: '61 * * * *'}", "write numbers from 0 to 59"),
-        ("{schedule: '* 24 * * *'}", "write numbers from 0 to 23"),
-        ("{schedule: '* * 32 * *'}", "write numbers from 1 to 31"),
-        ("{schedule: '* * * 13 *'}", "write numbers from 1 to 12"),
-        ("{schedule: '* * * * 7'}", "There is no 7"),
-        ("{schedule: 'every day'}", "a schedule has five fields"),
-        ("{schedule: '* * * * * *'}", "a schedule has five fields"),
-        ("{schedule: 'TZ=UTC 0 * * * *'}", "write the zone into spec.etcd.timeZone"),
-        ("{schedule: '@weekdays'}", "there is no such word for a schedule"),
+        ("{schedule: '*/5 */0 * * *'}", "the hour (the second field) is not valid"),
+        ("{schedule: '61 * * * *'}", "use numbers from 0 to 59"),
+        ("{schedule: '* 24 * * *'}", "use numbers from 0 to 23"),
+        ("{schedule: '* * 32 * *'}", "use numbers from 1 to 31"),
+        ("{schedule: '* * * 13 *'}", "use numbers from 1 to 12"),
+        ("{schedule: '* * * * 7'}", "7, L and # are not supported"),
+        ("{schedule: 'every day'}", "the schedule needs five fields"),
+        ("{schedule: '* * * * * *'}", "the schedule needs five fields"),
+        ("{schedule: 'TZ=UTC 0 * * * *'}", "set spec.etcd.timeZone instead"),
+        ("{schedule: '@weekdays'}", "the schedule is not a known word"),
         // OpenShift's own table.
         ("{schedule: '5 4 * * FOO'}", "names from SUN to SAT"),
-        ("{schedule: '@hourli'}", "write @hourly"),
-        ("{schedule: '* * * * 5L'}", "no L"),
-        ("{schedule: '* * L-5 * *'}", "There is no L"),
-        ("{schedule: '* * 15W * *'}", "no W"),
-        ("{timeZone: GMT2}", "write a name such as Europe/Berlin"),
-        ("{timeZone: GMT+3}", "write a name such as Europe/Berlin"),
+        ("{schedule: '@hourli'}", "use @hourly"),
+        ("{schedule: '* * * * 5L'}", "7, L and # are not supported"),
+        ("{schedule: '* * L-5 * *'}", "L and W are not supported"),
+        ("{schedule: '* * 15W * *'}", "L and W are not supported"),
+        ("{timeZone: GMT2}", "use a name such as Europe/Berlin"),
+        ("{timeZone: GMT+3}", "use a name such as Europe/Berlin"),
         ("{schedul: '* * * * *'}", "unknown field \"spec.etcd.schedul\""),
         ("{retentionPolicy: {retentionType: '', retentionNumbers: {}}}", "unknown field \"spec.etcd.retentionPolicy.retentionNumbers\""),
     ]
@@ -495,11 +495,11 @@ fn what_can_not_be_done_is_refused_with_what_to_write_instead() {
         ("{schedule: '@every day'}", "spec.etcd.schedule"),
         (
             "{timeZone: Berlin}",
-            "expected one such as UTC or Europe/Berlin",
+            "use a name such as UTC or Europe/Berlin",
         ),
         (
             "{timeZone: Local}",
-            "expected one such as UTC or Europe/Berlin",
+            "use a name such as UTC or Europe/Berlin",
         ),
         (
             "{pvcName: no-such-claim}",
@@ -507,11 +507,11 @@ fn what_can_not_be_done_is_refused_with_what_to_write_instead() {
         ),
         (
             "{retentionPolicy: {retentionType: RetentionNumber, retentionSize: {maxSizeOfBackupsGb: 4}}}",
-            "leave it out or change retentionType",
+            "remove it, or change retentionType",
         ),
         (
             "{retentionPolicy: {retentionType: RetentionSize, retentionNumber: {maxNumberOfBackups: 4}}}",
-            "leave it out or change retentionType",
+            "remove it, or change retentionType",
         ),
     ];
     for (number, (etcd, _)) in invalid.iter().enumerate() {
@@ -523,7 +523,7 @@ fn what_can_not_be_done_is_refused_with_what_to_write_instead() {
         (
             "default",
             "{pvcName: claim}",
-            "give the Backup another name",
+            "give this Backup another name",
         ),
         ("on-demand", "{}", "give this Backup another name"),
     ] {

@@ -23,7 +23,7 @@ fn is_line_end(c: char) -> bool {
     matches!(c, '\n' | '\r')
 }
 
-/// The assignments of a file in their order. Lines that are none are passed over, as systemd does.
+/// The assignments of a file, in order. Other lines are ignored, as in systemd.
 #[must_use]
 pub fn parse(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();

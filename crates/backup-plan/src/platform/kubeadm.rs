@@ -17,7 +17,7 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
     let settings = pod.settings();
     let endpoint = settings
         .endpoint()
-        .ok_or_else(|| incomplete("etcd has no --listen-client-urls".into()))?;
+        .ok_or_else(|| incomplete("the option --listen-client-urls of etcd is missing".into()))?;
     let on_node = |name: &str| settings.get(name).map(|path| pod.on_node(path));
     let ca = on_node("trusted-ca-file").unwrap_or_else(|| CA.into());
     let etcd_pki = parent(&ca);

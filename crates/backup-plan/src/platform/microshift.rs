@@ -15,7 +15,7 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
         // Falling back to a plain etcd would hide what there is to do.
         return if files.exists(&format!("{CONFIG_DIR}/config.yaml.default")) {
             Err(PlatformError::NoEtcd(format!(
-                "MicroShift is installed and was never started ({data_dir} is missing)"
+                "MicroShift is installed but was never started ({data_dir} is missing)"
             )))
         } else {
             Ok(None)

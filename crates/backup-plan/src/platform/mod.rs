@@ -1,4 +1,4 @@
-//! Where a node's etcd is, from what the node's own files say, so that nobody has to.
+//! Finds a node's etcd from the node's own files, so that it need not be configured.
 //!
 //! Each platform is looked for in turn; [`find`] has the order. All paths are the node's own, and absolute.
 
@@ -19,16 +19,16 @@ const PLAIN_DATA_DIR: &str = "/var/lib/etcd";
 
 /// The files of a node.
 pub trait NodeFiles {
-    /// A file's text; nothing if there is no such file.
+    /// The text of a file; none if the file does not exist.
     ///
     /// # Errors
-    /// Why a file that is there can't be read.
+    /// An existing file cannot be read.
     fn read(&self, path: &str) -> io::Result<Option<String>>;
 
     /// Whether there is a file or a directory.
     fn exists(&self, path: &str) -> bool;
 
-    /// The names in a directory, sorted; none if there is no such directory.
+    /// The sorted names in a directory; none if it does not exist.
     fn names(&self, path: &str) -> Vec<String>;
 }
 
@@ -48,9 +48,9 @@ pub enum Platform {
     MicroShift,
     /// A service with kubespray's environment file.
     Kubespray,
-    /// A service of another kind.
+    /// Another systemd service.
     Systemd,
-    /// Nothing that is known.
+    /// No known platform.
     Plain,
 }
 
@@ -74,9 +74,9 @@ impl Platform {
 /// Where etcd is on a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Found {
-    /// What runs it.
+    /// The platform.
     pub platform: Platform,
-    /// The files that say so.
+    /// The files that it was found in.
     pub found_in: Vec<String>,
     /// Where the node's own member listens.
     pub endpoint: String,
@@ -88,48 +88,48 @@ pub struct Found {
     pub key: Option<String>,
     /// Where etcd keeps its data.
     pub data_dir: Option<String>,
-    /// What belongs into the archive.
+    /// The files and directories to archive.
     pub resources: Vec<String>,
     /// The directory that paths in the archive are relative to.
     pub archive_root: String,
-    /// What would belong into the archive and is not there.
+    /// The files that should be archived but do not exist.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
 }
 
-/// Why a node's files do not say where etcd is.
+/// Why etcd cannot be found from the node's files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlatformError {
     /// A file can't be read.
-    #[error("{path}: {source}")]
+    #[error("cannot read {path}: {source}")]
     Read {
-        /// Which one.
+        /// The file.
         path: String,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A file lacks what is needed of it.
+    /// A file does not contain what is needed.
     #[error(
-        "{path}: {problem}; mend it, or name the member by --endpoints, --cacert, --cert and --key, and what goes into the archive by --config-dir"
+        "{path}: {problem}; fix this, or set the member with --endpoints, --cacert, --cert and --key, and the files to archive with --config-dir"
     )]
     Incomplete {
-        /// Which one.
+        /// The file.
         path: String,
         /// What is missing.
         problem: String,
     },
     /// The node has no etcd.
-    #[error("{0}: there is no etcd on this node to back up")]
+    #[error("this node has no etcd to back up: {0}")]
     NoEtcd(String),
 }
 
-/// Where a file is not what it should be, without what stands there: tokens stand in such files, and this is in logs, events and
+/// Says where a file is not valid, without its content: such files contain tokens, and this text goes to logs, events and
 /// metrics.
 fn not_yaml(error: &serde_saphyr::Error) -> String {
     match error.location() {
-        Some(location) => format!("line {} is not the YAML that is expected", location.line()),
-        None => "it is not the YAML that is expected".into(),
+        Some(location) => format!("line {} is not the expected YAML", location.line()),
+        None => "the file is not the expected YAML".into(),
     }
 }
 
@@ -146,7 +146,7 @@ impl PlatformError {
 /// and others), and else an etcd that listens where it does by default.
 ///
 /// # Errors
-/// Which piece of a half-broken node is missing.
+/// A file is missing, incomplete or cannot be read.
 pub fn find(files: &dyn NodeFiles) -> Result<Found, PlatformError> {
     for look in [
         openshift::find,
@@ -188,7 +188,7 @@ fn read(files: &dyn NodeFiles, path: &str) -> Result<Option<String>, PlatformErr
     })
 }
 
-/// A member that was found, whose certificates are still to be looked at.
+/// A member whose certificates are not checked yet.
 struct Member<'f> {
     platform: Platform,
     found_in: Vec<String>,
@@ -198,25 +198,25 @@ struct Member<'f> {
     /// Where a client certificate with its key may be, the best first.
     clients: Vec<(String, String)>,
     data_dir: Option<String>,
-    /// What belongs into the archive, if it is there.
+    /// The files and directories to archive, if they exist.
     resources: Vec<String>,
     files: &'f dyn NodeFiles,
 }
 
 impl Member<'_> {
-    /// Looks whether the certificates are there.
+    /// Checks that the certificates exist.
     fn complete(self) -> Result<Found, PlatformError> {
         let files = self.files;
         let source = self.found_in.last().cloned().unwrap_or_default();
         let incomplete = PlatformError::incomplete(&source);
         let (mut cacert, mut client) = (None, None);
         if self.endpoint.starts_with("https://") {
-            let ca = self
-                .ca
-                .ok_or_else(|| incomplete("etcd has no --trusted-ca-file".into()))?;
+            let ca = self.ca.ok_or_else(|| {
+                incomplete("the option --trusted-ca-file of etcd is missing".into())
+            })?;
             if !files.exists(&ca) {
                 return Err(incomplete(format!(
-                    "its certificate authority {ca} is missing"
+                    "the certificate authority {ca} does not exist"
                 )));
             }
             let found = self
@@ -226,7 +226,7 @@ impl Member<'_> {
             if found.is_none() && !self.clients.is_empty() {
                 let names: Vec<_> = self.clients.iter().map(|(cert, _)| cert.as_str()).collect();
                 return Err(incomplete(format!(
-                    "no client certificate with its key, looked for {}",
+                    "no client certificate with a key exists; looked for {}",
                     names.join(" and ")
                 )));
             }

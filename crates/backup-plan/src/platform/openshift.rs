@@ -28,14 +28,15 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
     let pod = EtcdPod::read(&manifest).map_err(&incomplete)?;
     let variable = |name: &str| {
         pod.variable(name)
-            .ok_or_else(|| incomplete(format!("the container etcd has no {name}")))
+            .ok_or_else(|| incomplete(format!("the container etcd has no variable {name}")))
     };
     let certificate = |name: &str| variable(name).map(|path| pod.on_node(path));
     let member = Member {
         platform: Platform::OpenShift,
         found_in: vec![MANIFEST.into()],
-        endpoint: endpoint(&pod)
-            .ok_or_else(|| incomplete("etcd has no --listen-client-urls".into()))?,
+        endpoint: endpoint(&pod).ok_or_else(|| {
+            incomplete("the option --listen-client-urls of etcd is missing".into())
+        })?,
         ca: Some(certificate("ETCDCTL_CACERT")?),
         clients: vec![(certificate("ETCDCTL_CERT")?, certificate("ETCDCTL_KEY")?)],
         data_dir: Some(pod.on_node(variable("ETCD_DATA_DIR")?)),
@@ -48,7 +49,7 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
         match revision_dir(files, component)? {
             Some(dir) => found.resources.push(dir),
             None => found.missing.push(format!(
-                "no {RESOURCES}/{component}-pod-N: {component} is not in the archive"
+                "{component} is missing from the archive: {RESOURCES}/{component}-pod-N does not exist"
             )),
         }
     }

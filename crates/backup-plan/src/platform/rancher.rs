@@ -70,9 +70,9 @@ fn find(
     let Some(text) = read(files, &config)? else {
         let sqlite = format!("{db}/state.db");
         return Err(PlatformError::NoEtcd(if files.exists(&sqlite) {
-            format!("{name} keeps its state in {sqlite}")
+            format!("{name} stores its data in SQLite ({sqlite})")
         } else {
-            format!("{name} has not written {config}, so its state is kept elsewhere")
+            format!("{name} stores its data elsewhere ({config} does not exist)")
         }));
     };
     found_in.push(config.clone());
@@ -96,7 +96,7 @@ fn find(
         found_in,
         endpoint: settings
             .endpoint()
-            .ok_or_else(|| incomplete("no listen-client-urls".into()))?,
+            .ok_or_else(|| incomplete("listen-client-urls is missing".into()))?,
         ca,
         clients: client
             .into_iter()

@@ -92,7 +92,7 @@ impl Settings {
         self.0.get(name)
     }
 
-    /// What is not set here is taken from there.
+    /// Adds the settings of `other` that are not set here.
     pub(super) fn or(mut self, other: Settings) -> Self {
         for (name, value) in other.0 {
             self.0.entry(name).or_insert(value);

@@ -71,7 +71,7 @@ impl EtcdPod {
             .containers
             .into_iter()
             .find(|container| container.name == "etcd")
-            .ok_or("no container named etcd")?;
+            .ok_or("the pod has no container named etcd")?;
         Ok(EtcdPod {
             container,
             volumes: pod.spec.volumes,

@@ -35,7 +35,7 @@ const CERTIFICATES: [&str; 8] = [
     "peer-key-file",
 ];
 
-/// What a unit says of a service.
+/// The settings of a systemd unit.
 #[derive(Default)]
 struct Service {
     /// The files it was read from.
@@ -68,7 +68,8 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
     }
     if let Some(path) = config_file {
         let incomplete = PlatformError::incomplete(&path);
-        let text = read(files, &path)?.ok_or_else(|| incomplete("is missing".into()))?;
+        let text =
+            read(files, &path)?.ok_or_else(|| incomplete("the file does not exist".into()))?;
         settings = Settings::from_config_file(&text).map_err(incomplete)?;
         found_in.push(path);
     }
@@ -127,7 +128,7 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
     member.complete().map(Some)
 }
 
-/// The unit with its drop-ins, or what is known of it where it can't be seen.
+/// Reads the unit with its drop-ins. Without a unit, uses the known environment files.
 fn service(files: &dyn NodeFiles) -> Result<Service, PlatformError> {
     let mut service = Service::default();
     for dir in UNIT_DIRS {
@@ -213,7 +214,7 @@ fn unquoted(word: &str) -> String {
 }
 
 /// The words of a command line with the variables of its environment; of a shell's, too, that starts etcd.
-/// What is in a variable is not looked at again.
+/// Variables inside of variables are not replaced.
 fn words(command: &str, variables: &[(String, String)]) -> Vec<String> {
     /// A command line is not longer; an environment that makes it so makes no sense.
     const MAX_BYTES: usize = 1 << 17;

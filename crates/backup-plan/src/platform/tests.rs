@@ -73,7 +73,9 @@ fn a_configuration_file_stands_alone_as_in_etcd_itself() {
     assert_eq!(found.endpoint, "http://127.0.0.1:9");
     assert_eq!(found.data_dir.as_deref(), Some("/data"));
     assert_eq!(found.found_in, [unit_path, config_path]);
-    assert!(told(&[(unit_path, unit)]).starts_with(&format!("{config_path}: is missing")));
+    assert!(
+        told(&[(unit_path, unit)]).starts_with(&format!("{config_path}: the file does not exist"))
+    );
     // Also where no unit can be seen.
     let found = find(&Tree::of(&[(config_path, config)])).unwrap();
     assert_eq!(found.endpoint, "http://127.0.0.1:9");
@@ -115,10 +117,10 @@ fn a_node_without_etcd_says_what_it_has_instead() {
     let k3s = "/var/lib/rancher/k3s/server/db/state.db";
     assert_eq!(
         told(&[(k3s, "")]),
-        format!("k3s keeps its state in {k3s}: there is no etcd on this node to back up")
+        format!("this node has no etcd to back up: k3s stores its data in SQLite ({k3s})")
     );
     let other = told(&[("/var/lib/rancher/k3s/server/db/snapshots/x", "")]);
-    assert!(other.contains("is kept elsewhere"), "{other}");
+    assert!(other.contains("stores its data elsewhere"), "{other}");
     let microshift = told(&[("/etc/microshift/config.yaml.default", "")]);
     assert!(microshift.contains("was never started"), "{microshift}");
 }
@@ -129,13 +131,9 @@ fn a_manifest_that_is_none_is_told() {
     let openshift = "/etc/kubernetes/manifests/etcd-pod.yaml";
     let rke2 = "/var/lib/rancher/rke2/server/db/etcd/config";
     for (path, text, is_told) in [
-        (kubeadm, "", "not the YAML that is expected"),
-        (kubeadm, "{", "not the YAML that is expected"),
-        (
-            kubeadm,
-            "spec: {containers: 7}",
-            "not the YAML that is expected",
-        ),
+        (kubeadm, "", "not the expected YAML"),
+        (kubeadm, "{", "not the expected YAML"),
+        (kubeadm, "spec: {containers: 7}", "not the expected YAML"),
         (
             kubeadm,
             "spec: {containers: [{name: other}]}",
@@ -154,14 +152,14 @@ fn a_manifest_that_is_none_is_told() {
         (
             openshift,
             r#"{"spec":{"containers":[{"name":"etcd","command":["sh","-c","etcd --listen-client-urls=https://0.0.0.0:2379"]}]}}"#,
-            "the container etcd has no ETCDCTL_CACERT",
+            "the container etcd has no variable ETCDCTL_CACERT",
         ),
-        (rke2, "7", "not the YAML that is expected"),
-        (rke2, "data-dir: /x\n", "no listen-client-urls"),
+        (rke2, "7", "not the expected YAML"),
+        (rke2, "data-dir: /x\n", "listen-client-urls is missing"),
         (
             rke2,
             "listen-client-urls: https://127.0.0.1:2379\n",
-            "no --trusted-ca-file",
+            "--trusted-ca-file of etcd is missing",
         ),
     ] {
         let error = told(&[(path, text)]);
@@ -178,7 +176,8 @@ fn a_manifest_that_is_none_is_told() {
         ),
     ]);
     assert!(
-        config.starts_with("/etc/rancher/k3s/config.yaml: line") && config.contains("not the YAML"),
+        config.starts_with("/etc/rancher/k3s/config.yaml: line")
+            && config.contains("not the expected YAML"),
         "{config}"
     );
 }

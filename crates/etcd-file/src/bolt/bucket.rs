@@ -24,7 +24,7 @@ impl BucketRoot {
     ) -> Result<Self, PageError> {
         if element.value_bytes < BUCKET_HEADER_BYTES {
             return Err(PageError::Damaged(format!(
-                "a bucket header of {} bytes, expected {BUCKET_HEADER_BYTES}",
+                "the bucket header has {} bytes, expected {BUCKET_HEADER_BYTES}",
                 element.value_bytes
             )));
         }
@@ -36,7 +36,7 @@ impl BucketRoot {
                 end: element.end(),
             }),
             _ if element.value_bytes != BUCKET_HEADER_BYTES => Err(PageError::Damaged(format!(
-                "a bucket on a page of its own with a header of {} bytes, expected {BUCKET_HEADER_BYTES}",
+                "a bucket with its own page has a header of {} bytes, expected {BUCKET_HEADER_BYTES}",
                 element.value_bytes
             ))),
             root => Ok(BucketRoot::Page(root)),

@@ -42,7 +42,7 @@ pub struct Entry<'a> {
     pub offset_bytes: u64,
 }
 
-/// What the structural check counted.
+/// The numbers of the structural check.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Report {
     /// Pages of the trees, with their overflow pages.
@@ -151,7 +151,7 @@ impl<'f> Walk<'_, 'f> {
                     if list.free.contains(own) {
                         self.findings.push(
                             Finding::error(
-                                "the free list has it, but the free list itself is on it",
+                                "the free list contains this page, but the free list itself is stored on it",
                             )
                             .on_page(own, self.bolt.offset_of(own)),
                         );
@@ -204,7 +204,7 @@ impl<'f> Walk<'_, 'f> {
         Ok(())
     }
 
-    /// Puts a page on the stack, unless it can't be read or was seen already.
+    /// Puts a page on the stack, unless it cannot be read or was already visited.
     fn enter_page(
         &mut self,
         root: BucketRoot,
@@ -253,7 +253,7 @@ impl<'f> Walk<'_, 'f> {
             self.tell(
                 id,
                 PageError::Damaged(format!(
-                    "a tree refers to it, expected a page from 2 to below the high-water mark {high_water_mark}"
+                    "a tree refers to this page, expected a page from 2 to below the high-water mark {high_water_mark}"
                 )),
             )?;
             return Ok(false);
@@ -261,7 +261,7 @@ impl<'f> Walk<'_, 'f> {
         if self.visited.contains(id) {
             self.tell(
                 id,
-                PageError::Damaged("a tree refers to it more than once".into()),
+                PageError::Damaged("a tree refers to this page more than once".into()),
             )?;
             return Ok(false);
         }
@@ -274,7 +274,7 @@ impl<'f> Walk<'_, 'f> {
             self.report.tree_pages += 1;
             if !self.visited.insert(used) {
                 let problem =
-                    format!("it is an overflow page of page {id}, but used elsewhere too");
+                    format!("this is an overflow page of page {id}, but it is also used elsewhere");
                 self.tell(used, PageError::Damaged(problem))?;
             }
             if self
@@ -282,7 +282,7 @@ impl<'f> Walk<'_, 'f> {
                 .as_ref()
                 .is_some_and(|list| list.free.contains(used))
             {
-                let problem = "the free list has it, but a tree uses it".into();
+                let problem = "the free list contains this page, but a tree uses it".into();
                 self.tell(used, PageError::Damaged(problem))?;
             }
         }
@@ -301,7 +301,8 @@ impl<'f> Walk<'_, 'f> {
         let expected = *bucket.leaf_depth.get_or_insert(depth);
         if depth != expected {
             let offset = self.bolt.offset_of(id);
-            let problem = format!("a leaf page at depth {depth}, others are at {expected}");
+            let problem =
+                format!("this leaf page is at depth {depth}, the others are at depth {expected}");
             self.push(Finding::error(problem).as_warning().on_page(id, offset));
         }
     }
@@ -412,7 +413,7 @@ impl<'f> Walk<'_, 'f> {
                 visitor.bucket(key);
             }
             (1, None) => {
-                let problem = format!("element {index}: a value where only buckets can be");
+                let problem = format!("element {index}: a value where only buckets are allowed");
                 self.push(Finding::error(problem).on_page(id, element.key_at));
             }
             (2, _) => {
@@ -441,7 +442,7 @@ impl<'f> Walk<'_, 'f> {
         if element.key_at != level.data_end && (overlaps || level.packed) {
             level.packed = false;
             let finding = Finding::error(format!(
-                "element {}: its data starts at offset {}, the one before ends at {}",
+                "element {}: its data starts at offset {}, but the element before it ends at {}",
                 level.next - 1,
                 element.key_at,
                 level.data_end
@@ -480,12 +481,12 @@ impl<'f> Walk<'_, 'f> {
             ))
         } else if not_parents {
             Finding::error(format!(
-                "element {index}: its key is greater than the one that the parent page has for it"
+                "element {index}: its key is greater than its key in the parent page"
             ))
             .as_warning()
         } else if key.len() > MAX_KEY_BYTES as usize {
             Finding::error(format!(
-                "element {index}: its key has {} bytes, expected {MAX_KEY_BYTES} at most",
+                "element {index}: its key has {} bytes, expected at most {MAX_KEY_BYTES}",
                 key.len()
             ))
             .as_warning()
@@ -503,7 +504,7 @@ impl<'f> Walk<'_, 'f> {
         for page in 2..self.bolt.meta.high_water_mark {
             if !self.visited.contains(page) && !list.free.contains(page) {
                 self.findings.push(
-                    Finding::error("no tree uses it, but the free list does not have it")
+                    Finding::error("no tree uses this page, and the free list does not contain it")
                         .on_page(page, self.bolt.offset_of(page)),
                 );
             }

@@ -63,7 +63,7 @@ impl<'f> Bolt<'f> {
     /// A cursor at the start of the top-level bucket `name`, if there is one.
     ///
     /// # Errors
-    /// Where the file can't be read or is damaged.
+    /// The file cannot be read, or is damaged.
     pub fn cursor<'b>(&'b self, name: &[u8]) -> Result<Option<Cursor<'b, 'f>>, CursorError> {
         let mut buckets = Cursor::at(self, BucketRoot::Page(self.meta.root), 0);
         buckets.seek(name)?;
@@ -97,7 +97,7 @@ impl<'b, 'f: 'b> Cursor<'b, 'f> {
     /// Goes to the first element whose key is `key` or greater.
     ///
     /// # Errors
-    /// Where the file can't be read or is damaged.
+    /// The file cannot be read, or is damaged.
     pub fn seek(&mut self, key: &[u8]) -> Result<(), CursorError> {
         self.spare
             .extend(self.stack.drain(..).map(|level| level.page));
@@ -118,7 +118,7 @@ impl<'b, 'f: 'b> Cursor<'b, 'f> {
     /// The next element, or nothing at the end of the bucket.
     ///
     /// # Errors
-    /// Where the file can't be read or is damaged.
+    /// The file cannot be read, or is damaged.
     // Not an iterator: what it gives borrows the page that the next call may replace.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Item<'_>>, CursorError> {
@@ -175,7 +175,7 @@ impl<'b, 'f: 'b> Cursor<'b, 'f> {
         }
         if !(2..self.bolt.meta.high_water_mark).contains(&id) {
             return Err(damaged(format!(
-                "a tree refers to it, expected a page from 2 to below the high-water mark {}",
+                "a tree refers to this page, expected a page from 2 to below the high-water mark {}",
                 self.bolt.meta.high_water_mark
             )));
         }

@@ -29,7 +29,7 @@ pub(crate) fn read(
     let start = bolt.offset_of(page);
     let mut bytes = [0; HEADER_BYTES as usize + ID_BYTES as usize];
     read_at(bolt, &mut bytes, start)?;
-    let cut = || PageError::Damaged("the page header is cut".into());
+    let cut = || PageError::Damaged("the page header is truncated".into());
     let header = PageHeader::parse(meta.byte_order, &bytes).ok_or_else(cut)?;
     if header.id != page || header.flags != FLAG_FREELIST {
         return Err(PageError::Damaged(format!(
@@ -57,7 +57,7 @@ pub(crate) fn read(
     let room = (start + pages * page_size - ids_at) / ID_BYTES;
     if count > room {
         return Err(PageError::Damaged(format!(
-            "the free list says it has {count} ids, but there is room for {room}"
+            "the free list says it has {count} ids, but it has space for only {room}"
         )));
     }
 
@@ -78,14 +78,14 @@ pub(crate) fn read(
             };
             if !(2..meta.high_water_mark).contains(&id) {
                 tell(format!(
-                    "the free list has it, expected pages from 2 to below the high-water mark {}",
+                    "the free list contains this page, expected pages from 2 to below the high-water mark {}",
                     meta.high_water_mark
                 ));
             } else if !free.insert(id) {
-                tell("the free list has it twice".into());
+                tell("the free list contains this page twice".into());
             } else if id < before {
                 tell(format!(
-                    "the free list has it behind page {before}, expected ascending order"
+                    "the free list contains this page after page {before}, expected ascending order"
                 ));
             }
             before = id;

@@ -46,21 +46,21 @@ pub enum MetaProblem {
     /// Not a bbolt file, or a meta that was overwritten.
     #[error("magic is {found:08x}, expected {MAGIC:08x} in either byte order")]
     Magic {
-        /// What the file has, read as little-endian.
+        /// The magic in the file, read as little-endian.
         found: u32,
     },
     /// A format that did not exist when this was written.
     #[error("file format version is {found}, expected {VERSION}")]
     Version {
-        /// What the file has.
+        /// The version in the file.
         found: u32,
     },
     /// A torn or damaged meta.
     #[error("checksum is {found:016x}, expected {expected:016x}")]
     Checksum {
-        /// What the meta's bytes give.
+        /// The computed checksum.
         expected: u64,
-        /// What the file has.
+        /// The checksum in the file.
         found: u64,
     },
     /// No machine has such pages.
@@ -68,19 +68,19 @@ pub enum MetaProblem {
         "page size is {found}, expected a power of two from {MIN_PAGE_SIZE} to {MAX_PAGE_SIZE}"
     )]
     PageSize {
-        /// What the file has.
+        /// The page size in the file.
         found: u32,
     },
-    /// Found where the other meta says that no meta can be.
-    #[error("page size is {found}, but the meta lies where it would with {expected}")]
+    /// The meta page is not where its page size requires it.
+    #[error("page size is {found}, but this is the place of a meta page with page size {expected}")]
     Place {
-        /// The page size that its place says.
+        /// The page size that its position requires.
         expected: u64,
-        /// The page size that it says itself.
+        /// The page size that it contains.
         found: u32,
     },
     /// Written by a machine of the other byte order.
-    #[error("its byte order is not the other meta's")]
+    #[error("its byte order differs from the other meta page")]
     MixedByteOrder,
 }
 
@@ -129,7 +129,7 @@ impl Meta {
     }
 }
 
-/// FNV-1a with 64 bits, which bbolt puts behind its metas.
+/// FNV-1a with 64 bits, the checksum of meta pages.
 fn fnv1a_64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)

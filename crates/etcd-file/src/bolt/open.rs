@@ -32,17 +32,17 @@ pub enum OpenError {
         /// What is wrong with page 1, where it was looked for.
         second: MetaProblem,
     },
-    /// The file lacks pages that its meta promises.
+    /// The file is truncated: pages are missing.
     #[error(
-        "the file has {size_bytes} bytes, expected {expected_bytes} at least: \
-         {high_water_mark} pages of {page_size} bytes; it was cut"
+        "the file has {size_bytes} bytes, expected at least {expected_bytes}: \
+         {high_water_mark} pages of {page_size} bytes; the file is truncated"
     )]
     Cut {
         /// Bytes there are.
         size_bytes: u64,
         /// Bytes there should be.
         expected_bytes: u128,
-        /// Pages that the meta promises.
+        /// Number of pages according to the meta page.
         high_water_mark: u64,
         /// Page size, in bytes.
         page_size: u32,
@@ -56,15 +56,15 @@ pub enum OpenError {
         txid: u64,
         /// Which of its fields.
         field: &'static str,
-        /// What it is.
+        /// The page number.
         found: u64,
-        /// Pages that the meta promises.
+        /// Number of pages according to the meta page.
         high_water_mark: u64,
     },
     /// Larger than what is checked with bounded memory.
     #[error("the file has {high_water_mark} pages, more than the {MAX_PAGES} that can be checked")]
     TooManyPages {
-        /// Pages that the meta promises.
+        /// Number of pages according to the meta page.
         high_water_mark: u64,
     },
 }

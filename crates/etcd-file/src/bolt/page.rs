@@ -50,7 +50,7 @@ impl Window {
         self.valid_bytes = 0;
     }
 
-    /// Reads `len` bytes and as many more as are useful, but none at or behind `end`.
+    /// Reads `len` bytes and more if useful, but nothing from `end` on.
     fn fill(&mut self, file: &dyn ReadAt, at: u64, len: u64, end: u64) -> Result<(), Failure> {
         let bytes = len.max(WINDOW_BYTES.min(end.saturating_sub(at)));
         self.start = at;
@@ -192,7 +192,7 @@ impl Page {
     ) -> Result<(), PageError> {
         if end - start < PAGE_HEADER_BYTES as u64 {
             return Err(PageError::Damaged(format!(
-                "an inline bucket of {} bytes, expected {PAGE_HEADER_BYTES} for its page header at least",
+                "the inline bucket has {} bytes, expected at least {PAGE_HEADER_BYTES} for its page header",
                 end - start
             )));
         }
@@ -200,7 +200,7 @@ impl Page {
         let header = self.header(bolt)?;
         if header.id != 0 || header.flags != FLAG_LEAF || header.overflow != 0 {
             return Err(PageError::Damaged(format!(
-                "the page of an inline bucket has id {}, is {} and has {} overflow pages, expected a leaf page with id 0 and none",
+                "the page of an inline bucket has id {}, is {} and has {} overflow pages, expected a leaf page with id 0 and no overflow pages",
                 header.id,
                 flags_name(header.flags),
                 header.overflow
@@ -223,7 +223,7 @@ impl Page {
     fn header(&self, bolt: &Bolt<'_>) -> Result<PageHeader, PageError> {
         let bytes = self.head.slice(self.start, PAGE_HEADER_BYTES as u64);
         PageHeader::parse(bolt.meta.byte_order, bytes)
-            .ok_or_else(|| PageError::Damaged("the page header is cut".into()))
+            .ok_or_else(|| PageError::Damaged("the page header is truncated".into()))
     }
 
     fn adopt(&mut self, header: PageHeader, end: u64) -> Result<(), PageError> {
@@ -232,7 +232,7 @@ impl Page {
             FLAG_LEAF => Some(Kind::Leaf),
             flags => {
                 return Err(PageError::Damaged(format!(
-                    "it is {}, expected a branch or a leaf page",
+                    "the page is {}, expected a branch or a leaf page",
                     flags_name(flags)
                 )));
             }
@@ -248,7 +248,7 @@ impl Page {
             )));
         }
         if self.kind == Some(Kind::Branch) && self.count == 0 {
-            return Err(PageError::Damaged("a branch page without children".into()));
+            return Err(PageError::Damaged("the branch page has no children".into()));
         }
         Ok(())
     }
@@ -292,7 +292,7 @@ impl Page {
         }
         if element.end() > self.end {
             return damaged(format!(
-                "its key of {key_bytes} and value of {value_bytes} bytes end at offset {}, behind the page's end at {}",
+                "its key of {key_bytes} and value of {value_bytes} bytes end at offset {}, after the page's end at {}",
                 element.end(),
                 self.end
             ));
@@ -302,7 +302,7 @@ impl Page {
         }
         if key_bytes > READABLE_KEY_BYTES {
             return damaged(format!(
-                "its key has {key_bytes} bytes, expected {MAX_KEY_BYTES} at most"
+                "its key has {key_bytes} bytes, expected at most {MAX_KEY_BYTES}"
             ));
         }
         Ok(element)

@@ -13,7 +13,7 @@ use crc32c::crc32c_append;
 /// Leaves room for a restore that raises all revisions; etcd dies when it comes to the largest there is.
 const MAX_REVISION: i64 = 1 << 62;
 
-/// What a database holds.
+/// The content of a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// The hash that `etcdutl snapshot status` shows: CRC-32C over all buckets, keys and values.
@@ -112,7 +112,7 @@ impl<'s> Content<'s> {
             if !there {
                 let name = printable(name);
                 findings.push(Finding::error(format!(
-                    "there is no bucket \"{name}\": this is not a database of etcd 3"
+                    "bucket \"{name}\" is missing: this is not an etcd 3 database"
                 )));
             }
         }
@@ -148,7 +148,7 @@ impl<'s> Content<'s> {
         } = observer;
         if leases.missing > 0 {
             let problem = format!(
-                "{} live keys are attached to leases that do not exist, {} for one; they never expire",
+                "{} live keys are attached to leases that do not exist, such as lease {}; these keys never expire",
                 leases.missing, leases.example
             );
             findings.push(in_bucket(LEASE_BUCKET, problem).as_warning());
@@ -191,12 +191,12 @@ impl<'s> Content<'s> {
         // The mark of a deletion is no part of the order: both would be the same change.
         if self.last == Some(revision) {
             tell(format!(
-                "record of revision {revision}: there are two of it"
+                "record of revision {revision}: there are two records of this revision"
             ));
         }
         if revision.main > MAX_REVISION {
             tell(format!(
-                "record of revision {revision}: no cluster comes that far, and etcd could write no more"
+                "record of revision {revision}: the revision is too high for a real cluster, and etcd could not write any more"
             ));
         }
         self.last = Some(revision);
@@ -270,7 +270,7 @@ impl<'s> Content<'s> {
             name @ (b"scheduledCompactRev" | b"finishedCompactRev") => {
                 match RecordKey::parse(value) {
                     Ok(key) if key.revision.main > MAX_REVISION => tell(format!(
-                        "{} is {}: no cluster comes that far, and etcd could write no more",
+                        "{} is {}: this revision is too high for a real cluster, and etcd could not write any more",
                         printable(name),
                         key.revision.main
                     )),
@@ -308,7 +308,10 @@ impl<'s> Content<'s> {
         let problem = match serde_json::from_slice::<Member>(value) {
             Ok(Member { id }) if format!("{id:x}").as_bytes() == entry.key => return,
             Ok(Member { id }) => format!("member {}: its own id is {id:x}", printable(entry.key)),
-            Err(error) => format!("member {}: not its JSON: {error}", printable(entry.key)),
+            Err(error) => format!(
+                "member {}: not the expected JSON: {error}",
+                printable(entry.key)
+            ),
         };
         self.findings.push(
             Finding::error(problem)
@@ -317,7 +320,7 @@ impl<'s> Content<'s> {
         );
     }
 
-    /// What etcd decodes at its start. Its own limit for a request is far below what is read here.
+    /// Checks a value that etcd decodes when it starts. The limit here is far above etcd's own limit for a request.
     fn decoded_at_start(&mut self, bucket: Bucket, entry: &mut Entry<'_>) -> Result<(), Failure> {
         const MAX_BYTES: u64 = 16 << 20;
         let (key, len) = (entry.key, entry.value.len());
@@ -327,7 +330,7 @@ impl<'s> Content<'s> {
                 .value
                 .pieces(0, len, |piece| value.extend_from_slice(piece))?;
         } else {
-            let problem = format!("a value of {len} bytes, expected {MAX_BYTES} at most");
+            let problem = format!("the value has {len} bytes, expected at most {MAX_BYTES}");
             self.tell(entry, Problem::Error(problem));
             return Ok(());
         }
@@ -405,8 +408,9 @@ impl Visitor for Content<'_> {
         self.status_hash = hash;
         if entry.is_bucket {
             let name = printable(entry.key);
-            let problem =
-                format!("a bucket \"{name}\" inside a bucket, where etcd has values only");
+            let problem = format!(
+                "bucket \"{name}\" is inside another bucket, where etcd stores only values"
+            );
             self.tell(&entry, Problem::Error(problem));
             return Ok(());
         }
@@ -440,7 +444,7 @@ impl Chains {
         if more > 0 {
             findings.push(
                 Finding::error(format!(
-                    "{more} more records do not follow from the one before"
+                    "{more} more records do not match the record before them"
                 ))
                 .in_bucket(KEY_BUCKET),
             );
@@ -459,23 +463,23 @@ impl KeyObserver for Chains {
             return;
         } else if record.tombstone && before.tombstone {
             format!(
-                "record of revision {revision}: deletes a key that revision {previous} had deleted already"
+                "record of revision {revision}: it deletes a key that revision {previous} had already deleted"
             )
         } else if record.tombstone {
             return;
         } else if before.tombstone && record.version != 1 {
             format!(
-                "record of revision {revision}: its version is {}, but revision {previous} had deleted the key, expected 1",
+                "record of revision {revision}: its version is {}, expected 1: revision {previous} had deleted the key",
                 record.version
             )
         } else if !before.tombstone && before.version.checked_add(1) != Some(record.version) {
             format!(
-                "record of revision {revision}: its version is {}, but that of the key's record before, of revision {previous}, is {}",
+                "record of revision {revision}: its version is {}, but the key's previous record, of revision {previous}, has version {}",
                 record.version, before.version
             )
         } else if !before.tombstone && record.create_revision != before.create_revision {
             format!(
-                "record of revision {revision}: its create_revision is {}, but that of the key's record before, of revision {previous}, is {}",
+                "record of revision {revision}: its create_revision is {}, but the key's previous record, of revision {previous}, has create_revision {}",
                 record.create_revision, before.create_revision
             )
         } else {
@@ -563,7 +567,7 @@ impl<'b, 'f> Leases<'b, 'f> {
     }
 }
 
-/// Damage was found and told by the structural check already; here it only means that nothing is found.
+/// Damage is already reported by the structural check. Here it only means that nothing is found.
 fn tolerate_damage<T>(result: Result<T, CursorError>) -> Result<Option<T>, Failure> {
     match result {
         Ok(value) => Ok(Some(value)),

@@ -14,7 +14,7 @@ use crc32c::crc32c_append;
 /// Most records up to the compact revision: which of them count is a bitmap in memory of 8 MiB.
 const MAX_COMPACTED_RECORDS: u64 = 1 << 26;
 
-/// Why there is no hash.
+/// Why the hash cannot be computed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HashKvError {

@@ -66,23 +66,21 @@ impl KeyValue {
             };
             let head = value.piece(at, FIELD_HEAD_BYTES)?;
             let (tag, rest) =
-                varint(head).ok_or_else(|| malformed("a field without its number"))?;
+                varint(head).ok_or_else(|| malformed("a field without its field number"))?;
             let number = varint(rest);
             let behind = |rest: &[u8]| at + (head.len() - rest.len()) as u64;
             let (wire_type, field) = (tag & 7, tag >> 3);
             if !(1..=MAX_FIELD).contains(&field) {
-                return Err(malformed("a field number that none can have"));
+                return Err(malformed("a field number that is not valid"));
             }
             if matches!(field, 1 | 5) != (wire_type == BYTES) && field <= 6
                 || matches!(field, 2 | 3 | 4 | 6) && wire_type != VARINT
             {
-                return Err(malformed(
-                    "a field with another type than it has in a KeyValue",
-                ));
+                return Err(malformed("a field with the wrong type"));
             }
             at = match wire_type {
                 VARINT => {
-                    let (number, rest) = number.ok_or_else(|| malformed("a cut number"))?;
+                    let (number, rest) = number.ok_or_else(|| malformed("a truncated number"))?;
                     let number = number.cast_signed();
                     match field {
                         2 => out.create_revision = number,
@@ -94,7 +92,7 @@ impl KeyValue {
                     behind(rest)
                 }
                 BYTES => {
-                    let (bytes, rest) = number.ok_or_else(|| malformed("a cut length"))?;
+                    let (bytes, rest) = number.ok_or_else(|| malformed("a truncated length"))?;
                     let start = behind(rest);
                     if bytes > len - start {
                         return Err(malformed("a field longer than the record"));
@@ -166,19 +164,19 @@ mod tests {
     fn what_is_cut_or_wrong_is_refused() {
         for (bytes, problem) in [
             (&b"\x0a\x05foo"[..], "longer than the record"),
-            (b"\x0a", "a cut length"),
-            (b"\x10", "a cut number"),
-            (b"\x10\x80", "a cut number"),
-            (b"\x80", "without its number"),
-            (b"\x02\x00", "that none can have"),
-            (b"\x80\x80\x80\x80\x10\x01", "that none can have"),
-            (b"\x08\x01", "another type"),
-            (b"\x12\x00", "another type"),
+            (b"\x0a", "a truncated length"),
+            (b"\x10", "a truncated number"),
+            (b"\x10\x80", "a truncated number"),
+            (b"\x80", "without its field number"),
+            (b"\x02\x00", "that is not valid"),
+            (b"\x80\x80\x80\x80\x10\x01", "that is not valid"),
+            (b"\x08\x01", "the wrong type"),
+            (b"\x12\x00", "the wrong type"),
             (b"\x49\0\0", "longer than the record"),
             (b"\x3b", "unknown type"),
             (
                 b"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02",
-                "a cut number",
+                "a truncated number",
             ),
         ] {
             let error = decode(bytes).unwrap_err();

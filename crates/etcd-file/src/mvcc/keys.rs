@@ -36,10 +36,10 @@ impl std::hash::Hash for KeyHash {
     }
 }
 
-/// What one record says of its key.
+/// The data of one record that is kept for its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KeyRecord {
-    /// Which record it is: a revision or a count, whatever the caller needs.
+    /// The position of the record: a revision or a count.
     pub(crate) position: u64,
     pub(crate) tombstone: bool,
     pub(crate) create_revision: i64,
@@ -47,7 +47,7 @@ pub(crate) struct KeyRecord {
     pub(crate) lease: i64,
 }
 
-/// Told of the records of each key, in the order in which they came.
+/// Receives the records of each key in their order.
 pub(crate) trait KeyObserver {
     /// A record, and the one before it of the same key.
     fn record(&mut self, before: Option<&KeyRecord>, record: &KeyRecord);

@@ -44,19 +44,19 @@ pub enum RevisionError {
     /// No underscore between the two numbers.
     #[error("byte {SEPARATOR_AT} of a revision is {found:#04x}, expected {SEPARATOR:#04x}")]
     Separator {
-        /// What is there.
+        /// The byte that was found.
         found: u8,
     },
     /// The 18th byte is not the tombstone mark.
     #[error("the last byte of a revision is {found:#04x}, expected {TOMBSTONE:#04x}")]
     Mark {
-        /// What is there.
+        /// The byte that was found.
         found: u8,
     },
     /// Revisions count up from 1.
     #[error("revision {found} is negative")]
     Negative {
-        /// What the bytes say.
+        /// The revision that was found.
         found: Revision,
     },
 }

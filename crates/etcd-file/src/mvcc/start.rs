@@ -37,7 +37,7 @@ fn error(problem: impl Into<String>) -> Result<(), Problem> {
 }
 
 fn undecodable(what: &str, problem: &str) -> Problem {
-    Problem::Error(format!("{what} that etcd can't decode: {problem}"))
+    Problem::Error(format!("{what} that etcd cannot decode: {problem}"))
 }
 
 /// An entry of bucket `lease`.
@@ -61,7 +61,7 @@ pub(super) fn lease(key: &[u8], value: &[u8]) -> Result<(), Problem> {
     if ttl_s > MAX_TTL_S || remaining_s > MAX_TTL_S {
         let longest = ttl_s.max(remaining_s);
         return error(format!(
-            "lease {id:x}: it lasts {longest} s, expected {MAX_TTL_S} at most: its keys would be deleted at the start"
+            "lease {id:x}: it lasts {longest} s, expected at most {MAX_TTL_S} s: etcd would delete its keys at its start"
         ));
     }
     Ok(())
@@ -84,7 +84,9 @@ pub(super) fn auth(key: &[u8], value: &[u8]) -> Result<(), Problem> {
     match key {
         b"authRevision" => match <[u8; 8]>::try_from(value).map(u64::from_be_bytes) {
             Ok(revision) if revision <= i64::MAX.cast_unsigned() => Ok(()),
-            Ok(revision) => error(format!("authRevision is {revision}, which is none")),
+            Ok(revision) => error(format!(
+                "authRevision is {revision}, which is not a valid revision"
+            )),
             Err(_) => error(format!(
                 "authRevision has {} bytes, expected 8",
                 value.len()
@@ -169,7 +171,7 @@ fn downgrade(value: &[u8]) -> Result<(), Problem> {
     let fields = match serde_json::from_slice(value) {
         Ok(Json::Null) => return Ok(()),
         Ok(Json::Object(fields)) => fields,
-        _ => return error("the state of a downgrade is not its JSON"),
+        _ => return error("the downgrade state is not the expected JSON"),
     };
     let (mut target, mut enabled) = (String::new(), false);
     for (name, value) in fields {
@@ -178,28 +180,26 @@ fn downgrade(value: &[u8]) -> Result<(), Problem> {
             ("enabled", Json::Bool(is)) => enabled = is,
             ("target-version" | "enabled", Json::Null) => {}
             ("target-version" | "enabled", _) => {
-                return error(format!(
-                    "the state of a downgrade: {name} is of another type"
-                ));
+                return error(format!("the downgrade state: {name} has the wrong type"));
             }
             _ => {}
         }
     }
     if enabled && !is_version(target.as_bytes(), false) {
         return error(format!(
-            "a downgrade goes on to \"{}\", which is not a version",
+            "a downgrade to \"{}\" is in progress, but this is not a version",
             crate::finding::printable(target.as_bytes())
         ));
     }
     Ok(())
 }
 
-/// A value of bucket `meta` that says of which version the data is. One that is no version is as none.
+/// Checks the storage version in bucket `meta`. etcd treats an invalid one as missing.
 pub(super) fn storage_version(value: &[u8]) -> Result<(), Problem> {
     if !is_version(value, false) {
         let value = crate::finding::printable(value);
         return Err(Problem::Warning(format!(
-            "the storage version is \"{value}\", expected one such as 3.6.0: etcd takes it for missing"
+            "the storage version is \"{value}\", expected one such as 3.6.0: etcd treats it as missing"
         )));
     }
     let mut numbers = value.split(|byte| *byte == b'.');
@@ -208,7 +208,7 @@ pub(super) fn storage_version(value: &[u8]) -> Result<(), Problem> {
     if major != Some(b"3") || old {
         let value = crate::finding::printable(value);
         return error(format!(
-            "the storage version is {value}, expected 3.5.0 or newer of etcd 3"
+            "the storage version is {value}, expected 3.5.0 or a newer version of etcd 3"
         ));
     }
     Ok(())

@@ -4,7 +4,7 @@
 /// The largest number that a field can have.
 pub(crate) const MAX_FIELD: u64 = (1 << 29) - 1;
 
-/// What a known field of a message holds.
+/// The type of a known field.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Field {
     /// A number of any kind, a bool or an enumeration.
@@ -33,25 +33,25 @@ pub(crate) fn read<'b>(
     const BYTES: u64 = 2;
     const FIXED32: u64 = 5;
     while !bytes.is_empty() {
-        let (tag, rest) = varint(bytes).ok_or("a field without its number")?;
+        let (tag, rest) = varint(bytes).ok_or("a field without its field number")?;
         let (number, wire_type) = (tag >> 3, tag & 7);
         if !(1..=MAX_FIELD).contains(&number) {
-            return Err("a field with a number that none can have");
+            return Err("a field number that is not valid");
         }
         let known = usize::try_from(number - 1)
             .ok()
             .and_then(|at| fields.get(at));
         let content = match wire_type {
             NUMBER => {
-                let (value, rest) = varint(rest).ok_or("a cut number")?;
+                let (value, rest) = varint(rest).ok_or("a truncated number")?;
                 bytes = rest;
                 Content::Number(value)
             }
             BYTES => {
-                let (len, rest) = varint(rest).ok_or("a cut length")?;
+                let (len, rest) = varint(rest).ok_or("a truncated length")?;
                 let split = usize::try_from(len).ok();
                 let split = split.and_then(|len| rest.split_at_checked(len));
-                let (value, rest) = split.ok_or("a field longer than what holds it")?;
+                let (value, rest) = split.ok_or("a field longer than the message")?;
                 bytes = rest;
                 Content::Bytes(value)
             }
@@ -59,11 +59,11 @@ pub(crate) fn read<'b>(
                 let len = if wire_type == FIXED64 { 8 } else { 4 };
                 let (_, rest) = rest
                     .split_at_checked(len)
-                    .ok_or("a field longer than what holds it")?;
+                    .ok_or("a field longer than the message")?;
                 bytes = rest;
                 continue;
             }
-            _ => return Err("a field of a type that it can't have"),
+            _ => return Err("a field with a type that is not allowed"),
         };
         match (known, content) {
             (None, _) => continue,
@@ -72,14 +72,14 @@ pub(crate) fn read<'b>(
             (Some(Field::Message(fields)), Content::Bytes(inner)) => {
                 read(inner, fields, &mut |_, _| {})?;
             }
-            (Some(_), _) => return Err("a field of another type than it has in this message"),
+            (Some(_), _) => return Err("a field with the wrong type"),
         }
         see(number, content);
     }
     Ok(())
 }
 
-/// A base-128 number and what is behind it.
+/// Reads a varint, and returns it with the bytes after it.
 pub(crate) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     const MAX_BYTES: usize = 10;
     let mut number = 0u64;
@@ -123,22 +123,22 @@ mod tests {
     #[test]
     fn whatever_one_version_of_etcd_refuses_is_refused() {
         for (bytes, problem) in [
-            (&b"\x80"[..], "without its number"),
-            (b"\x00\x00", "that none can have"),
-            (b"\x80\x80\x80\x80\x10\x01", "that none can have"),
-            (b"\x10", "a cut number"),
+            (&b"\x80"[..], "without its field number"),
+            (b"\x00\x00", "that is not valid"),
+            (b"\x80\x80\x80\x80\x10\x01", "that is not valid"),
+            (b"\x10", "a truncated number"),
             (
                 b"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02",
-                "a cut number",
+                "a truncated number",
             ),
-            (b"\x0a", "a cut length"),
+            (b"\x0a", "a truncated length"),
             (b"\x0a\x05abc", "longer than"),
-            (b"\x08\x01", "another type"),
-            (b"\x12\x00", "another type"),
-            (b"\x11\0\0\0\0\0\0\0\0", "that it can't have"),
-            (b"\x23\x24", "that it can't have"),
-            (b"\x24", "that it can't have"),
-            (b"\x1a\x01\x08", "a cut number"),
+            (b"\x08\x01", "the wrong type"),
+            (b"\x12\x00", "the wrong type"),
+            (b"\x11\0\0\0\0\0\0\0\0", "a type that is not allowed"),
+            (b"\x23\x24", "a type that is not allowed"),
+            (b"\x24", "a type that is not allowed"),
+            (b"\x1a\x01\x08", "a truncated number"),
             (b"\x29\0\0", "longer than"),
         ] {
             let told = seen(bytes).unwrap_err();
