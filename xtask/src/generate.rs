@@ -6,7 +6,7 @@ use cluster_api::resources;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray,
 };
-use operator::manifests::{Install, alerts, all};
+use operator::install::manifests::{InstallOptions, alerts, all};
 use serde_json::Value;
 
 /// The template of the Helm chart.
@@ -124,7 +124,7 @@ fn helm_template() -> Result<String> {
     const REPOSITORY: &str = "IMAGE-OF-THE-CHART";
     const NAMESPACE: &str = "namespace-of-the-chart";
     let objects = |openshift, monitoring| {
-        all(&Install {
+        all(&InstallOptions {
             image: IMAGE.into(),
             namespace: NAMESPACE.into(),
             openshift,

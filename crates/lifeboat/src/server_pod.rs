@@ -7,9 +7,9 @@ use futures::future::{BoxFuture, Shared};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::Client;
 use kube::api::{Api, AttachParams, AttachedProcess};
+use operator::api_error_message;
+use operator::cluster::server_pods::{self, ServerPod};
 use operator::names::{REPOSITORY, SERVER_CONTAINER};
-use operator::plain;
-use operator::servers::{self, ServerPod};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
@@ -26,7 +26,7 @@ const STDERR_BYTES: usize = 1 << 16;
 
 /// Finds the pod of the node's backup server.
 pub(crate) async fn find(client: &Client, node: &str) -> anyhow::Result<ServerPod> {
-    let looking = servers::on_node(client, node);
+    let looking = server_pods::on_node(client, node);
     let found = tokio::time::timeout(ANSWER_WITHIN, looking)
         .await
         .context("the API server does not answer")?
@@ -60,7 +60,7 @@ pub(crate) async fn start(
         .context("the API server does not answer")?
         .map_err(|error| {
             let what = "cannot run a command in the pod of the backup server";
-            anyhow!("{what}: {}", plain(&error))
+            anyhow!("{what}: {}", api_error_message(&error))
         })
 }
 

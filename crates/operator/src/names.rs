@@ -3,6 +3,8 @@
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
+/// The field manager of the operator's writes.
+pub const FIELD_MANAGER: &str = "etcd-lifeboat-operator";
 /// The DaemonSet of backup servers.
 pub const DAEMON_SET: &str = "backup-server-daemon-set";
 /// The container of a backup server.
@@ -52,6 +54,16 @@ pub fn shortened(name: &str, chars: usize) -> String {
     // Names of objects are ASCII.
     let start = name.get(..end).unwrap_or_default();
     format!("{}-{hash}", start.trim_end_matches(['-', '.']))
+}
+
+/// The namespace of the operator's objects. On OpenShift, it is the namespace that upstream uses.
+#[must_use]
+pub fn default_namespace(openshift: bool) -> &'static str {
+    if openshift {
+        "openshift-etcd"
+    } else {
+        "etcd-lifeboat"
+    }
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use anyhow::{Context, bail, ensure};
 use backup_store::transfer::{Arrived, TransferError, take};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::Client;
+use operator::cluster::server_pods;
 use operator::names::REPOSITORY;
-use operator::servers;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -135,7 +135,7 @@ struct Expected {
 impl Expected {
     /// Reads the entry of `name`, or of the newest backup.
     async fn of(client: &Client, node: &str, name: Option<&str>) -> anyhow::Result<Expected> {
-        let asking = servers::node_backup(client, node);
+        let asking = server_pods::node_backup(client, node);
         let found = tokio::time::timeout(ANSWER_WITHIN, asking)
             .await
             .context("the API server does not answer")?

@@ -2,7 +2,7 @@
 
 use crate::cli::exit_code;
 use crate::cli::output;
-use operator::manifests::{Install, all};
+use operator::install::manifests::{InstallOptions, all};
 
 /// Print the manifests of the operator, for `kubectl apply -f -`
 #[derive(Debug, clap::Args)]
@@ -23,9 +23,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
-    let install = Install {
+    let install = InstallOptions {
         image: args.image,
-        namespace: Install::usual_namespace(args.openshift).into(),
+        namespace: operator::names::default_namespace(args.openshift).into(),
         openshift: args.openshift,
         monitoring: args.monitoring,
     };

@@ -5,12 +5,12 @@ use crate::cli::logging::{self, LogFormat};
 use crate::cli::output;
 use crate::cli::runtime::runtime;
 use crate::http::listener;
-use crate::server::operator_metrics::Told;
+use crate::server::operator_metrics::OperatorMetrics;
 use anyhow::Context;
-use operator::layout::NodeLayout;
-use operator::shape::GATE;
-use operator::telling::Shared;
-use operator::{Controllers, Options};
+use operator::cluster::cluster_info::FEATURE_GATE;
+use operator::cluster::node_layout::NodeLayout;
+use operator::options::{Controllers, Options};
+use operator::status::state::SharedState;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -102,12 +102,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         let client = kube::Client::try_default()
             .await
             .context("cannot find the cluster: run the operator in a pod, or set KUBECONFIG")?;
-        let telling = Arc::new(Shared::default());
+        let state = Arc::new(SharedState::default());
         tokio::spawn(listener::serve(
             args.listen,
-            Arc::new(Told(telling.clone())),
+            Arc::new(OperatorMetrics(state.clone())),
         ));
-        operator::run(client, options, telling)
+        operator::run::run(client, options, state)
             .await
             .context("the operator stops")
     });
@@ -130,11 +130,11 @@ fn gate(gates: &str) -> Result<bool, String> {
         .filter(|gate| !gate.is_empty())
     {
         on = match gate.split_once('=') {
-            Some((GATE, "true")) => true,
-            Some((GATE, "false")) => false,
+            Some((FEATURE_GATE, "true")) => true,
+            Some((FEATURE_GATE, "false")) => false,
             _ => {
                 return Err(format!(
-                    "--feature-gates {gate:?}: expected {GATE}=true or {GATE}=false"
+                    "--feature-gates {gate:?}: expected {FEATURE_GATE}=true or {FEATURE_GATE}=false"
                 ));
             }
         };

@@ -5,7 +5,7 @@ use crate::cli::flags::cluster::ClusterArgs;
 use crate::cli::output;
 use crate::cli::runtime::runtime;
 use anyhow::anyhow;
-use operator::request::{self, Ended, Order, Owner};
+use operator::cluster::backup_request::{self, Owner, RequestOptions, RequestResult};
 use std::time::Duration;
 
 /// Create an EtcdBackup, and wait for its result
@@ -49,7 +49,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             return Ok(exit_code::USAGE);
         }
     };
-    let order = Order {
+    let order = RequestOptions {
         name: args.name,
         backup: args.backup,
         node: args.node,
@@ -61,20 +61,25 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let ended = runtime.block_on(async {
         let client = args.cluster.client().await?;
         let tell = |what: &str| eprintln!("{what}");
-        request::run(client, &order, &tell)
+        backup_request::run(client, &order, &tell)
             .await
-            .map_err(|error| anyhow!("cannot create the EtcdBackup: {}", operator::plain(&error)))
+            .map_err(|error| {
+                anyhow!(
+                    "cannot create the EtcdBackup: {}",
+                    operator::api_error_message(&error)
+                )
+            })
     })?;
     match ended {
-        Ended::Completed { name, message } => {
+        RequestResult::Completed { name, message } => {
             output::print(&format!("EtcdBackup {name}: {message}\n"));
             Ok(exit_code::DONE)
         }
-        Ended::Failed { name, message } => {
+        RequestResult::Failed { name, message } => {
             output::error(&format!("EtcdBackup {name}: {message}"));
             Ok(exit_code::FAILED)
         }
-        Ended::NotAsked { message } => {
+        RequestResult::NotCreated { message } => {
             output::error(&message);
             Ok(exit_code::FAILED)
         }

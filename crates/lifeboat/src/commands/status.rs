@@ -6,7 +6,7 @@ use crate::cli::output::{self, Format};
 use crate::cli::runtime::runtime;
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
-use operator::overview::{self, NodeOverview, Overview};
+use operator::status::overview::{self, NodeOverview, Overview};
 use std::time::Duration;
 
 /// A user must not wait for minutes.
@@ -78,11 +78,11 @@ fn look(cluster: &ClusterArgs) -> anyhow::Result<(Overview, Timestamp)> {
     let now = Timestamp::now();
     let overview = runtime.block_on(async {
         let client = cluster.client().await?;
-        let looking = overview::look(&client, now);
+        let looking = overview::read_overview(&client, now);
         let looked = tokio::time::timeout(ANSWER_WITHIN, looking).await;
         looked
             .context("the API server does not answer; run `etcd-lifeboat list` on a node to see its backups")?
-            .map_err(|error| anyhow!("cannot read the state of the cluster: {}", operator::plain(&error)))
+            .map_err(|error| anyhow!("cannot read the state of the cluster: {}", operator::api_error_message(&error)))
     })?;
     Ok((overview, now))
 }

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Config, Resource};
-use operator::events::Events;
+use operator::api_error_message;
 use operator::names::SERVER_MANAGER;
-use operator::plain;
+use operator::status::events::Events;
 use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ pub(crate) async fn tell(node: String, observed: Arc<Observed>) {
             }
             failed => {
                 let problem = match failed {
-                    Ok(Err(error)) => plain(&error),
+                    Ok(Err(error)) => api_error_message(&error),
                     _ => "the API server does not answer".into(),
                 };
                 tracing::warn!(

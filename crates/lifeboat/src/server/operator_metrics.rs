@@ -2,8 +2,8 @@
 
 use crate::http::listener::Answers;
 use crate::http::openmetrics::{self, Metrics, flag, number, seconds};
-use operator::Controllers;
-use operator::telling::{Shared, Telling};
+use operator::options::Controllers;
+use operator::status::state::{OperatorState, SharedState};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -12,17 +12,17 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Serves the last state of the controllers.
-pub(crate) struct Told(pub(crate) Arc<Shared>);
+pub(crate) struct OperatorMetrics(pub(crate) Arc<SharedState>);
 
-impl Answers for Told {
+impl Answers for OperatorMetrics {
     fn metrics(&self) -> Result<String, fmt::Error> {
-        openmetrics::text(View(self.0.now()))
+        openmetrics::text(View(self.0.snapshot()))
     }
 
     // A replica that waits for its turn is as it should be.
     fn not_ready(&self) -> Option<String> {
-        let telling = self.0.now();
-        let blind = telling.leader && telling.judges && telling.judged_at.is_none();
+        let state = self.0.snapshot();
+        let blind = state.leader && state.evaluates && state.evaluated_at.is_none();
         blind.then(|| {
             "the operator has not evaluated the backups of the nodes yet: see the log of the operator".into()
         })
@@ -30,7 +30,7 @@ impl Answers for Told {
 }
 
 #[derive(Debug)]
-struct View(Telling);
+struct View(OperatorState);
 
 fn gauge(value: bool) -> ConstGauge<u64> {
     ConstGauge::new(u64::from(value))
@@ -38,42 +38,42 @@ fn gauge(value: bool) -> ConstGauge<u64> {
 
 impl Collector for View {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-        let telling = &self.0;
+        let state = &self.0;
         let mut out = Metrics::new(encoder);
         out.gauge(
             "operator_leader",
             "Whether this replica is the active operator",
-            flag(telling.leader),
+            flag(state.leader),
         )?;
         // Only who works has looked.
-        if !telling.leader {
+        if !state.leader {
             return Ok(());
         }
         out.gauge(
             "operator_opted_out",
             "Whether a user deleted Backup/default, so that the operator does not create it again",
-            flag(telling.opted_out),
+            flag(state.opted_out),
         )?;
         out.family(
             "operator_errors",
             "Requests of a controller that the API server refused or did not answer, since the start",
             Controllers::NAMES.map(|name| {
-                let count = telling.errors.get(name).copied().unwrap_or_default();
+                let count = state.errors.get(name).copied().unwrap_or_default();
                 ([("controller", name)], ConstCounter::new(count))
             }),
         )?;
         out.time(
             "operator_last_evaluation_timestamp_seconds",
             "When the operator last evaluated whether backups are up to date",
-            telling.judged_at,
+            state.evaluated_at,
         )?;
         out.gauge(
             "operator_unreadable_objects",
             "Objects of the cluster that the operator cannot read and ignores; its log names them",
-            number(telling.unreadable.len() as u64),
+            number(state.unreadable.len() as u64),
         )?;
         let backups = || {
-            telling
+            state
                 .backups
                 .iter()
                 .map(|(name, told)| ([("backup", name.as_str())], told))
@@ -89,7 +89,7 @@ impl Collector for View {
             backups().filter_map(|(labels, told)| Some((labels, gauge(told.fresh?)))),
         )?;
         let nodes = || {
-            telling
+            state
                 .nodes
                 .iter()
                 .map(|(name, told)| ([("node", name.as_str())], told))
@@ -116,7 +116,7 @@ impl Collector for View {
         out.family(
             "operator_requests",
             "EtcdBackups by their condition",
-            telling
+            state
                 .requests
                 .iter()
                 .map(|(outcome, count)| ([("condition", *outcome)], ConstGauge::new(*count))),

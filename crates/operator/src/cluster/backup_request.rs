@@ -1,0 +1,228 @@
+//! Creates an `EtcdBackup` and waits for its result. If it is skipped, creates it again.
+
+use crate::api_error::api_error_message;
+use crate::cluster::cluster_info::{self, CrdOwner};
+use crate::cluster::watch_backoff::{WatchBackoff, watch_error_message};
+use crate::names::NODE_ANNOTATION;
+use crate::status::outcome::{Outcome, outcome};
+use cluster_api::resources::{BACKUP_ANNOTATION, EtcdBackup, EtcdBackupSpec};
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{Api, DeleteParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+/// Delay before the first retry of a skipped request. Each further delay is twice as long.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+/// After this time without a status, the command reports that the operator does not react.
+const OPERATOR_REACTS_WITHIN: Duration = Duration::from_secs(20);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// The Job that owns the request.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// Name of the Job.
+    pub name: String,
+    /// Uid of the Job.
+    pub uid: String,
+}
+
+/// The requested backup.
+#[derive(Debug, Clone)]
+pub struct RequestOptions {
+    /// Name of the `EtcdBackup`. If `None`, the API server generates one.
+    pub name: Option<String>,
+    /// Name of the `Backup` that the request belongs to.
+    pub backup: Option<String>,
+    /// The only node to back up, or `None` for all.
+    pub node: Option<String>,
+    /// The PersistentVolumeClaim. Empty for the disks of the nodes.
+    pub pvc_name: String,
+    /// The Job that owns the request, if any.
+    pub owner: Option<Owner>,
+    /// How long to wait for the result.
+    pub timeout: Duration,
+}
+
+/// The result of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestResult {
+    /// A proven backup was made.
+    Completed {
+        /// Name of the `EtcdBackup`.
+        name: String,
+        /// The message of its condition.
+        message: String,
+    },
+    /// No backup was made.
+    Failed {
+        /// Name of the `EtcdBackup`.
+        name: String,
+        /// The reason.
+        message: String,
+    },
+    /// No `EtcdBackup` was created.
+    NotCreated {
+        /// The reason, and what to do.
+        message: String,
+    },
+}
+
+/// Creates the `EtcdBackup` and waits for its result.
+///
+/// # Errors
+/// If the API server refuses the `EtcdBackup`.
+pub async fn run(
+    client: Client,
+    order: &RequestOptions,
+    tell: &dyn Fn(&str),
+) -> Result<RequestResult, kube::Error> {
+    // A Job asks only where the kinds are ours.
+    if order.owner.is_none()
+        && order.pvc_name.is_empty()
+        && upstream_handles_requests(&client).await
+    {
+        let message = "OpenShift's own operator handles every EtcdBackup of this cluster and stores backups only on volumes: give a PersistentVolumeClaim with --pvc-name".into();
+        return Ok(RequestResult::NotCreated { message });
+    }
+    let requests: Api<EtcdBackup> = Api::all(client);
+    let deadline = Instant::now() + order.timeout;
+    let mut again = FIRST_RETRY;
+    let mut number = 0u32;
+    loop {
+        number = number.saturating_add(1);
+        let made = requests
+            .create(&PostParams::default(), &request(order, number))
+            .await?;
+        let name = made.name_any();
+        tell(&format!("created EtcdBackup {name}"));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok(ended) = tokio::time::timeout(left, end(&requests, &name, tell)).await else {
+            let message = format!("not complete after {} s", order.timeout.as_secs());
+            return Ok(RequestResult::Failed { name, message });
+        };
+        match ended {
+            Some((Outcome::Completed, message)) => {
+                return Ok(RequestResult::Completed { name, message });
+            }
+            Some((Outcome::Skipped, message)) if Instant::now() + again < deadline => {
+                tell(&format!(
+                    "EtcdBackup {name}: {message}; trying again in {} s",
+                    again.as_secs()
+                ));
+                // Who may not delete it leaves it: it is over.
+                if let Err(error) = requests.delete(&name, &DeleteParams::default()).await {
+                    tell(&format!(
+                        "cannot delete EtcdBackup {name}: {}",
+                        api_error_message(&error)
+                    ));
+                }
+                tokio::time::sleep(again).await;
+                again = (again * 2).min(LONGEST_RETRY);
+            }
+            Some((_, message)) => return Ok(RequestResult::Failed { name, message }),
+            None => {
+                let message = "the EtcdBackup was deleted before its end".into();
+                return Ok(RequestResult::Failed { name, message });
+            }
+        }
+    }
+}
+
+/// Whether upstream's operator handles `EtcdBackup`s. `false` if the user is not allowed to read that.
+async fn upstream_handles_requests(client: &Client) -> bool {
+    let shape = cluster_info::read_cluster_info(client).await;
+    shape.is_ok_and(|shape| shape.crd_owner == CrdOwner::Upstream)
+}
+
+fn request(order: &RequestOptions, number: u32) -> EtcdBackup {
+    let spec = EtcdBackupSpec {
+        pvc_name: order.pvc_name.clone(),
+    };
+    let mut request = EtcdBackup::new("", spec);
+    let metadata = &mut request.metadata;
+    metadata.name = order.name.as_ref().map(|name| match number {
+        1 => name.clone(),
+        number => format!("{name}-{number}"),
+    });
+    if metadata.name.is_none() {
+        metadata.generate_name = Some("on-demand-".into());
+    }
+    let backup = order.backup.iter().map(|name| (BACKUP_ANNOTATION, name));
+    let node = order.node.iter().map(|name| (NODE_ANNOTATION, name));
+    let annotations: BTreeMap<_, _> = backup
+        .chain(node)
+        .map(|(key, name)| (key.to_string(), name.clone()))
+        .collect();
+    metadata.annotations = Some(annotations).filter(|all| !all.is_empty());
+    metadata.owner_references = order.owner.as_ref().map(|owner| {
+        vec![OwnerReference {
+            api_version: "batch/v1".into(),
+            kind: "Job".into(),
+            name: owner.name.clone(),
+            uid: owner.uid.clone(),
+            ..OwnerReference::default()
+        }]
+    });
+    request
+}
+
+/// Waits for the result of a request. Returns `None` if it was deleted.
+async fn end(
+    requests: &Api<EtcdBackup>,
+    name: &str,
+    tell: &dyn Fn(&str),
+) -> Option<(Outcome, String)> {
+    let named = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut events = watcher(requests.clone(), named)
+        .backoff(WatchBackoff::default())
+        .boxed();
+    let mut listed = false;
+    let mut said = String::new();
+    let mut patience = pin!(tokio::time::sleep(OPERATOR_REACTS_WITHIN));
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event?,
+            () = &mut patience, if !patience.is_elapsed() => {
+                if said.is_empty() {
+                    tell("the operator has not processed the EtcdBackup yet: run `status` to see whether the operator works");
+                }
+                continue;
+            }
+        };
+        let request = match event {
+            Ok(watcher::Event::Init) => {
+                listed = false;
+                continue;
+            }
+            Ok(watcher::Event::InitApply(request)) => {
+                listed = true;
+                request
+            }
+            Ok(watcher::Event::Apply(request)) => request,
+            Ok(watcher::Event::Delete(_)) => return None,
+            Ok(watcher::Event::InitDone) if !listed => return None,
+            Ok(watcher::Event::InitDone) => continue,
+            Err(error) => {
+                if let Some(problem) =
+                    watch_error_message(&error).filter(|problem| *problem != said)
+                {
+                    tell(&format!("cannot watch EtcdBackup {name}: {problem}"));
+                    said = problem;
+                }
+                continue;
+            }
+        };
+        match outcome(&request) {
+            Some((Outcome::Pending, condition)) if condition.message != said => {
+                tell(&condition.message);
+                said = condition.message;
+            }
+            Some((Outcome::Pending, _)) | None => {}
+            Some((outcome, condition)) => return Some((outcome, condition.message)),
+        }
+    }
+}

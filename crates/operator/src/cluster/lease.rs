@@ -1,0 +1,211 @@
+//! The Lease that selects the active operator. A replica that cannot renew it stops before another replica can take it.
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
+use kube::Client;
+use kube::api::{Api, PostParams};
+use serde_json::json;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+const NAME: &str = "etcd-lifeboat-operator";
+/// Another replica can take the lease if it was not renewed for this time.
+const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// The holder stops writing if it could not renew the lease for this time.
+const HOLDER_STOPS_AFTER: Duration = Duration::from_secs(10);
+const RENEW_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The lease that allows this replica to write.
+pub struct Lease {
+    leases: Api<LeaseObject>,
+    identity: String,
+    /// Time of the last successful renewal, or earlier.
+    renewed: Mutex<Instant>,
+}
+
+/// Whether to take the lease or to wait.
+#[derive(Debug, PartialEq, Eq)]
+enum LeaseAction {
+    Take,
+    Wait,
+}
+
+/// Decides whether this replica can take the lease: it has no holder, is ours, or was not renewed for too long.
+fn lease_action(holder: Option<&str>, identity: &str, unchanged_for: Duration) -> LeaseAction {
+    match holder {
+        None | Some("") => LeaseAction::Take,
+        Some(holder) if holder == identity => LeaseAction::Take,
+        Some(_) if unchanged_for > LEASE_DURATION => LeaseAction::Take,
+        Some(_) => LeaseAction::Wait,
+    }
+}
+
+impl Lease {
+    /// Waits for the lease.
+    pub(crate) async fn acquire(client: &Client, namespace: &str, identity: &str) -> Lease {
+        let leases: Api<LeaseObject> = Api::namespaced(client.clone(), namespace);
+        // The clocks of two machines differ: what counts is how long we have seen it unchanged.
+        let mut seen: Option<(String, Instant)> = None;
+        loop {
+            let before = Instant::now();
+            match try_take(&leases, identity, &mut seen).await {
+                Ok(Some(_)) => {
+                    return Lease {
+                        leases,
+                        identity: identity.into(),
+                        renewed: Mutex::new(before),
+                    };
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(
+                    "cannot acquire the lease: {}",
+                    crate::api_error::api_error_message(&error)
+                ),
+            }
+            tokio::time::sleep(RENEW_INTERVAL).await;
+        }
+    }
+
+    /// Whether this replica can write now.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        let renewed = self.renewed.lock().map(|at| *at);
+        renewed.is_ok_and(|at| at.elapsed() < HOLDER_STOPS_AFTER)
+    }
+
+    /// Renews the lease until that fails for too long. Returns the reason.
+    pub(crate) async fn renew_until_lost(&self) -> String {
+        let mut seen = None;
+        // What was written last is what is there, as long as nobody else has written: one request is enough then.
+        let mut own: Option<LeaseObject> = None;
+        loop {
+            tokio::time::sleep(RENEW_INTERVAL).await;
+            let before = Instant::now();
+            let renewal = async {
+                if let Some(last) = own.take() {
+                    let version = last.metadata.resource_version;
+                    if let Some(written) = write(&self.leases, &self.identity, version).await? {
+                        own = Some(written);
+                        return Ok(true);
+                    }
+                }
+                own = try_take(&self.leases, &self.identity, &mut seen).await?;
+                Ok::<_, kube::Error>(own.is_some())
+            };
+            let problem = match tokio::time::timeout(RENEW_INTERVAL, renewal).await {
+                Ok(Ok(true)) => {
+                    if let Ok(mut renewed) = self.renewed.lock() {
+                        *renewed = before;
+                    }
+                    continue;
+                }
+                Ok(Ok(false)) => return "another replica holds it now".into(),
+                Ok(Err(error)) => crate::api_error::api_error_message(&error),
+                Err(_) => "the API server does not answer".into(),
+            };
+            if !self.is_held() {
+                return format!(
+                    "not renewed for {} s: {problem}",
+                    HOLDER_STOPS_AFTER.as_secs()
+                );
+            }
+            tracing::warn!("cannot renew the lease: {problem}");
+        }
+    }
+}
+
+/// When the active operator last renewed the lease, by its own clock.
+pub(crate) async fn renewed_at(
+    client: &Client,
+    namespace: &str,
+) -> Result<Option<Timestamp>, kube::Error> {
+    let leases: Api<LeaseObject> = Api::namespaced(client.clone(), namespace);
+    let lease = leases.get_opt(NAME).await?;
+    Ok(lease.and_then(|lease| Some(lease.spec?.renew_time?.0)))
+}
+
+/// Takes or renews the lease if possible, and returns it.
+async fn try_take(
+    leases: &Api<LeaseObject>,
+    identity: &str,
+    seen: &mut Option<(String, Instant)>,
+) -> Result<Option<LeaseObject>, kube::Error> {
+    let Some(found) = leases.get_opt(NAME).await? else {
+        return write(leases, identity, None).await;
+    };
+    let version = found.metadata.resource_version.clone().unwrap_or_default();
+    let since = match seen {
+        Some((known, since)) if *known == version => *since,
+        _ => {
+            let now = Instant::now();
+            *seen = Some((version, now));
+            now
+        }
+    };
+    let holder = found
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.holder_identity.as_deref());
+    if lease_action(holder, identity, since.elapsed()) == LeaseAction::Wait {
+        return Ok(None);
+    }
+    write(leases, identity, found.metadata.resource_version).await
+}
+
+/// Writes the lease with this replica as its holder. With `version`, replaces only that version, so that only one of two replicas
+/// succeeds. Without it, creates the lease. Returns `None` if another replica was faster.
+async fn write(
+    leases: &Api<LeaseObject>,
+    identity: &str,
+    version: Option<String>,
+) -> Result<Option<LeaseObject>, kube::Error> {
+    let now = Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
+        .to_string();
+    let lease = json!({
+        "metadata": {"name": NAME, "resourceVersion": version},
+        "spec": {
+            "holderIdentity": identity,
+            "leaseDurationSeconds": LEASE_DURATION.as_secs(),
+            "renewTime": now,
+            "acquireTime": now,
+        },
+    });
+    let lease = serde_json::from_value(lease).map_err(kube::Error::SerdeError)?;
+    let params = PostParams::default();
+    let written = match version {
+        Some(_) => leases.replace(NAME, &params, &lease).await,
+        None => leases.create(&params, &lease).await,
+    };
+    match written {
+        Ok(written) => Ok(Some(written)),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_taken_when_it_is_free_and_not_before() {
+        let short = Duration::from_secs(1);
+        let long = Duration::from_secs(16);
+        for (holder, unchanged_for, expected) in [
+            (None, short, LeaseAction::Take),
+            (Some(""), short, LeaseAction::Take),
+            (Some("me"), short, LeaseAction::Take),
+            (Some("other"), short, LeaseAction::Wait),
+            (Some("other"), long, LeaseAction::Take),
+        ] {
+            assert_eq!(
+                lease_action(holder, "me", unchanged_for),
+                expected,
+                "{holder:?}"
+            );
+        }
+        // Its holder stops before another one may start.
+        assert!(HOLDER_STOPS_AFTER + RENEW_INTERVAL < LEASE_DURATION);
+    }
+}

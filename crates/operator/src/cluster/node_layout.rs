@@ -1,0 +1,124 @@
+//! Where a node has the files of etcd, and which of its directories a pod mounts.
+
+use crate::cluster::cluster_info::Platform;
+use kube::ResourceExt;
+use kube::core::PartialObjectMeta;
+use std::fmt;
+
+/// Label of a node whose layout differs from the layout of the cluster.
+pub const LABEL: &str = "lifeboat.etcd.io/node-layout";
+
+/// Where a node has the files of etcd. A pod mounts only the files that it needs. It does not start if one is missing, so each
+/// layout has its own pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodeLayout {
+    /// kubeadm, OpenShift, and others that run etcd as a static pod.
+    StaticPod,
+    /// kubespray, which runs etcd as a service of the node.
+    Kubespray,
+    /// k3s and RKE2.
+    Rancher,
+    /// MicroShift.
+    MicroShift,
+}
+
+/// A directory or file of the node that a pod mounts.
+pub(crate) struct Mount {
+    pub(crate) path: &'static str,
+    /// The type of the hostPath volume. The pod does not start if the path has another type.
+    pub(crate) kind: &'static str,
+}
+
+impl NodeLayout {
+    /// All layouts.
+    pub const ALL: [NodeLayout; 4] = [
+        NodeLayout::StaticPod,
+        NodeLayout::Kubespray,
+        NodeLayout::Rancher,
+        NodeLayout::MicroShift,
+    ];
+
+    /// Its name in flags and labels.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            NodeLayout::StaticPod => "static-pod",
+            NodeLayout::Kubespray => "kubespray",
+            NodeLayout::Rancher => "rancher",
+            NodeLayout::MicroShift => "microshift",
+        }
+    }
+
+    /// Parses the name of a layout.
+    ///
+    /// # Errors
+    /// If the name is unknown.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|layout| layout.name() == name)
+            .ok_or_else(|| {
+                let all = Self::ALL.map(NodeLayout::name).join(", ");
+                format!("unknown node layout {name:?}: expected one of {all}")
+            })
+    }
+
+    /// The default layout for a platform.
+    #[must_use]
+    pub fn default_for(platform: Platform) -> Self {
+        match platform {
+            Platform::OpenShift | Platform::Kubernetes => NodeLayout::StaticPod,
+            Platform::K3s | Platform::Rke2 => NodeLayout::Rancher,
+        }
+    }
+
+    /// The layout from a node's label, if it has a valid one.
+    pub(crate) fn from_label<K>(node: &PartialObjectMeta<K>) -> Option<Self>
+    where
+        PartialObjectMeta<K>: ResourceExt,
+    {
+        let name = node.labels().get(LABEL)?;
+        Self::parse(name).ok()
+    }
+
+    /// The directories and files of the node that a pod mounts read-only.
+    pub(crate) fn mounts(self) -> &'static [Mount] {
+        const fn directory(path: &'static str) -> Mount {
+            Mount {
+                path,
+                kind: "Directory",
+            }
+        }
+        const STATIC_POD: [Mount; 1] = [directory("/etc/kubernetes")];
+        const KUBESPRAY: [Mount; 3] = [
+            directory("/etc/kubernetes"),
+            Mount {
+                path: "/etc/etcd.env",
+                kind: "File",
+            },
+            directory("/etc/ssl/etcd"),
+        ];
+        const RANCHER: [Mount; 2] = [directory("/etc/rancher"), directory("/var/lib/rancher")];
+        const MICROSHIFT: [Mount; 2] = [
+            directory("/etc/microshift"),
+            directory("/var/lib/microshift"),
+        ];
+        match self {
+            NodeLayout::StaticPod => &STATIC_POD,
+            NodeLayout::Kubespray => &KUBESPRAY,
+            NodeLayout::Rancher => &RANCHER,
+            NodeLayout::MicroShift => &MICROSHIFT,
+        }
+    }
+
+    /// Whether some of these files belong to another user, so that root needs a capability to read them.
+    pub(crate) fn needs_read_capability(self) -> bool {
+        self == NodeLayout::Kubespray
+    }
+}
+
+impl fmt::Display for NodeLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,483 @@
+//! The manifests to install the operator: namespace, service accounts, roles, admission policies, Deployment and
+//! monitoring.
+
+use crate::install::policies;
+use crate::names::{AGENT_ACCOUNT, OPERATOR_ACCOUNT, OPERATOR_APP as APP, REQUEST_ACCOUNT};
+use crate::objects::pod::control_plane_affinity;
+use serde_json::{Value, json};
+
+/// Options of the manifests.
+#[derive(Debug, Clone)]
+pub struct InstallOptions {
+    /// The image of the operator and of the pods that it creates.
+    pub image: String,
+    /// The namespace of the operator.
+    pub namespace: String,
+    /// Whether the cluster is OpenShift: adds SecurityContextConstraints and uses an existing namespace.
+    pub openshift: bool,
+    /// Whether to add objects for the Prometheus operator.
+    pub monitoring: bool,
+}
+
+const METRICS_PORT: u16 = 8080;
+
+/// All objects, in the order in which to create them.
+#[must_use]
+pub fn all(install: &InstallOptions) -> Vec<Value> {
+    let home = &install.namespace;
+    let mut all = Vec::new();
+    if !install.openshift {
+        all.push(namespace(home));
+    }
+    for account in [OPERATOR_ACCOUNT, AGENT_ACCOUNT, REQUEST_ACCOUNT] {
+        all.push(json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": account, "namespace": home},
+        }));
+    }
+    for (account, rules) in [
+        (OPERATOR_ACCOUNT, operator_rules(install.openshift)),
+        (AGENT_ACCOUNT, agent_rules()),
+        (REQUEST_ACCOUNT, request_rules()),
+    ] {
+        all.extend(granted(home, None, account, &rules));
+    }
+    all.extend(granted(
+        home,
+        Some(home),
+        OPERATOR_ACCOUNT,
+        &operator_rules_in_namespace(),
+    ));
+    // Events of what belongs to the whole cluster are in this namespace.
+    for account in [OPERATOR_ACCOUNT, AGENT_ACCOUNT] {
+        let rules = json!([rule("events.k8s.io", &["events"], &["create", "patch"])]);
+        all.extend(granted(home, Some("default"), account, &rules));
+    }
+    if install.openshift {
+        all.extend(constraints(home));
+    }
+    all.extend(policies::all(home, &install.image));
+    all.extend(deployment(install));
+    if install.monitoring {
+        all.extend(monitoring(home));
+    }
+    all
+}
+
+/// Pods that make backups mount directories of the node, which only the level `privileged` allows. The API server still
+/// warns about each deviation from `restricted`.
+fn namespace(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": name,
+            "labels": {
+                "pod-security.kubernetes.io/enforce": "privileged",
+                "pod-security.kubernetes.io/warn": "restricted",
+                "pod-security.kubernetes.io/audit": "restricted",
+            },
+        },
+    })
+}
+
+/// The SecurityContextConstraints for the pods on OpenShift.
+fn constraints(home: &str) -> Vec<Value> {
+    let name = "etcd-lifeboat";
+    let scc = json!({
+        "apiVersion": "security.openshift.io/v1",
+        "kind": "SecurityContextConstraints",
+        "metadata": {"name": name},
+        "allowHostDirVolumePlugin": true,
+        "allowHostNetwork": true,
+        "allowHostPorts": true,
+        "allowHostIPC": false,
+        "allowHostPID": false,
+        "allowPrivilegedContainer": false,
+        "allowPrivilegeEscalation": false,
+        "allowedCapabilities": null,
+        "requiredDropCapabilities": null,
+        "readOnlyRootFilesystem": true,
+        "runAsUser": {"type": "RunAsAny"},
+        "fsGroup": {"type": "RunAsAny"},
+        "supplementalGroups": {"type": "RunAsAny"},
+        // What the node has belongs to the node, by SELinux, too.
+        "seLinuxContext": {"type": "MustRunAs", "seLinuxOptions": {"type": "spc_t"}},
+        "seccompProfiles": ["runtime/default"],
+        "volumes": ["hostPath", "persistentVolumeClaim", "projected"],
+        "users": [format!("system:serviceaccount:{home}:{AGENT_ACCOUNT}")],
+    });
+    // Requests are on the host's network as well, and need nothing else of it.
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": format!("{REQUEST_ACCOUNT}-hostnetwork"), "namespace": home},
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole",
+            "name": "system:openshift:scc:hostnetwork-v2",
+        },
+        "subjects": [{"kind": "ServiceAccount", "name": REQUEST_ACCOUNT, "namespace": home}],
+    });
+    vec![scc, binding]
+}
+
+/// The Deployment of the operator. It has two replicas, so that the second takes over when a node fails.
+fn deployment(install: &InstallOptions) -> Vec<Value> {
+    let home = &install.namespace;
+    let labels = json!({"app": APP});
+    let port = json!({"name": "metrics", "containerPort": METRICS_PORT});
+    let spread = json!([{
+        "labelSelector": {"matchLabels": labels},
+        "topologyKey": "kubernetes.io/hostname",
+    }]);
+    let preferred = json!([{"weight": 100, "podAffinityTerm": spread.pointer("/0")}]);
+    let deployment = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": APP, "namespace": home, "labels": labels},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "serviceAccountName": OPERATOR_ACCOUNT,
+                    "priorityClassName": "system-cluster-critical",
+                    "securityContext": {
+                        "runAsNonRoot": true,
+                        "runAsUser": 65534,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    // Where there is one node, both are on it.
+                    "affinity": {
+                        "nodeAffinity": control_plane_affinity().node_affinity,
+                        "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred},
+                    },
+                    "tolerations": [
+                        {"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"},
+                        {"key": "node-role.kubernetes.io/master", "operator": "Exists"},
+                        {"key": "node-role.kubernetes.io/etcd", "operator": "Exists"},
+                    ],
+                    "containers": [{
+                        "name": "operator",
+                        "image": install.image,
+                        "args": [
+                            "operator",
+                            format!("--image={}", install.image),
+                            format!("--listen=0.0.0.0:{METRICS_PORT}"),
+                        ],
+                        "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+                        "ports": [port],
+                        "livenessProbe": {"httpGet": {"path": "/healthz", "port": "metrics"}},
+                        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "metrics"}},
+                        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+                        "terminationMessagePolicy": "FallbackToLogsOnError",
+                        "securityContext": {
+                            "readOnlyRootFilesystem": true,
+                            "allowPrivilegeEscalation": false,
+                            "capabilities": {"drop": ["ALL"]},
+                        },
+                    }],
+                },
+            },
+        },
+    });
+    let budget = json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": APP, "namespace": home},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": labels}},
+    });
+    // All other pods are on the host's network, which no policy reaches.
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": APP, "namespace": home},
+        "spec": {
+            "podSelector": {"matchLabels": labels},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"ports": [{"protocol": "TCP", "port": METRICS_PORT}]}],
+        },
+    });
+    vec![deployment, budget, policy]
+}
+
+/// The objects for the Prometheus operator: a ServiceMonitor and alerts.
+fn monitoring(home: &str) -> Vec<Value> {
+    let labels = json!({"app": APP});
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": APP, "namespace": home, "labels": labels},
+        "spec": {
+            "clusterIP": "None",
+            "selector": labels,
+            "ports": [{"name": "metrics", "port": METRICS_PORT, "targetPort": "metrics"}],
+        },
+    });
+    let monitor = json!({
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "metadata": {"name": APP, "namespace": home},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "endpoints": [{"port": "metrics", "interval": "30s"}],
+        },
+    });
+    let rules = json!({
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": APP, "namespace": home},
+        "spec": alerts(),
+    });
+    vec![service, monitor, rules]
+}
+
+/// The alerts on the operator's own metrics.
+#[must_use]
+pub fn alerts() -> Value {
+    let alert = |name: &str, expr: &str, wait: &str, severity: &str, summary: &str, what: &str| {
+        json!({
+            "alert": name,
+            "expr": expr,
+            "for": wait,
+            "labels": {"severity": severity},
+            "annotations": {"summary": summary, "description": what},
+        })
+    };
+    json!({"groups": [{"name": "etcd-lifeboat-operator", "rules": [
+        alert(
+            "EtcdLifeboatNodeStale",
+            "etcd_lifeboat_operator_node_fresh == 0",
+            "5m",
+            "critical",
+            "{{ $labels.node }} has no recent proven backup of etcd",
+            "The condition Degraded of Backup/default gives the reason. To see it, run: kubectl describe backup default",
+        ),
+        alert(
+            "EtcdLifeboatBackupDegraded",
+            "etcd_lifeboat_operator_backup_fresh == 0 or etcd_lifeboat_operator_backup_reconciled == 0",
+            "5m",
+            "warning",
+            "Backup {{ $labels.backup }} does not make backups as specified",
+            "The conditions of the Backup give the reason. To see them, run: kubectl describe backup {{ $labels.backup }}",
+        ),
+        alert(
+            "EtcdLifeboatNoNodesCovered",
+            "sum(etcd_lifeboat_operator_node_applicable) == 0",
+            "15m",
+            "critical",
+            "No control-plane node has an etcd member to back up",
+            "Either no node has a role label control-plane, master or etcd, or no node with such a label has a voting etcd member.",
+        ),
+        alert(
+            "EtcdLifeboatEvaluationStale",
+            "absent(etcd_lifeboat_operator_last_evaluation_timestamp_seconds) or time() - max(etcd_lifeboat_operator_last_evaluation_timestamp_seconds) > 900",
+            "5m",
+            "warning",
+            "The operator of etcd-lifeboat does not evaluate the backups of etcd",
+            "The operator has not evaluated the backups of the nodes for 15 minutes. The log of the operator gives the reason.",
+        ),
+        alert(
+            "EtcdLifeboatUnreadableObjects",
+            "etcd_lifeboat_operator_unreadable_objects > 0",
+            "5m",
+            "warning",
+            "The operator of etcd-lifeboat cannot read {{ $value }} objects of the cluster",
+            "The operator ignores these objects and works with all others. The log of the operator names them and gives the reason.",
+        ),
+        alert(
+            "EtcdLifeboatOptedOut",
+            "etcd_lifeboat_operator_opted_out == 1",
+            "15m",
+            "info",
+            "Backup/default was deleted: there are no automated backups of etcd",
+            "To turn automated backups on again, create a Backup with the name default.",
+        ),
+        alert(
+            "EtcdLifeboatOperatorDown",
+            "absent(etcd_lifeboat_operator_leader == 1)",
+            "15m",
+            "warning",
+            "The operator of etcd-lifeboat is down",
+            "The nodes continue to make backups, but the backups are not evaluated, and changes to a Backup have no effect. Look at Deployment etcd-lifeboat-operator.",
+        ),
+    ]}]})
+}
+
+fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
+    json!({"apiGroups": [group], "resources": resources, "verbs": verbs})
+}
+
+fn named(group: &str, resource: &str, names: &[&str], verbs: &[&str]) -> Value {
+    json!({
+        "apiGroups": [group],
+        "resources": [resource],
+        "resourceNames": names,
+        "verbs": verbs,
+    })
+}
+
+/// Permissions of the operator in the whole cluster.
+fn operator_rules(openshift: bool) -> Value {
+    let watch = ["list", "watch"];
+    let (backups, requests, own) = (
+        "backups.config.openshift.io",
+        "etcdbackups.operator.openshift.io",
+        "nodebackups.lifeboat.etcd.io",
+    );
+    // Those that are brought to the version of the operator; where the first two are OpenShift's it sees to them.
+    let kept_new: &[&str] = if openshift {
+        &[own]
+    } else {
+        &[backups, requests, own]
+    };
+    json!([
+        rule(
+            "apiextensions.k8s.io",
+            &["customresourcedefinitions"],
+            &["create"]
+        ),
+        named(
+            "apiextensions.k8s.io",
+            "customresourcedefinitions",
+            &[backups],
+            &["get", "list", "watch"]
+        ),
+        named(
+            "apiextensions.k8s.io",
+            "customresourcedefinitions",
+            &[requests],
+            &["get"]
+        ),
+        named(
+            "apiextensions.k8s.io",
+            "customresourcedefinitions",
+            kept_new,
+            &["patch"]
+        ),
+        rule(
+            "config.openshift.io",
+            &["backups"],
+            &["get", "list", "watch", "create"]
+        ),
+        rule("config.openshift.io", &["backups/status"], &["patch"]),
+        // To be named as the owner of what is made for it.
+        rule("config.openshift.io", &["backups/finalizers"], &["update"]),
+        rule(
+            "operator.openshift.io",
+            &["etcdbackups"],
+            &["list", "watch", "delete"]
+        ),
+        rule("operator.openshift.io", &["etcdbackups/status"], &["patch"]),
+        rule(
+            "operator.openshift.io",
+            &["etcdbackups/finalizers"],
+            &["update"]
+        ),
+        rule(
+            "lifeboat.etcd.io",
+            &["nodebackups"],
+            &["list", "watch", "delete"]
+        ),
+        rule("", &["nodes"], &["get", watch[0], watch[1]]),
+        rule("", &["namespaces"], &["create"]),
+        named(
+            "config.openshift.io",
+            "clusterversions",
+            &["version"],
+            &["get"]
+        ),
+        named(
+            "config.openshift.io",
+            "infrastructures",
+            &["cluster"],
+            &["get"]
+        ),
+        rule(
+            "config.openshift.io",
+            &["featuregates"],
+            &["get", "list", "watch"]
+        ),
+    ])
+}
+
+/// Permissions of the operator in its namespace.
+fn operator_rules_in_namespace() -> Value {
+    json!([
+        rule("coordination.k8s.io", &["leases"], &["create"]),
+        named(
+            "coordination.k8s.io",
+            "leases",
+            &["etcd-lifeboat-operator"],
+            &["get", "update"]
+        ),
+        rule("", &["configmaps"], &["create"]),
+        named(
+            "",
+            "configmaps",
+            &["etcd-lifeboat-default-backup"],
+            &["get", "patch"]
+        ),
+        // Who may not delete what is owned may not name its owner, where OpenShift's admission looks at that.
+        rule(
+            "apps",
+            &["daemonsets"],
+            &["list", "watch", "create", "patch", "delete"]
+        ),
+        rule(
+            "batch",
+            &["cronjobs"],
+            &["list", "watch", "create", "patch", "delete"]
+        ),
+        rule(
+            "batch",
+            &["jobs"],
+            &["get", "list", "watch", "create", "delete"]
+        ),
+        rule("", &["pods"], &["list", "watch"]),
+        rule("", &["persistentvolumeclaims"], &["get", "list", "watch"]),
+    ])
+}
+
+/// Permissions of a backup server: write `NodeBackup`s. An admission policy restricts this to its own node.
+fn agent_rules() -> Value {
+    json!([
+        rule("lifeboat.etcd.io", &["nodebackups"], &["create", "patch"]),
+        rule("lifeboat.etcd.io", &["nodebackups/status"], &["patch"]),
+    ])
+}
+
+/// Permissions of `request-backup`.
+fn request_rules() -> Value {
+    json!([rule(
+        "operator.openshift.io",
+        &["etcdbackups"],
+        &["create", "list", "watch", "delete"]
+    )])
+}
+
+/// A role and its binding, in a namespace or in the cluster.
+fn granted(home: &str, namespace: Option<&str>, account: &str, rules: &Value) -> [Value; 2] {
+    let (role, binding) = match namespace {
+        Some(_) => ("Role", "RoleBinding"),
+        None => ("ClusterRole", "ClusterRoleBinding"),
+    };
+    let metadata = match namespace {
+        Some(namespace) => json!({"name": account, "namespace": namespace}),
+        None => json!({"name": account}),
+    };
+    let api_version = "rbac.authorization.k8s.io/v1";
+    [
+        json!({"apiVersion": api_version, "kind": role, "metadata": metadata, "rules": rules}),
+        json!({
+            "apiVersion": api_version,
+            "kind": binding,
+            "metadata": metadata,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role, "name": account},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": home}],
+        }),
+    ]
+}

@@ -1,0 +1,5 @@
+//! What is installed in a cluster.
+
+pub(crate) mod crds;
+pub mod manifests;
+pub(crate) mod policies;

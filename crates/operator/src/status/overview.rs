@@ -1,0 +1,298 @@
+//! The overview of a cluster's backups per node, from the status of `NodeBackup`s and `Backup`s.
+
+use crate::cluster::cluster_info::{self, CrdOwner};
+use crate::cluster::lease;
+use crate::cluster::lenient::{self, Lenient};
+use crate::cluster::node_backups::{creation_time, estimate_newest_seen_at};
+use crate::cluster::pod_problems::{pod_problem, server_problem};
+use crate::names::{OPERATOR_APP, SERVER_APP};
+use crate::objects::pod::ROLES;
+use backup_plan::cron::Schedule;
+use cluster_api::freshness::{NodeView, Verdict, judge};
+use cluster_api::resources::{Backup, DEFAULT_BACKUP, NodeBackup, NodeBackupEntry, NodeMember};
+use cluster_api::validation::{ValidBackup, validate};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Api, ListParams};
+use kube::core::PartialObjectMeta;
+use kube::{Client, ResourceExt};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Time for another replica to take over, and for differences between clocks.
+const OPERATOR_RENEWS_WITHIN: SignedDuration = SignedDuration::from_secs(60);
+
+/// The backups of a cluster. Scripts depend on its JSON.
+#[derive(Debug, Clone, Serialize)]
+pub struct Overview {
+    /// Whether no node is stale and there is no problem.
+    pub ok: bool,
+    /// Problems of the whole cluster.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+    /// The backups per node.
+    pub nodes: Vec<NodeOverview>,
+}
+
+/// The backups of a node.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeOverview {
+    /// Name of the node.
+    pub node: String,
+    /// `fresh`, `pending`, `stale`, or `not-applicable`.
+    pub state: &'static str,
+    /// The newest proven backup.
+    pub last_verified: Option<NodeBackupEntry>,
+    /// Number of proven backups.
+    pub kept: i64,
+    /// When the next run is due.
+    pub next_due: Option<String>,
+    /// The problem of the node, or why it has nothing to back up.
+    pub problem: Option<String>,
+    /// The newest proven backups.
+    pub backups: Vec<NodeBackupEntry>,
+}
+
+/// Reads the overview of a cluster.
+///
+/// # Errors
+/// The error of the API server.
+pub async fn read_overview(client: &Client, now: Timestamp) -> Result<Overview, kube::Error> {
+    let shape = none_if_forbidden(cluster_info::read_cluster_info(client).await)?;
+    if shape.as_ref().is_some_and(|shape| shape.external) {
+        return Ok(Overview {
+            ok: false,
+            problems: vec![cluster_info::EXTERNAL_CONTROL_PLANE.into()],
+            nodes: Vec::new(),
+        });
+    }
+    let upstream = shape
+        .as_ref()
+        .is_some_and(|shape| shape.crd_owner == CrdOwner::Upstream);
+    let renewed = match &shape {
+        Some(shape) => none_if_forbidden(lease::renewed_at(client, &shape.namespace).await)?,
+        None => None,
+    };
+    let all = ListParams::default();
+    let nodes: Api<Lenient<PartialObjectMeta<Node>>> = Api::all(client.clone());
+    let (nodes, mut unreadable) = lenient::list(&nodes, &all).await?;
+    let told: Api<Lenient<NodeBackup>> = Api::all(client.clone());
+    let told = empty_if_not_found(lenient::list(&told, &all).await, &mut unreadable)?;
+    let told: BTreeMap<_, _> = told
+        .into_iter()
+        .map(|told| (told.name_any(), told))
+        .collect();
+    // What upstream makes of a `Backup` is upstream's to tell; the servers run without one there.
+    let backups = if upstream {
+        Vec::new()
+    } else {
+        let backups: Api<Lenient<Backup>> = Api::all(client.clone());
+        empty_if_not_found(lenient::list(&backups, &all).await, &mut unreadable)?
+    };
+    let ours = format!("app in ({SERVER_APP},{OPERATOR_APP})");
+    let ours = all.clone().labels(&ours);
+    let pods: Api<Lenient<Pod>> = match &shape {
+        Some(shape) => Api::namespaced(client.clone(), &shape.namespace),
+        None => Api::all(client.clone()),
+    };
+    let pods: Option<Vec<_>> = none_if_forbidden(lenient::list(&pods, &ours).await)?
+        .map(|(pods, _)| pods.into_iter().map(Arc::new).collect());
+    let default = backups
+        .iter()
+        .find(|backup| backup.name_any() == DEFAULT_BACKUP);
+    let mut problems = problems(&backups);
+    problems.extend(unreadable);
+    let servers_run = upstream || default.is_some();
+    if !servers_run {
+        problems.push(
+            "Backup/default does not exist: no scheduled backups are made on the disks of the nodes; create a Backup with the name default"
+                .to_string(),
+        );
+    }
+    problems.extend(default.and_then(|backup| outdated_evaluation(backup, now)));
+    problems.extend(
+        renewed.and_then(|renewed| {
+            operator_problem(renewed, pods.as_deref().unwrap_or_default(), now)
+        }),
+    );
+    let valid = default
+        .and_then(|backup| validate(DEFAULT_BACKUP, &backup.spec).ok())
+        .unwrap_or_else(ValidBackup::of_servers);
+    let zone = TimeZone::get(&valid.time_zone).unwrap_or(TimeZone::UTC);
+    let schedule = Schedule::parse(&valid.schedule).ok();
+    let since = default.map_or(Timestamp::UNIX_EPOCH, |backup| {
+        creation_time(&backup.metadata)
+    });
+    let mut rows = Vec::new();
+    for node in &nodes {
+        let name = node.name_any();
+        let has_role = ROLES.iter().any(|role| node.labels().contains_key(*role));
+        let told = told.get(&name);
+        // One that has lost its role still has its backups.
+        if !has_role && told.is_none() {
+            continue;
+        }
+        let status = told.and_then(|told| told.status.as_ref());
+        let view = NodeView {
+            name: &name,
+            covered_since: creation_time(&node.metadata).max(since),
+            told: status,
+            advanced_at: told.and_then(|told| estimate_newest_seen_at(told, now)),
+            pod_problem: pods
+                .as_ref()
+                .filter(|_| servers_run)
+                .and_then(|pods| server_problem(&name, pods)),
+        };
+        let verdict = match &schedule {
+            Some(schedule) if has_role => judge(schedule, &zone, &view, now),
+            _ => Verdict::NotApplicable("it is not a control-plane node".into()),
+        };
+        rows.push(row(&view, verdict));
+    }
+    rows.sort_by(|one, other| one.node.cmp(&other.node));
+    if rows.iter().all(|row| row.state == "not-applicable") {
+        problems.push("no control-plane node has an etcd member to back up".into());
+    }
+    Ok(Overview {
+        ok: problems.is_empty() && rows.iter().all(|row| row.state != "stale"),
+        problems,
+        nodes: rows,
+    })
+}
+
+/// Returns an empty list if the CRD does not exist.
+fn empty_if_not_found<K>(
+    listed: Result<(Vec<K>, Vec<String>), kube::Error>,
+    unreadable: &mut Vec<String>,
+) -> Result<Vec<K>, kube::Error> {
+    match listed {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+        listed => listed.map(|(objects, problems)| {
+            unreadable.extend(problems);
+            objects
+        }),
+    }
+}
+
+/// Returns `None` if the user is not allowed to read this, so that the rest is still shown.
+fn none_if_forbidden<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+/// The problems of each `Backup`. Stale nodes of `Backup/default` are in the rows of the nodes.
+fn problems(backups: &[Backup]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for backup in backups {
+        let name = backup.name_any();
+        let conditions = backup.status.iter().flat_map(|status| &status.conditions);
+        problems.extend(
+            conditions
+                .filter(|condition| condition.status == "True")
+                .filter(|condition| condition.reason != "BackupsStale" || name != DEFAULT_BACKUP)
+                .map(|condition| {
+                    format!("Backup {name}: {}: {}", condition.reason, condition.message)
+                }),
+        );
+    }
+    problems
+}
+
+/// Reports if the conditions of a `Backup` were not evaluated for too long.
+fn outdated_evaluation(backup: &Backup, now: Timestamp) -> Option<String> {
+    const RENEWED_WITHIN: SignedDuration = SignedDuration::from_mins(15);
+    let evaluated_at = backup.status.as_ref()?.last_evaluated.as_ref()?;
+    let age = now.duration_since(evaluated_at.parse::<Timestamp>().ok()?);
+    (age > RENEWED_WITHIN).then(|| {
+        format!(
+            "Backup {DEFAULT_BACKUP} was last evaluated at {evaluated_at}: its conditions may be out of date; look at Deployment {OPERATOR_APP}"
+        )
+    })
+}
+
+/// The problem of the operator, if its lease was not renewed.
+fn operator_problem(
+    renewed_at: Option<Timestamp>,
+    pods: &[Arc<Pod>],
+    now: Timestamp,
+) -> Option<String> {
+    if renewed_at.is_some_and(|at| now.duration_since(at) < OPERATOR_RENEWS_WITHIN) {
+        return None;
+    }
+    let own = |pod: &&Arc<Pod>| {
+        pod.labels()
+            .get("app")
+            .is_some_and(|app| app == OPERATOR_APP)
+    };
+    let why = pods.iter().filter(own).find_map(|pod| pod_problem(pod));
+    let why = why.unwrap_or_else(|| match renewed_at {
+        Some(at) => format!("its lease was last renewed at {at:.0}"),
+        None => "no replica has ever held its lease".into(),
+    });
+    Some(format!(
+        "the operator does not work: {why}; look at Deployment {OPERATOR_APP}. The nodes continue to make backups, but changes to a Backup have no effect"
+    ))
+}
+
+fn row(view: &NodeView<'_>, verdict: Verdict) -> NodeOverview {
+    let status = view.told.cloned().unwrap_or_default();
+    let own = status.problem.clone();
+    let (state, problem) = match verdict {
+        Verdict::Fresh { .. } => ("fresh", view.pod_problem.clone().or(own)),
+        Verdict::Pending { .. } => ("pending", view.pod_problem.clone().or(own)),
+        Verdict::Stale(why) => ("stale", Some(why)),
+        Verdict::NotApplicable(why) => ("not-applicable", Some(why)),
+    };
+    NodeOverview {
+        node: view.name.into(),
+        state,
+        kept: status.kept,
+        next_due: status
+            .next_due
+            .filter(|_| status.member != NodeMember::None),
+        last_verified: status.last_verified,
+        problem,
+        backups: status.backups,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_operator_that_does_not_work_is_told_with_the_reason() {
+        let pod = |app: &str| {
+            let waits = json!([{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"waiting": {"reason": "ErrImagePull"}}}]);
+            let pod = json!({
+                "metadata": {"name": "p", "labels": {"app": app}},
+                "status": {"containerStatuses": waits},
+            });
+            Arc::new(serde_json::from_value::<Pod>(pod).unwrap())
+        };
+        let now: Timestamp = "2026-11-22T03:00:00Z".parse().unwrap();
+        let ago = |seconds: i64| Some(now - SignedDuration::from_secs(seconds));
+        // One that works is enough, whatever the other one waits for.
+        assert_eq!(operator_problem(ago(20), &[pod(OPERATOR_APP)], now), None);
+        // The clock of whoever looks may be behind.
+        assert_eq!(operator_problem(ago(-300), &[], now), None);
+        for (renewed_at, pods, watch_error_message) in [
+            (ago(70), vec![pod(OPERATOR_APP)], "pod p: ErrImagePull"),
+            (
+                ago(70),
+                vec![pod(SERVER_APP)],
+                "renewed at 2026-11-22T02:58:50Z",
+            ),
+            (None, vec![], "no replica has ever held its lease"),
+        ] {
+            let told = operator_problem(renewed_at, &pods, now).unwrap();
+            assert!(told.contains(watch_error_message), "{told}");
+        }
+    }
+}
