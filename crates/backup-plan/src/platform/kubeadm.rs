@@ -1,8 +1,8 @@
 //! The static pod that kubeadm writes (kubernetes/kubernetes: `cmd/kubeadm/app/phases/etcd/local.go`), also
 //! where kubespray has kubeadm do it, with certificates elsewhere.
 
+use super::found::{Found, Member, NodeFiles, Platform, PlatformError, parent, read};
 use super::static_pod::EtcdPod;
-use super::{Found, Member, NodeFiles, Platform, PlatformError, parent, read};
 
 const MANIFEST: &str = "/etc/kubernetes/manifests/etcd.yaml";
 const CONFIG_DIR: &str = "/etc/kubernetes";

@@ -3,7 +3,7 @@
 //!
 //! The archive is what its own backup needs, without etcd's data, and its configuration.
 
-use super::{Found, Member, NodeFiles, Platform, PlatformError};
+use super::found::{Found, Member, NodeFiles, Platform, PlatformError};
 
 const CONFIG_DIR: &str = "/etc/microshift";
 const DATA_DIR: &str = "/var/lib/microshift";

@@ -6,9 +6,9 @@
 //! run, relative to `/etc/kubernetes`, and nothing else below `static-pod-resources`, since that script would
 //! overwrite newer certificates with it. The revision of etcd has all of etcd's certificates.
 
+use super::found::{Found, Member, NodeFiles, Platform, PlatformError, read};
 use super::settings::{Settings, local_url};
 use super::static_pod::EtcdPod;
-use super::{Found, Member, NodeFiles, Platform, PlatformError, read};
 
 const CONFIG_DIR: &str = "/etc/kubernetes";
 const MANIFEST: &str = "/etc/kubernetes/manifests/etcd-pod.yaml";

@@ -5,9 +5,9 @@
 //! etcd's configuration names the server's certificate; the client's is beside it. A snapshot can only be used
 //! with the cluster's token, so the archive has it.
 
-use super::not_yaml;
+use super::found::not_yaml;
+use super::found::{Found, Member, NodeFiles, Platform, PlatformError, parent, read};
 use super::settings::Settings;
-use super::{Found, Member, NodeFiles, Platform, PlatformError, parent, read};
 use serde::Deserialize;
 
 struct Distribution {

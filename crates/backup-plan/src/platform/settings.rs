@@ -1,7 +1,7 @@
 //! etcd's own settings, by the names of its flags, from wherever etcd itself takes them: its command line, its
 //! environment, its configuration file.
 
-use super::not_yaml;
+use super::found::not_yaml;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! The manifest of a static pod: what it runs, with which environment, and where on the node its paths are.
 
-use super::not_yaml;
+use super::found::not_yaml;
 use super::settings::Settings;
 use serde::Deserialize;
 

@@ -6,8 +6,8 @@
 //! and a flag goes before the environment.
 
 use super::environment_file;
+use super::found::{Found, Member, NodeFiles, PLAIN_ENDPOINT, Platform, PlatformError, read};
 use super::settings::Settings;
-use super::{Found, Member, NodeFiles, PLAIN_ENDPOINT, Platform, PlatformError, read};
 
 const UNIT: &str = "etcd.service";
 const UNIT_DIRS: [&str; 5] = [

@@ -2,6 +2,7 @@
 
 use super::*;
 use std::collections::BTreeMap;
+use std::io;
 
 struct Tree(BTreeMap<String, String>);
 

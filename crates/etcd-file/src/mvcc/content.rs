@@ -2,9 +2,10 @@
 //!
 //! A visitor of the structural check, so that content costs no second pass.
 
+use super::buckets::{KEY_BUCKET, LEASE_BUCKET, META_BUCKET};
 use super::keys::{KeyHasher, KeyObserver, KeyRecord, Keys};
 use super::start::{self, Problem};
-use super::{DecodeError, KEY_BUCKET, KeyValue, LEASE_BUCKET, META_BUCKET, RecordKey, Revision};
+use super::{DecodeError, KeyValue, RecordKey, Revision};
 use crate::bolt::{Bolt, CursorError, Entry, Visitor};
 use crate::finding::{Finding, Findings, printable};
 use crate::{Failure, ScratchSource};

@@ -4,8 +4,9 @@
 //! It leaves out what a compaction takes away, and so is the same before and after one: records up to
 //! the compact revision count only if they are the newest put of their key at the hashed revision.
 
+use super::buckets::KEY_BUCKET;
 use super::keys::{KeyHash, KeyHasher, KeyObserver, KeyRecord, Keys};
-use super::{DecodeError, KEY_BUCKET, KeyValue, RecordKey};
+use super::{DecodeError, KeyValue, RecordKey};
 use crate::bolt::{Bolt, CursorError, Value};
 use crate::failure::report;
 use crate::{Failure, Progress, ScratchSource};

@@ -2,6 +2,7 @@
 //! members, leases, users, alarms, and how far the raft log is reflected (etcd-io/etcd:
 //! `server/storage/schema`, `server/storage/mvcc`).
 
+mod buckets;
 mod content;
 mod hash_kv;
 mod key_value;
@@ -14,10 +15,3 @@ pub use content::{Content, Summary};
 pub use hash_kv::{HashKvError, hash_kv};
 pub use key_value::{DecodeError, KeyValue};
 pub use revision::{RecordKey, Revision, RevisionError};
-
-/// The bucket of the records.
-pub(crate) const KEY_BUCKET: &[u8] = b"key";
-/// The bucket of the leases.
-pub(crate) const LEASE_BUCKET: &[u8] = b"lease";
-/// The bucket of everything that etcd keeps about the file itself.
-pub(crate) const META_BUCKET: &[u8] = b"meta";

@@ -3,9 +3,10 @@
 use super::binaries::{Binaries, STREAMS, tool};
 use super::container::Spawner;
 use super::image::Images;
-use super::kubelet::{Context, Kubelet};
+use super::kubelet::Kubelet;
 use super::link::Link;
 use super::node;
+use super::node_context::Context;
 use super::openshift::{self, Flavour};
 use super::part::Part;
 use super::pki::{ClusterPki, Identity, SERVICE_RANGE};

@@ -5,9 +5,9 @@
 //! Not there: probes, resource limits, pod networks, static pods, forwarded ports. Restarts back off
 //! from 1 s to 30 s, quicker than a real one's.
 
-use super::container::Spawner;
-use super::image::Images;
+use super::node_context::Context;
 use super::part::Part;
+use super::pod::Wish;
 use super::{node, pod};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -15,29 +15,9 @@ use kube::api::Api;
 use kube::runtime::watcher;
 use kube::runtime::{WatchStreamExt, watcher::Event};
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-
-/// What a node's pods are run with.
-pub(super) struct Context {
-    /// The node's name.
-    pub(super) node: String,
-    /// The version that its kubelet says it has: that of the API server.
-    pub(super) version: String,
-    /// What stands for the node's root directory.
-    pub(super) root: PathBuf,
-    /// Where pods have their files.
-    pub(super) pods: PathBuf,
-    pub(super) client: kube::Client,
-    pub(super) images: Arc<Mutex<Images>>,
-    pub(super) spawner: Spawner,
-    /// Where pods find the API server.
-    pub(super) api_port: u16,
-    /// Where the API server finds what serves logs and commands.
-    pub(super) streams_port: u16,
-}
 
 /// A kubelet; aborting its tasks leaves its containers alone, as when a real one stops.
 pub(super) struct Kubelet {
@@ -70,18 +50,6 @@ impl Kubelet {
         self.kill.send_replace(true);
         self.streams.stop();
     }
-}
-
-/// What a pod's worker hears.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wish {
-    Run,
-    /// It was deleted, and has so long to end.
-    End {
-        grace_s: u64,
-    },
-    /// It is gone.
-    Kill,
 }
 
 async fn run_pods(context: Arc<Context>, kill: Arc<watch::Sender<bool>>) {

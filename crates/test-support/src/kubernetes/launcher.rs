@@ -2,7 +2,7 @@
 
 use super::container::{Launch, Mount};
 use super::container_status::{State, Status, Terminated, now};
-use super::kubelet::Context;
+use super::node_context::Context;
 use super::volumes;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, Secret, SecurityContext};
 use kube::api::Api;

@@ -14,6 +14,7 @@ mod kubelet;
 mod launcher;
 mod link;
 mod node;
+mod node_context;
 pub mod openshift;
 mod part;
 mod pki;

@@ -1,6 +1,6 @@
 //! Node objects that are kept ready.
 
-use super::kubelet::Context;
+use super::node_context::Context;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams, PostParams};

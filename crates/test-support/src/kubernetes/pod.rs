@@ -3,8 +3,8 @@
 
 use super::container::signal;
 use super::container_status::{State, Status, container_status, now};
-use super::kubelet::{Context, Wish};
 use super::launcher::Launcher;
+use super::node_context::Context;
 use super::volumes;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
@@ -15,6 +15,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+/// What a pod's worker hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wish {
+    Run,
+    /// It was deleted, and has so long to end.
+    End {
+        grace_s: u64,
+    },
+    /// It is gone.
+    Kill,
+}
 
 /// A pod that is run.
 struct Worker {

@@ -1,6 +1,6 @@
 //! The volumes of a pod, as files and directories of the machine.
 
-use super::kubelet::Context;
+use super::node_context::Context;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
     ConfigMap, DownwardAPIVolumeFile, HostPathVolumeSource, PersistentVolume,

@@ -1,0 +1,44 @@
+//! Looks for each platform in turn.
+
+use super::found::{Found, NodeFiles, PLAIN_ENDPOINT, Platform, PlatformError};
+use super::{kubeadm, microshift, openshift, rancher, systemd};
+
+const PLAIN_DATA_DIR: &str = "/var/lib/etcd";
+
+/// Finds a node's etcd: `OpenShift`, kubeadm, RKE2, k3s, `MicroShift`, a systemd service (kubespray, Debian
+/// and others), and else an etcd that listens where it does by default.
+///
+/// # Errors
+/// A file is missing, incomplete or cannot be read.
+pub fn find(files: &dyn NodeFiles) -> Result<Found, PlatformError> {
+    for look in [
+        openshift::find,
+        kubeadm::find,
+        rancher::find_rke2,
+        rancher::find_k3s,
+        microshift::find,
+        systemd::find,
+    ] {
+        if let Some(found) = look(files)? {
+            return Ok(found);
+        }
+    }
+    Ok(plain(files))
+}
+
+fn plain(files: &dyn NodeFiles) -> Found {
+    Found {
+        platform: Platform::Plain,
+        found_in: Vec::new(),
+        endpoint: PLAIN_ENDPOINT.into(),
+        cacert: None,
+        cert: None,
+        key: None,
+        data_dir: files
+            .exists(PLAIN_DATA_DIR)
+            .then(|| PLAIN_DATA_DIR.to_string()),
+        resources: Vec::new(),
+        archive_root: "/".into(),
+        missing: Vec::new(),
+    }
+}
