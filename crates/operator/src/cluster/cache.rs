@@ -51,6 +51,7 @@ pub(crate) struct Cache {
     /// Empty if upstream's operator handles `Backup`s.
     pub(crate) pvcs: Store<PersistentVolumeClaim>,
     changes: watch::Sender<u64>,
+    is_ready: watch::Sender<bool>,
 }
 
 impl Cache {
@@ -67,7 +68,7 @@ impl Cache {
             watcher::Config::default().labels(&format!("app in ({})", apps.join(",")))
         };
         let all = watcher::Config::default;
-        let mut starter = Keep {
+        let mut starter = WatchStarter {
             changes: &changes,
             state,
             tasks,
@@ -78,11 +79,12 @@ impl Cache {
         );
         let sets: Api<Lenient<DaemonSet>> = Api::namespaced(client.clone(), namespace);
         let pods: Api<Lenient<Pod>> = Api::namespaced(client.clone(), namespace);
-        let nodes = starter.stripped(watcher(of_cluster.0, all()));
+        let nodes = starter.watch_without_managed_fields(watcher(of_cluster.0, all()));
         // The fields say who wrote it, and when by the API server's clock.
-        let node_backups = starter.now(watcher(of_cluster.1, all()));
-        let daemon_sets = starter.stripped(watcher(sets, apps(&[SERVER_APP])));
-        let pods = starter.stripped(watcher(pods, apps(&[SERVER_APP, JOB_APP])));
+        let node_backups = starter.start_watch(watcher(of_cluster.1, all()));
+        let daemon_sets = starter.watch_without_managed_fields(watcher(sets, apps(&[SERVER_APP])));
+        let pods =
+            starter.watch_without_managed_fields(watcher(pods, apps(&[SERVER_APP, JOB_APP])));
         let (backups, requests, jobs, cron_jobs, pvcs) = if ours {
             let backups: Api<Lenient<Backup>> = Api::all(client.clone());
             let requests: Api<Lenient<EtcdBackup>> = Api::all(client.clone());
@@ -91,22 +93,22 @@ impl Cache {
             let pvcs: Api<Lenient<PersistentVolumeClaim>> =
                 Api::namespaced(client.clone(), namespace);
             (
-                starter.stripped(watcher(backups, all())),
-                starter.stripped(watcher(requests, all())),
-                starter.stripped(watcher(jobs, apps(&[CRON_APP, JOB_APP]))),
-                starter.stripped(watcher(cron_jobs, apps(&[CRON_APP]))),
-                starter.stripped(watcher(pvcs, all())),
+                starter.watch_without_managed_fields(watcher(backups, all())),
+                starter.watch_without_managed_fields(watcher(requests, all())),
+                starter.watch_without_managed_fields(watcher(jobs, apps(&[CRON_APP, JOB_APP]))),
+                starter.watch_without_managed_fields(watcher(cron_jobs, apps(&[CRON_APP]))),
+                starter.watch_without_managed_fields(watcher(pvcs, all())),
             )
         } else {
             (
-                starter.now(stream::empty()),
-                starter.now(stream::empty()),
-                starter.now(stream::empty()),
-                starter.now(stream::empty()),
-                starter.now(stream::empty()),
+                starter.start_watch(stream::empty()),
+                starter.start_watch(stream::empty()),
+                starter.start_watch(stream::empty()),
+                starter.start_watch(stream::empty()),
+                starter.start_watch(stream::empty()),
             )
         };
-        Arc::new(Cache {
+        let cache = Arc::new(Cache {
             ours,
             backups,
             requests,
@@ -118,11 +120,22 @@ impl Cache {
             cron_jobs,
             pvcs,
             changes,
-        })
+            is_ready: watch::Sender::new(false),
+        });
+        let waiting = cache.clone();
+        tasks.spawn(async move { waiting.wait_for_all_stores().await });
+        cache
     }
 
     /// Waits until every watch has listed its objects once.
     pub(crate) async fn ready(&self) {
+        let mut is_ready = self.is_ready.subscribe();
+        // Its other end is in here.
+        let _ = is_ready.wait_for(|ready| *ready).await;
+    }
+
+    /// The library wakes only one task that waits for a store.
+    async fn wait_for_all_stores(&self) {
         // The watches end only with everything else.
         if self.ours {
             let _ = self.backups.wait_until_ready().await;
@@ -135,6 +148,7 @@ impl Cache {
         let _ = self.nodes.wait_until_ready().await;
         let _ = self.node_backups.wait_until_ready().await;
         let _ = self.daemon_sets.wait_until_ready().await;
+        self.is_ready.send_replace(true);
     }
 
     /// The control-plane nodes.
@@ -228,23 +242,23 @@ fn readable<K: Watched>(
     })
 }
 
-struct Keep<'k> {
+struct WatchStarter<'k> {
     changes: &'k watch::Sender<u64>,
     state: &'k Arc<SharedState>,
     tasks: &'k mut JoinSet<()>,
 }
 
-impl Keep<'_> {
-    fn now<K: Watched>(&mut self, stream: impl Events<Lenient<K>>) -> Store<K> {
+impl WatchStarter<'_> {
+    fn start_watch<K: Watched>(&mut self, stream: impl Events<Lenient<K>>) -> Store<K> {
         let (store, writer) = reflector::store();
         let changes = self.changes.clone();
-        let complaint = WatchErrorLog::default();
-        let telling = self.state.clone();
+        let errors = WatchErrorLog::default();
+        let state = self.state.clone();
         self.tasks.spawn(async move {
             let mut events = stream
                 .backoff(WatchBackoff::default())
                 .filter_map(move |event| {
-                    let event = event.map(|event| readable(event, &telling)).transpose();
+                    let event = event.map(|event| readable(event, &state)).transpose();
                     std::future::ready(event)
                 })
                 .reflect(writer)
@@ -253,10 +267,10 @@ impl Keep<'_> {
                 match event {
                     Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
                     Ok(_) => {
-                        complaint.is_over();
+                        errors.reset();
                         changes.send_modify(|count| *count += 1);
                     }
-                    Err(error) => complaint.hear(&error),
+                    Err(error) => errors.report(&error),
                 }
             }
         });
@@ -264,7 +278,10 @@ impl Keep<'_> {
     }
 
     /// Caches objects without `managedFields`, which would take half of the memory.
-    fn stripped<K: Watched>(&mut self, stream: impl Events<Lenient<K>>) -> Store<K> {
-        self.now(stream.modify(|object| object.managed_fields_mut().clear()))
+    fn watch_without_managed_fields<K: Watched>(
+        &mut self,
+        stream: impl Events<Lenient<K>>,
+    ) -> Store<K> {
+        self.start_watch(stream.modify(|object| object.managed_fields_mut().clear()))
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn watch_error_message(error: &watcher::Error) -> Option<String> {
 pub(crate) struct WatchErrorLog(Mutex<String>);
 
 impl WatchErrorLog {
-    pub(crate) fn hear(&self, error: &watcher::Error) {
+    pub(crate) fn report(&self, error: &watcher::Error) {
         let Some(told) = watch_error_message(error) else {
             return;
         };
@@ -58,7 +58,7 @@ impl WatchErrorLog {
         }
     }
 
-    pub(crate) fn is_over(&self) {
+    pub(crate) fn reset(&self) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
