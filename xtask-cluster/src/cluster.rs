@@ -3,7 +3,7 @@
 //! A process of its own holds each cluster, and everything in it ends with that process. It is spoken to by a
 //! socket beside what it has written down of itself.
 
-use crate::{etcd, kubernetes};
+use crate::kubernetes;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,6 +20,7 @@ use test_support::kubernetes::cluster::{Cluster, Fault, Options};
 use test_support::kubernetes::conflict::{ConflictingWriter, Object};
 use test_support::kubernetes::image::{Image, Images};
 use test_support::kubernetes::openshift::Flavour;
+use xtask::etcd;
 
 const UP_WITHIN: Duration = Duration::from_secs(120);
 

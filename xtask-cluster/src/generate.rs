@@ -1,6 +1,5 @@
 //! `cargo xtask generate`: files that come from the program's own types.
 
-use crate::command::root;
 use anyhow::{Context, Result};
 use cluster_api::resources;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -8,6 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use operator::install::manifests::{InstallOptions, alerts, all};
 use serde_json::Value;
+use xtask::command::root;
 
 /// The template of the Helm chart.
 const HELM_TEMPLATE: &str = "deploy/helm/etcd-lifeboat/templates/all.yaml";

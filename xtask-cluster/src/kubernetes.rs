@@ -1,6 +1,5 @@
 //! Real Kubernetes for the tests: the programs of a control plane, built from the Go modules beside this crate.
 
-use crate::command::{output, root, run as run_command};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,6 +7,7 @@ use std::time::Instant;
 use test_support::kubernetes::binaries::{
     HELM, PROGRAMS, STREAMS, VERSIONS, Version, cache_dir, find, in_dir, tool,
 };
+use xtask::command::{output, root, run as run_command};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

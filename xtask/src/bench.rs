@@ -1,7 +1,5 @@
 //! `cargo xtask bench`: beside the tools that users have today, as ratios in one run.
 
-use crate::command::{cargo, run as run_command, target_dir};
-use crate::etcd;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,6 +9,8 @@ use std::time::{Duration, Instant};
 use test_support::etcd_binaries::{Binaries, Version, find};
 use test_support::etcd_client::Change;
 use test_support::etcd_server::{Options, Server};
+use xtask::command::{cargo, root, run as run_command, target_dir};
+use xtask::etcd;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -82,7 +82,16 @@ fn verify(size_mib: u64, keys: u64, runs: usize, file: Option<&Path>) -> Result<
     let Some(binaries) = find(Version(3, 6)) else {
         bail!("{}", missing.join("\n"));
     };
-    run_command(cargo().args(["build", "--release", "--quiet", "-p", "lifeboat"]))?;
+    run_command(cargo().args([
+        "build",
+        "--profile",
+        "dist",
+        "--quiet",
+        "-p",
+        "lifeboat",
+        "--target-dir",
+        "target/bench",
+    ]))?;
     let etcdutl = binaries
         .etcdutl
         .clone()
@@ -103,7 +112,7 @@ fn verify(size_mib: u64, keys: u64, runs: usize, file: Option<&Path>) -> Result<
     let size = std::fs::metadata(&snapshot)?.len();
     println!("snapshot of {} MiB, {runs} runs each, in turns", size >> 20);
 
-    let lifeboat = target_dir().join("release/etcd-lifeboat");
+    let lifeboat = root().join("target/bench/dist/etcd-lifeboat");
     let mut costs: Vec<(&str, Vec<Cost>)> = Vec::new();
     let programs: [(&str, &Path, &[&str], &Path); 4] = [
         (
@@ -221,8 +230,17 @@ fn backup(size_mib: u64, keys: u64, runs: usize) -> Result<()> {
     let Some(binaries) = find(Version(3, 6)) else {
         bail!("{}", missing.join("\n"));
     };
-    run_command(cargo().args(["build", "--release", "--quiet", "-p", "lifeboat"]))?;
-    let lifeboat = target_dir().join("release/etcd-lifeboat");
+    run_command(cargo().args([
+        "build",
+        "--profile",
+        "dist",
+        "--quiet",
+        "-p",
+        "lifeboat",
+        "--target-dir",
+        "target/bench",
+    ]))?;
+    let lifeboat = root().join("target/bench/dist/etcd-lifeboat");
     let etcdutl = binaries
         .etcdutl
         .clone()

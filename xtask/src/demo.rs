@@ -1,7 +1,5 @@
 //! `cargo xtask demo`: three nodes of a real cluster, and what a backup server does on each.
 
-use crate::command::{cargo, run as run_command, target_dir};
-use crate::etcd;
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -9,22 +7,26 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use test_support::etcd_binaries::{VERSIONS, find};
 use test_support::etcd_client::{Change, Client};
 use test_support::etcd_server::{Options, Server};
 use test_support::node_trees::Kind;
+use xtask::command::{cargo, run as run_command, target_dir};
+use xtask::etcd;
 
 const NODES: usize = 3;
 const WATCHED: Duration = Duration::from_secs(60);
 
 /// Shows it, and leaves nothing behind.
 pub(crate) fn run() -> Result<()> {
-    let missing = etcd::provide();
-    let Some(binaries) = VERSIONS.into_iter().rev().find_map(find) else {
-        bail!("{}", missing.join("\n"));
-    };
-    run_command(cargo().args(["build", "--release", "--quiet", "-p", "lifeboat"]))?;
-    let lifeboat = target_dir().join("release/etcd-lifeboat");
+    let binaries = etcd::provide_one()?;
+    // Without optimization, and without what only a Kubernetes cluster needs: so it is there in minutes.
+    println!("building etcd-lifeboat: some two minutes from an empty cache, then seconds");
+    run_command(cargo().args(["build", "-p", "lifeboat", "--no-default-features"]))?;
+    let built = target_dir().join("debug/etcd-lifeboat");
+    // The tests build another one of this name.
+    let dir = tempfile::tempdir()?;
+    let lifeboat = dir.path().join("etcd-lifeboat");
+    std::fs::copy(&built, &lifeboat).with_context(|| format!("copy {}", built.display()))?;
 
     let interrupt = Interrupt::listen();
     title(&format!(

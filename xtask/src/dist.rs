@@ -1,10 +1,12 @@
 //! `cargo xtask dist`: programs that run on any Linux of their architecture, since they need no library.
 
-use crate::command::{cargo, output, root, run as run_command, target_dir};
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use xtask::command::{cargo, output, root, run as run_command, target_dir};
 
 /// An architecture that is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,10 +65,71 @@ pub(crate) fn run() -> Result<()> {
             .unwrap_or_else(|| format!("not run here: no {}", program.target.emulator));
         println!("{}  {mib:.1} MiB, static; {runs}", program.path.display());
         sums += &format!("{digest}  {name}\n");
+        let bom = program.path.with_extension("cdx.json");
+        std::fs::write(&bom, bill_of_materials(program.target, &digest)?)?;
+        println!("{}  what it is built from, in CycloneDX", bom.display());
     }
     std::fs::write(dist_dir().join("SHA256SUMS"), &sums)?;
     print!("{sums}");
     Ok(())
+}
+
+/// The crates in a program, as CycloneDX 1.5 (`bom-1.5.schema.json`): those that cargo links for this target.
+fn bill_of_materials(target: Target, sha256: &str) -> Result<String> {
+    let tree = output(cargo().args([
+        "tree",
+        "--locked",
+        "-p",
+        "lifeboat",
+        "--target",
+        target.triple,
+        "--edges",
+        "normal",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}|{l}",
+    ]))?;
+    // Each line: a name, its version, for those of this workspace a path, and the license.
+    let lines: BTreeSet<_> = tree.lines().map(|line| line.replace(" (*)", "")).collect();
+    let mut components = Vec::new();
+    for line in &lines {
+        let (package, license) = line
+            .split_once('|')
+            .context("cargo tree prints a license")?;
+        let mut words = package.split(' ');
+        let (name, version) = (words.next(), words.next());
+        let (name, version) = name.zip(version).with_context(|| line.clone())?;
+        let version = version.trim_start_matches('v');
+        let is_ours = words.next().is_some_and(|word| word.starts_with('('));
+        let mut component = json!({
+            "type": "library",
+            "name": name,
+            "version": version,
+            "licenses": [{"expression": license}],
+        });
+        if !is_ours {
+            component
+                .as_object_mut()
+                .context("an object")?
+                .insert("purl".into(), json!(format!("pkg:cargo/{name}@{version}")));
+        }
+        components.push(component);
+    }
+    let bom = json!({
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "version": 1,
+        "metadata": {"component": {
+            "type": "application",
+            "name": "etcd-lifeboat",
+            "version": env!("CARGO_PKG_VERSION"),
+            "licenses": [{"expression": "Apache-2.0"}],
+            "hashes": [{"alg": "SHA-256", "content": sha256}],
+        }},
+        "components": components,
+    });
+    Ok(serde_json::to_string_pretty(&bom)? + "\n")
 }
 
 /// Where what is built goes.
@@ -110,7 +173,8 @@ fn build_for(target: Target) -> Result<Built> {
         cargo()
             .args([
                 "build",
-                "--release",
+                "--profile",
+                "dist",
                 "--locked",
                 "-p",
                 "lifeboat",
@@ -126,7 +190,7 @@ fn build_for(target: Target) -> Result<Built> {
             ),
     )?;
     let path = dist_dir().join(format!("etcd-lifeboat-linux-{architecture}"));
-    let from = target_dir().join(triple).join("release/etcd-lifeboat");
+    let from = target_dir().join(triple).join("dist/etcd-lifeboat");
     std::fs::copy(&from, &path).with_context(|| from.display().to_string())?;
     check_static(&path)?;
     Ok(Built { target, path })

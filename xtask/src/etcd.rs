@@ -7,12 +7,12 @@ use crate::command::{output, root, run as run_command};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use test_support::etcd_binaries::{VERSIONS, Version, cache_dir, find, in_dir};
+use test_support::etcd_binaries::{Binaries, VERSIONS, Version, cache_dir, find, in_dir};
 
 const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// `cargo xtask etcd`.
-pub(crate) fn run() -> Result<()> {
+pub fn run() -> Result<()> {
     let missing = provide();
     for version in VERSIONS {
         if let Some(binaries) = find(version) {
@@ -25,23 +25,40 @@ pub(crate) fn run() -> Result<()> {
     }
 }
 
-/// Gets all versions that are not here yet, and says which could not be had and why.
-pub(crate) fn provide() -> Vec<String> {
-    let mut missing = Vec::new();
-    for version in VERSIONS {
-        if find(version).is_some() {
-            continue;
-        }
-        let got = match version {
-            Version(3, 4) => from_debian(version, "bookworm"),
-            Version(3, 5) => from_debian(version, "trixie"),
-            _ => from_go(version),
-        };
-        if let Err(error) = got {
-            missing.push(format!("etcd {version} can't be had: {error:#}"));
+/// Gets all versions that are missing. Returns those that could not be had, and why.
+pub fn provide() -> Vec<String> {
+    let get = |version: &Version| {
+        let error = provide_version(*version).err()?;
+        Some(format!("etcd {version} cannot be had: {error:#}"))
+    };
+    VERSIONS.iter().filter_map(get).collect()
+}
+
+/// Gets one version, the one that is had most quickly, unless there is one already.
+pub fn provide_one() -> Result<Binaries> {
+    if let Some(binaries) = VERSIONS.into_iter().rev().find_map(find) {
+        return Ok(binaries);
+    }
+    let mut problems = Vec::new();
+    // Packages first: the others are built.
+    for version in [Version(3, 5), Version(3, 4), Version(3, 6)] {
+        match provide_version(version) {
+            Ok(()) => return find(version).context("the etcd that was fetched is missing"),
+            Err(error) => problems.push(format!("etcd {version} cannot be had: {error:#}")),
         }
     }
-    missing
+    bail!("{}", problems.join("\n"))
+}
+
+fn provide_version(version: Version) -> Result<()> {
+    if find(version).is_some() {
+        return Ok(());
+    }
+    match version {
+        Version(3, 4) => from_debian(version, "bookworm"),
+        Version(3, 5) => from_debian(version, "trixie"),
+        _ => from_go(version),
+    }
 }
 
 /// A folder beside its final place, so that what is in the cache is whole.

@@ -1,8 +1,8 @@
 //! `cargo xtask fuzz`.
 
-use crate::command::{root, run as run_command};
 use anyhow::{Context, Result};
 use std::process::Command;
+use xtask::command::{root, run as run_command};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

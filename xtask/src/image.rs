@@ -1,7 +1,6 @@
 //! `cargo xtask image`: an OCI image from scratch that holds the program and nothing else, for all
 //! architectures, the same bytes each time. (The formats are those of the OCI image specification 1.1.)
 
-use crate::command::{output, run as run_command};
 use crate::dist::{self, Built};
 use anyhow::{Context, Result, ensure};
 use flate2::write::GzEncoder;
@@ -11,6 +10,7 @@ use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use xtask::command::{output, run as run_command};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -1,15 +1,10 @@
 //! Commands for the developers of etcd-lifeboat.
 
 mod bench;
-mod cluster;
-mod command;
 mod demo;
 mod dist;
-mod etcd;
 mod fuzz;
-mod generate;
 mod image;
-mod kubernetes;
 mod skew;
 mod soak;
 mod test;
@@ -31,9 +26,11 @@ enum Command {
     /// Get the etcd versions that the tests run beside
     Etcd,
     /// A real Kubernetes control plane on this machine, in one command
-    Cluster(cluster::Args),
+    #[command(disable_help_flag = true)]
+    Cluster(Passed),
     /// Get the Kubernetes that the tests run beside
-    Kubernetes(kubernetes::Args),
+    #[command(disable_help_flag = true)]
+    Kubernetes(Passed),
     /// Run the fuzz targets, which needs a nightly compiler
     Fuzz(fuzz::Args),
     /// Write the files that come from the program's own types
@@ -52,17 +49,35 @@ enum Command {
     Bench(bench::Args),
 }
 
+/// For a program that is built only when it is needed.
+#[derive(clap::Args)]
+struct Passed {
+    /// See `--help` of the command
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<std::ffi::OsString>,
+}
+
+fn in_cluster_crate(name: &str, passed: &Passed) -> anyhow::Result<()> {
+    let status = xtask::command::cargo()
+        .args(["run", "--quiet", "--package", "xtask-cluster", "--", name])
+        .args(&passed.args)
+        .current_dir(std::env::current_dir()?)
+        .status()?;
+    // It has said why.
+    std::process::exit(status.code().unwrap_or(1));
+}
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Test(args) => test::run(&args),
-        Command::Etcd => etcd::run(),
+        Command::Etcd => xtask::etcd::run(),
         Command::Fuzz(args) => fuzz::run(&args),
-        Command::Generate => generate::run(),
+        Command::Generate => in_cluster_crate("generate", &Passed { args: Vec::new() }),
         Command::Demo => demo::run(),
         Command::Skew(args) => skew::run(&args),
         Command::Soak(args) => soak::run(&args),
-        Command::Kubernetes(args) => kubernetes::run(&args),
-        Command::Cluster(args) => cluster::run(args),
+        Command::Kubernetes(args) => in_cluster_crate("kubernetes", &args),
+        Command::Cluster(args) => in_cluster_crate("cluster", &args),
         Command::Dist => dist::run(),
         Command::Image => image::run(),
         Command::Bench(args) => bench::run(&args),

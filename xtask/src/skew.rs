@@ -1,8 +1,8 @@
 //! `cargo xtask skew`: this version beside another one, built from a commit.
 
-use crate::command::{cargo, output, root, run as run_command, target_dir};
 use anyhow::{Context, Result};
 use std::process::Command;
+use xtask::command::{cargo, output, root, run as run_command, target_dir};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

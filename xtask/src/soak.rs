@@ -1,7 +1,7 @@
 //! `cargo xtask soak`: backup servers for a long time, on a cluster that is disturbed all the while, or one that
 //! is killed over and over. What was made is checked by what was written to etcd, not by what the servers say.
 
-use crate::{dist, etcd};
+use crate::dist;
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use test_support::etcd_binaries::{Binaries, VERSIONS, find};
 use test_support::etcd_client::Client;
 use test_support::etcd_server::{Options, Server};
+use xtask::etcd;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

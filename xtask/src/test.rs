@@ -1,16 +1,30 @@
 //! `cargo xtask test`.
 
-use crate::command::{cargo, run as run_command, target_dir};
-use crate::{etcd, kubernetes};
 use anyhow::{Context, Result, bail};
+use std::process::Command;
 use std::time::Instant;
 use test_support::etcd_binaries::{USUAL_VERSION, VERSIONS, Version};
-use test_support::kubernetes::binaries::VERSIONS as KUBERNETES;
 use test_support::requirement::SKIPS_FILE;
+use xtask::command::{cargo, run as run_command, target_dir};
+use xtask::etcd;
+
+/// Integration tests that need nothing but a program, or one etcd for some seconds.
+const QUICK: [&str; 7] = [
+    "backup_server",
+    "beside_real_etcd",
+    "cluster_backup",
+    "damaged_backups",
+    "help",
+    "hostile_files",
+    "platforms",
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Fail where a test can't run on this machine (also with CI=true)
+    /// A first look in some three minutes, when everything is built: unit tests, and the quick tests beside one etcd
+    #[arg(long, conflicts_with_all = ["all", "require_all"])]
+    quick: bool,
+    /// Fail if a test cannot run on this machine (also with CI=true)
     #[arg(long)]
     require_all: bool,
     /// Also beside the older Kubernetes, which takes some ten minutes more to build
@@ -18,92 +32,99 @@ pub(crate) struct Args {
     all: bool,
 }
 
-/// Runs everything, and names at the end what this machine can't do.
+/// Runs the tests, and names at the end the tests that this machine cannot run.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let require_all = args.require_all || std::env::var("CI").is_ok_and(|ci| ci == "true");
     let start = Instant::now();
-    run_command(cargo().args(["fmt", "--all", "--check"]))?;
-    run_command(cargo().args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--quiet",
-        "--",
-        "-D",
-        "warnings",
-    ]))?;
-    let mut missing = etcd::provide();
-    let versions = if args.all {
-        &KUBERNETES[..]
-    } else {
-        &KUBERNETES[..1]
-    };
-    for version in versions {
-        if let Err(error) = kubernetes::provide(*version) {
-            missing.push(format!("Kubernetes {version} can't be had: {error:#}"));
-        }
-    }
-    if let Err(error) = kubernetes::provide_tools() {
-        missing.push(format!("what is beside a cluster can't be had: {error:#}"));
-    }
-    // What tests write down of what the API server was asked; of this run only.
-    let _ = std::fs::remove_dir_all(target_dir().join("tmp/asked"));
+    let runner = Runner::find();
+    println!("tests are run by {}", runner.name());
     let skips = tempfile::NamedTempFile::new().context("create the list of skipped tests")?;
-    run_command(
-        cargo()
-            // One that fails hides none of the others.
-            .args(["test", "--workspace", "--quiet", "--no-fail-fast"])
-            .env(SKIPS_FILE, skips.path()),
-    )?;
-    let mut rights = cargo();
-    rights.args([
-        "test", "-p", "lifeboat", "--quiet", "--test", "rights", "--",
-    ]);
-    run_command(rights.arg("--ignored").env(SKIPS_FILE, skips.path()))?;
+    let run_tests = |mut tests: Command| run_command(tests.env(SKIPS_FILE, skips.path()));
+    if args.quick {
+        etcd::provide_one()?;
+        run_tests(runner.tests(&["--workspace", "--lib", "--bins"]))?;
+        let mut quick = vec!["-p", "lifeboat", "-p", "xtask", "--test", "house"];
+        quick.extend(QUICK.iter().flat_map(|test| ["--test", test]));
+        run_tests(runner.tests(&quick))?;
+        println!(
+            "\nthe quick tests passed, in {} s",
+            start.elapsed().as_secs()
+        );
+        return report_skipped(&skipped(&skips)?, false);
+    }
+    let require_all = args.require_all || std::env::var("CI").is_ok_and(|ci| ci == "true");
+    run_command(cargo().args(["fmt", "--all", "--check"]))?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet"];
+    run_command(cargo().args(clippy).args(["--", "-D", "warnings"]))?;
+    let on_a_node = [
+        "clippy",
+        "-p",
+        "lifeboat",
+        "--no-default-features",
+        "--quiet",
+    ];
+    run_command(cargo().args(on_a_node).args(["--", "-D", "warnings"]))?;
+    let mut doc = cargo();
+    doc.args(["doc", "--workspace", "--no-deps", "--quiet"]);
+    run_command(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+    deny()?;
+    let mut missing = etcd::provide();
+    let mut kubernetes = cargo();
+    kubernetes.args(["run", "--quiet", "-p", "xtask-cluster", "--", "kubernetes"]);
     if args.all {
-        let older = ["--ignored", "--exact", "the_older_kubernetes_runs_as_well"];
-        let mut tests = cargo();
-        tests.args([
-            "test",
-            "-p",
-            "lifeboat",
-            "--quiet",
-            "--test",
-            "kubernetes_cluster",
-            "--",
-        ]);
-        run_command(tests.args(older).env(SKIPS_FILE, skips.path()))?;
+        kubernetes.arg("--all");
+    }
+    if let Err(error) = run_command(&mut kubernetes) {
+        missing.push(format!("Kubernetes cannot be built: {error:#}"));
+    }
+    // The tests write what the API server was asked. Only this run counts.
+    let _ = std::fs::remove_dir_all(target_dir().join("tmp/asked"));
+    run_tests(runner.tests(&["--workspace"]))?;
+    run_tests(runner.ignored("rights", None))?;
+    if args.all {
+        let older = "the_older_kubernetes_runs_as_well";
+        run_tests(runner.ignored("kubernetes_cluster", Some(older)))?;
     }
     // The main job once more beside each other version.
     for version in VERSIONS
         .into_iter()
         .filter(|version| *version != Version(3, 6))
     {
-        eprintln!("beside etcd {version}:");
-        let mut tests = cargo();
-        tests.args(["test", "-p", "lifeboat", "--quiet"]);
-        for test in ["backup_server", "cluster_backup", "killed_at_each_step"] {
-            tests.args(["--test", test]);
-        }
-        let tests = tests.env(USUAL_VERSION, version.to_string());
-        run_command(tests.env(SKIPS_FILE, skips.path()))?;
+        println!("beside etcd {version}:");
+        let mut tests = runner.tests(&[
+            "-p",
+            "lifeboat",
+            "--test",
+            "backup_server",
+            "--test",
+            "cluster_backup",
+            "--test",
+            "killed_at_each_step",
+        ]);
+        tests.env(USUAL_VERSION, version.to_string());
+        run_tests(tests)?;
     }
-
-    let mut skipped: Vec<_> = std::fs::read_to_string(skips.path())?
-        .lines()
-        .map(str::to_owned)
-        .collect();
-    skipped.sort();
     println!(
         "\nall tests that can run here passed, in {} s",
         start.elapsed().as_secs()
     );
+    missing.extend(skipped(&skips)?);
+    report_skipped(&missing, require_all)
+}
+
+fn skipped(skips: &tempfile::NamedTempFile) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(skips.path())?;
+    let mut skipped: Vec<_> = text.lines().map(str::to_owned).collect();
+    skipped.sort();
+    Ok(skipped)
+}
+
+fn report_skipped(skipped: &[String], require_all: bool) -> Result<()> {
     if skipped.is_empty() {
         println!("skipped: none");
         return Ok(());
     }
     println!("skipped: {}", skipped.len());
-    for line in missing.iter().chain(&skipped) {
+    for line in skipped {
         println!("  {line}");
     }
     if require_all {
@@ -113,4 +134,70 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Licences, sources and duplicate versions of the dependencies, if the tool is installed.
+fn deny() -> Result<()> {
+    if !has("deny") {
+        println!("dependencies are not checked: cargo-deny is not installed");
+        return Ok(());
+    }
+    let checks = [
+        "deny",
+        "check",
+        "--hide-inclusion-graph",
+        "bans",
+        "licenses",
+        "sources",
+    ];
+    run_command(cargo().args(checks))
+}
+
+fn has(subcommand: &str) -> bool {
+    let version = cargo().args([subcommand, "--version"]).output();
+    version.is_ok_and(|output| output.status.success())
+}
+
+/// What runs the tests: `cargo nextest` runs tests of all files side by side, and says which are slow.
+enum Runner {
+    Nextest,
+    Cargo,
+}
+
+impl Runner {
+    fn find() -> Self {
+        if has("nextest") {
+            Runner::Nextest
+        } else {
+            Runner::Cargo
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Runner::Nextest => "cargo nextest",
+            Runner::Cargo => "cargo test; with cargo-nextest installed it is faster",
+        }
+    }
+
+    fn tests(&self, which: &[&str]) -> Command {
+        let mut tests = cargo();
+        match self {
+            Runner::Nextest => tests.args(["nextest", "run"]),
+            Runner::Cargo => tests.args(["test", "--quiet"]),
+        };
+        // A failed test hides none of the others.
+        tests.arg("--no-fail-fast").args(which);
+        tests
+    }
+
+    /// Tests of a file of `lifeboat` that run only when they are named.
+    fn ignored(&self, file: &str, name: Option<&str>) -> Command {
+        let mut tests = self.tests(&["-p", "lifeboat", "--test", file]);
+        match self {
+            Runner::Nextest => tests.args(["--run-ignored", "only"]).args(name),
+            Runner::Cargo => tests.args(["--", "--ignored"]).args(name),
+        };
+        tests
+    }
 }

@@ -7,14 +7,17 @@ mod commands;
 mod http;
 mod sandbox;
 mod server;
+#[cfg(feature = "kubernetes")]
 mod server_pod;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use cli::{exit_code, output};
 use commands::{
-    backup_server, cluster_backup, completions, export, hold, list, man_pages, manifests, operator,
-    prune_backups, request_backup, send_backup, status, verify,
+    backup_server, cluster_backup, completions, hold, list, man_pages, prune_backups, send_backup,
+    verify,
 };
+#[cfg(feature = "kubernetes")]
+use commands::{export, hold_on_node, manifests, operator, request_backup, status};
 use std::process::ExitCode;
 
 /// Backups of etcd that are proven to be restorable.
@@ -34,14 +37,19 @@ pub(crate) struct Cli {
 enum Command {
     BackupServer(backup_server::Args),
     ClusterBackup(cluster_backup::Args),
+    #[cfg(feature = "kubernetes")]
     Export(export::Args),
     Hold(hold::Args),
     List(list::Args),
+    #[cfg(feature = "kubernetes")]
     Manifests(manifests::Args),
+    #[cfg(feature = "kubernetes")]
     Operator(operator::Args),
     PruneBackups(prune_backups::Args),
+    #[cfg(feature = "kubernetes")]
     RequestBackup(request_backup::Args),
     SendBackup(send_backup::Args),
+    #[cfg(feature = "kubernetes")]
     Status(status::Args),
     Verify(verify::Args),
     Completions(completions::Args),
@@ -60,17 +68,18 @@ impl Command {
             | Command::PruneBackups(_)
             | Command::SendBackup(_)
             | Command::Verify(_) => true,
+            Command::Completions(_) | Command::ManPages(_) => false,
+            #[cfg(feature = "kubernetes")]
             Command::Export(_)
             | Command::Manifests(_)
             | Command::Operator(_)
             | Command::RequestBackup(_)
-            | Command::Status(_)
-            | Command::Completions(_)
-            | Command::ManPages(_) => false,
+            | Command::Status(_) => false,
         }
     }
 }
 
+#[cfg(feature = "kubernetes")]
 /// Backups of a cluster's etcd that are proven to be restorable.
 #[derive(Parser)]
 #[command(
@@ -85,6 +94,7 @@ struct Plugin {
     command: PluginCommand,
 }
 
+#[cfg(feature = "kubernetes")]
 #[derive(Subcommand)]
 enum PluginCommand {
     Status(status::Args),
@@ -93,10 +103,11 @@ enum PluginCommand {
     /// Make a backup now and wait until it is complete
     Backup(request_backup::Args),
     Export(export::Args),
-    Hold(hold::RemoteArgs),
+    Hold(hold_on_node::Args),
 }
 
 /// Whether the program was started as a kubectl plugin.
+#[cfg(feature = "kubernetes")]
 fn is_plugin() -> bool {
     let name = std::env::args_os().next().unwrap_or_default();
     let name = std::path::Path::new(&name).file_name();
@@ -104,13 +115,14 @@ fn is_plugin() -> bool {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "kubernetes")]
     if is_plugin() {
         return ended(match Plugin::parse().command {
             PluginCommand::Status(args) => status::run(args),
             PluginCommand::List(args) => status::list(args),
             PluginCommand::Backup(args) => request_backup::run(args),
             PluginCommand::Export(args) => export::run(args),
-            PluginCommand::Hold(args) => hold::run_remote(args),
+            PluginCommand::Hold(args) => hold_on_node::run(args),
         });
     }
     let command = Cli::parse().command;
@@ -124,14 +136,19 @@ fn main() -> ExitCode {
     ended(match command {
         Command::BackupServer(args) => backup_server::run(args),
         Command::ClusterBackup(args) => cluster_backup::run(args),
+        #[cfg(feature = "kubernetes")]
         Command::Export(args) => export::run(args),
         Command::Hold(args) => hold::run(args),
         Command::List(args) => list::run(args),
+        #[cfg(feature = "kubernetes")]
         Command::Manifests(args) => manifests::run(args),
+        #[cfg(feature = "kubernetes")]
         Command::Operator(args) => operator::run(args),
         Command::PruneBackups(args) => prune_backups::run(args),
+        #[cfg(feature = "kubernetes")]
         Command::RequestBackup(args) => request_backup::run(args),
         Command::SendBackup(args) => send_backup::run(args),
+        #[cfg(feature = "kubernetes")]
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Completions(args) => completions::run(args, Cli::command()),

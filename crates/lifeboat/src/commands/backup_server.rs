@@ -9,6 +9,7 @@ use crate::cli::runtime::runtime;
 use crate::cli::stop::Stop;
 use crate::http::listener;
 use crate::sandbox;
+#[cfg(feature = "kubernetes")]
 use crate::server::node_backup;
 use crate::server::observed::{Fixed, Observed};
 use crate::server::serve::Server;
@@ -112,6 +113,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         }));
         tokio::spawn(observed.clone().watch());
         tokio::spawn(listener::serve(args.listen, observed.clone()));
+        #[cfg(feature = "kubernetes")]
         tokio::spawn(node_backup::tell(args.node.node_name(), observed.clone()));
         if !args.enabled {
             tracing::info!(

@@ -1,9 +1,11 @@
 //! In a cluster, writes the state of the server to the `NodeBackup` of its node, and Events for failures and recoveries. Backups
 //! continue without the API server. When it is available again, the current state is written.
 
-use super::observed::{KeptBackup, Observed, View};
+use super::observed::{KeptBackup, NEWEST_KEPT, Observed, View};
 use super::reasons::NO_ETCD;
-use cluster_api::resources::{Attempt, NodeBackup, NodeBackupEntry, NodeBackupStatus, NodeMember};
+use cluster_api::resources::{
+    Attempt, NODE_BACKUP_ENTRIES, NodeBackup, NodeBackupEntry, NodeBackupStatus, NodeMember,
+};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, Patch, PatchParams};
@@ -16,6 +18,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+// No more than its CRD takes.
+const _: () = assert!(NEWEST_KEPT <= NODE_BACKUP_ENTRIES);
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);

@@ -8,7 +8,6 @@ use backup_plan::freshness::{self, Freshness};
 use backup_plan::record::Record;
 use backup_store::backup::RunEvent;
 use backup_store::repository::{Entry, Kind, Repository, RepositoryError, Space};
-use cluster_api::resources::NODE_BACKUP_ENTRIES;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
@@ -22,6 +21,8 @@ use tokio::sync::{Notify, watch};
 const LOOK_WITHIN: Duration = Duration::from_secs(10);
 /// Maximum number of messages about backups removed for space that wait for an event.
 const NEWS: usize = 16;
+/// How many of the newest backups are kept in memory, for a `NodeBackup`.
+pub(crate) const NEWEST_KEPT: usize = 20;
 /// How often the repository is read. It is also read after each run.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -60,6 +61,8 @@ pub(crate) struct Attempts {
 }
 
 /// A proven backup.
+// Only a `NodeBackup` shows them.
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code))]
 #[derive(Debug, Clone)]
 pub(crate) struct KeptBackup {
     pub(crate) name: String,
@@ -116,6 +119,7 @@ impl Observed {
     }
 
     /// Receives a message each time the repository was read.
+    #[cfg_attr(not(feature = "kubernetes"), allow(dead_code))]
     pub(crate) fn looks(&self) -> watch::Receiver<()> {
         self.looked.subscribe()
     }
@@ -171,6 +175,7 @@ impl Observed {
     }
 
     /// The number of proven backups that were removed for space, and the newest messages about them.
+    #[cfg_attr(not(feature = "kubernetes"), allow(dead_code))]
     pub(crate) fn given_up(&self) -> (u64, VecDeque<String>) {
         let attempts = &self.state().0;
         (attempts.given_up, attempts.news_of_given_up.clone())
@@ -284,7 +289,7 @@ fn kept(entries: &[Entry], now: Timestamp) -> Kept {
             }
             kept.newest.get_or_insert_with(|| record.clone());
         }
-        if kept.entries.len() < NODE_BACKUP_ENTRIES {
+        if kept.entries.len() < NEWEST_KEPT {
             kept.entries.push(KeptBackup {
                 name: entry.name.clone(),
                 held: entry.held,

@@ -1,5 +1,6 @@
 //! Flags that several commands have.
 
+#[cfg(feature = "kubernetes")]
 pub(crate) mod cluster;
 pub(crate) mod connection;
 pub(crate) mod node;

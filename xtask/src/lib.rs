@@ -1,0 +1,4 @@
+//! What the commands for developers share.
+
+pub mod command;
+pub mod etcd;
