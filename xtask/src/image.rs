@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xtask::command::{output, run as run_command};
+use xtask::command::{output, root, run as run_command};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -117,11 +117,19 @@ impl Image {
         packed.write_all(&layer)?;
         let layer = self.blob(LAYER, packed.finish()?);
         let version = env!("CARGO_PKG_VERSION");
+        let revision = output(
+            Command::new("git")
+                .args(["rev-parse", "HEAD"])
+                .current_dir(root()),
+        )?;
+        let revision = revision.trim();
         let labels = json!({
             "org.opencontainers.image.title": "etcd-lifeboat",
             "org.opencontainers.image.description": "Proven backups of etcd",
             "org.opencontainers.image.version": version,
             "org.opencontainers.image.licenses": "Apache-2.0",
+            // The commit of the sources.
+            "org.opencontainers.image.revision": revision,
         });
         let config = json!({
             "created": CREATED,

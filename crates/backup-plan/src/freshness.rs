@@ -84,13 +84,9 @@ mod tests {
         let schedule = Schedule::parse("*/5 * * * *").unwrap();
         let started = at("2026-11-22T03:01:00Z");
         let judged = |now| judge(&schedule, &TimeZone::UTC, None, started, at(now));
-        let until = Some(at("2026-11-22T03:12:00Z"));
+        let since = at("2026-11-22T03:12:00Z");
+        let until = Some(since);
         assert_eq!(judged("2026-11-22T03:11:59Z"), Freshness::Pending { until });
-        assert_eq!(
-            judged("2026-11-22T03:12:00Z"),
-            Freshness::Stale {
-                since: until.unwrap()
-            }
-        );
+        assert_eq!(judged("2026-11-22T03:12:00Z"), Freshness::Stale { since });
     }
 }

@@ -7,12 +7,14 @@
 //! - [`platform`]: where a node's etcd, its certificates and its files are.
 //! - [`turns`]: in which order the members of a cluster make their backups.
 //! - [`retention`]: which backups are kept.
+//! - [`reason`]: why a run made no backup, as one word.
 //! - [`record`]: the record of a backup.
 
 pub mod agenda;
 pub mod cron;
 pub mod freshness;
 pub mod platform;
+pub mod reason;
 pub mod record;
 pub mod retention;
 pub mod turns;

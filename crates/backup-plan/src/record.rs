@@ -38,7 +38,7 @@ pub struct Record {
     /// Who requested it: the name of a `Backup`, or `on-demand`.
     pub origin: String,
     /// What started it: `schedule`, `catch-up` or `command`.
-    pub trigger: String,
+    pub trigger: Trigger,
     /// When it was started.
     pub started_at: Timestamp,
     /// When it was verified and complete.
@@ -60,15 +60,15 @@ pub struct Record {
     /// Bytes that were written for it.
     pub written_bytes: u64,
     /// How the snapshot was made: `stream`.
-    pub source: String,
+    pub source: SnapshotSource,
     /// Why this source was used.
     pub source_reason: String,
     /// Which levels were verified, in order.
-    pub verified: Vec<String>,
+    pub verified: Vec<Level>,
     /// How the snapshot was read back from the disk: `direct`, around the page cache, or `uncached`, after it was dropped
     /// from there. Missing in records of before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub read_back: Option<String>,
+    pub read_back: Option<ReadBack>,
     /// The control-plane files that are missing from the archive, and why. The archive is complete if this is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub archive_missing: Vec<String>,
@@ -128,8 +128,99 @@ pub struct SnapshotRecord {
     pub hash: String,
     /// High-water mark × page size, in bytes.
     pub size_bytes: u64,
+    /// Length of the file, in bytes. Missing in a snapshot that ends with a SHA-256 of the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_bytes: Option<u64>,
     /// The storage version, from etcd 3.6 on.
     pub storage_version: Option<String>,
+}
+
+impl SnapshotRecord {
+    /// The length of the file; `None` if no file has the recorded length.
+    #[must_use]
+    pub fn file_bytes(&self) -> Option<u64> {
+        const TRAILER_BYTES: u64 = 32;
+        match self.file_bytes {
+            Some(bytes) => Some(bytes),
+            None => self.size_bytes.checked_add(TRAILER_BYTES),
+        }
+    }
+}
+
+/// A word in a record. Words of later versions are kept as they are.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $word)] $variant,)*
+            /// A word of a later version.
+            #[serde(untagged)]
+            Other(String),
+        }
+
+        impl $name {
+            /// The word in records, and in everything that is printed.
+            #[must_use]
+            pub fn name(&self) -> &str {
+                match self {
+                    $($name::$variant => $word,)*
+                    $name::Other(word) => word,
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// What started a run.
+    Trigger {
+        /// It was due.
+        Schedule = "schedule",
+        /// It was due while the server was stopped.
+        CatchUp = "catch-up",
+        /// A command.
+        Command = "command",
+    }
+}
+
+words! {
+    /// Where a snapshot comes from.
+    SnapshotSource {
+        /// The snapshot stream of the member.
+        Stream = "stream",
+    }
+}
+
+words! {
+    /// A level of verification.
+    Level {
+        /// The SHA-256 at the end of the file.
+        Trailer = "trailer",
+        /// Every page of the database.
+        Structure = "structure",
+        /// Every record.
+        Content = "content",
+        /// The same hash as a live member.
+        Member = "member",
+    }
+}
+
+words! {
+    /// How a file was read back from the disk.
+    ReadBack {
+        /// Around the page cache.
+        Direct = "direct",
+        /// Through the page cache, after the file was removed from it.
+        Uncached = "uncached",
+    }
+}
+
+/// Levels for people and scripts, in one line.
+#[must_use]
+pub fn names_of(levels: &[Level], separator: &str) -> String {
+    let names: Vec<_> = levels.iter().map(Level::name).collect();
+    names.join(separator)
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub struct Removal {
     pub name: String,
     /// Why it is removed.
     pub reason: String,
-    /// Its size on the disk, in bytes.
+    /// The disk space that its removal frees, in bytes.
     pub disk_bytes: u64,
 }
 
@@ -117,9 +117,14 @@ fn removal(candidate: &Candidate, reason: String) -> Removal {
 
 /// The backups to remove to free `shortage_bytes`, oldest first, and not more than necessary. Never removes the two newest
 /// verified backups, the newest verified backup of any cluster (backups of a wiped member must not replace those from before),
-/// or a held backup. None if removing all others would not free enough.
+/// or a held backup. None if removing all others would not free enough. `freed_by` says what removing these backups together
+/// frees: backups can share space.
 #[must_use]
-pub fn removals_for_space(candidates: &[Candidate], shortage_bytes: u64) -> Option<Vec<Removal>> {
+pub fn removals_for_space(
+    candidates: &[Candidate],
+    shortage_bytes: u64,
+    freed_by: impl Fn(&[&str]) -> u64,
+) -> Option<Vec<Removal>> {
     const NEVER: usize = 2;
     let mut verified: Vec<_> = candidates
         .iter()
@@ -141,13 +146,19 @@ pub fn removals_for_space(candidates: &[Candidate], shortage_bytes: u64) -> Opti
         .collect();
     may_go.sort_by(|one, other| one.order().cmp(&other.order()));
     let mut gained_bytes = 0u64;
+    let mut names = Vec::new();
     let mut gone = Vec::new();
     for candidate in may_go {
         if gained_bytes >= shortage_bytes {
             break;
         }
-        gained_bytes = gained_bytes.saturating_add(candidate.disk_bytes);
-        gone.push(removal(candidate, "not enough space on the disk".into()));
+        names.push(candidate.name.as_str());
+        let together_bytes = freed_by(&names);
+        gone.push(Removal {
+            disk_bytes: together_bytes.saturating_sub(gained_bytes),
+            ..removal(candidate, "not enough space on the disk".into())
+        });
+        gained_bytes = together_bytes;
     }
     (gained_bytes >= shortage_bytes).then_some(gone)
 }

@@ -98,15 +98,39 @@ fn a_short_disk_takes_nothing_in_vain_and_never_the_last_of_a_cluster() {
         .collect();
     all.extend((4..=6).map(|n| candidate(n, "default", "new", true, 10)));
     // 1, 2 and 4 may go: 3 is the last of its cluster, 5 and 6 are the two newest.
-    assert_eq!(removals_for_space(&all, 31), None);
+    assert_eq!(removals_for_space(&all, 31, freed(&all)), None);
     assert_eq!(for_space(&all, 30), ["b1", "b2", "b4"]);
     assert_eq!(for_space(&all, 11), ["b1", "b2"]);
     assert_eq!(for_space(&all, 10), ["b1"]);
     assert_eq!(for_space(&all, 0), [""; 0]);
 }
 
+/// Nothing is shared: each frees its own size.
+fn freed(all: &[Candidate]) -> impl Fn(&[&str]) -> u64 {
+    |names| {
+        let gone = all.iter().filter(|one| names.contains(&one.name.as_str()));
+        gone.map(|one| one.disk_bytes).sum()
+    }
+}
+
+#[test]
+fn where_all_space_is_shared_nothing_is_removed_for_space() {
+    let all: Vec<_> = (1..=6)
+        .map(|n| candidate(n, "default", "c", true, 10))
+        .collect();
+    assert_eq!(removals_for_space(&all, 1, |_| 0), None);
+    // Two that share all they have free it together.
+    let together = |names: &[&str]| if names.len() < 2 { 0 } else { 10 };
+    let gone = removals_for_space(&all, 5, together).unwrap();
+    let gone: Vec<_> = gone
+        .iter()
+        .map(|gone| (gone.name.as_str(), gone.disk_bytes))
+        .collect();
+    assert_eq!(gone, [("b1", 0), ("b2", 10)]);
+}
+
 fn for_space(all: &[Candidate], shortage_bytes: u64) -> Vec<String> {
-    let gone = removals_for_space(all, shortage_bytes).unwrap();
+    let gone = removals_for_space(all, shortage_bytes, freed(all)).unwrap();
     gone.into_iter().map(|removal| removal.name).collect()
 }
 
@@ -121,7 +145,7 @@ fn what_somebody_holds_goes_for_no_reason_and_counts_toward_no_limit() {
     assert_eq!(names(&all, Policy::SizeBytes(20), None), ["b2", "b3"]);
     // The two newest of the others stay as well.
     assert_eq!(for_space(&all, 20), ["b2", "b3"]);
-    assert_eq!(removals_for_space(&all, 21), None);
+    assert_eq!(removals_for_space(&all, 21, freed(&all)), None);
 }
 
 #[test]

@@ -75,7 +75,29 @@ pub fn create(path: &Path) -> io::Result<File> {
 /// What the operating system says.
 pub fn create_dir(path: &Path) -> io::Result<()> {
     step()?;
-    std::fs::DirBuilder::new().mode(DIR_MODE).create(path)
+    std::fs::DirBuilder::new().mode(DIR_MODE).create(path)?;
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
+        _ => Ok(()),
+    }
+}
+
+/// Creates a directory and those above it that do not exist. Only the owner can access them. They stay after a power failure.
+///
+/// # Errors
+/// The error of the operating system. Some of the directories may exist then.
+pub fn create_dir_all(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        && !parent.exists()
+    {
+        create_dir_all(parent)?;
+    }
+    match create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        created => created,
+    }
 }
 
 /// Creates a file with these bytes and syncs it.

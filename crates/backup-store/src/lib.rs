@@ -1,6 +1,5 @@
 //! Everything that touches disk or network on a node.
 //!
-//! - [`backup`]: one run, from a member to a published backup.
 //! - [`blocks`]: a hash for each block of a snapshot.
 //! - [`disk`]: work on a disk that may hang.
 //! - [`durable_file`]: durable changes to files.
@@ -8,26 +7,27 @@
 //! - [`member`]: one etcd member.
 //! - [`progress`]: progress of long work.
 //! - [`repository`]: where backups are kept.
+//! - [`run`]: one run, from a member to a published backup.
 //! - [`static_resources`]: the archive of a node's control-plane files.
 //! - [`transfer`]: sending a backup to another machine.
 //! - [`verify`]: whether a snapshot is intact, and what it contains.
 
-mod archive_file;
-pub mod backup;
 pub mod blocks;
 mod digest;
 pub mod disk;
+mod disk_use;
 pub mod durable_file;
+mod hash_comparison;
 pub mod local_file;
 pub mod member;
-mod notes;
+mod member_error;
 pub mod progress;
-mod read_back;
-mod receive;
 pub mod repository;
-mod room;
-mod run_error;
+pub mod run;
 mod scratch_file;
+mod size;
+mod snapshot_facts;
 pub mod static_resources;
 pub mod transfer;
 pub mod verify;
+mod verify_report;

@@ -5,16 +5,16 @@ use crate::digest::Hashed;
 use crate::durable_file;
 use crate::local_file::{LocalFile, OpenError};
 use crate::progress::Monitor;
+use crate::repository::names::{RECORD_FILE, time_of_name};
 use crate::repository::{
-    Entry, MAX_RECORD_BYTES, RECORD_FILE, Repository, RepositoryError, Space, time_of_name,
+    Backup, Entry, MAX_RECORD_BYTES, Repository, RepositoryError, Space, Staging,
 };
-use crate::run_error::mib;
+use crate::size::mib;
 use crate::verify::{Level, Options, Report, VerifyError, verify};
 use backup_plan::record::Record;
 use rustix::fs::Advice;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const FILE_MODE: u32 = 0o600;
@@ -116,22 +116,22 @@ pub fn send(
     name: Option<&str>,
     out: impl Write,
 ) -> Result<(), TransferError> {
-    let (entry, record) = chosen(repository, name)?;
+    let backup = chosen(repository, name)?;
     let send_error = |source| TransferError::Send {
-        name: entry.name.clone(),
+        name: backup.name().into(),
         source,
     };
     let mut files = Vec::new();
-    for file in std::iter::once(RECORD_FILE).chain(record.sha256.keys().map(String::as_str)) {
-        files.push((file, LocalFile::open(&entry.path_in(repository, file))?));
+    for file in backup.files() {
+        files.push((file, LocalFile::open(&backup.path(file))?));
     }
     let mut tar = tar::Builder::new(out);
     for (file, mut opened) in files {
         let mut header = tar::Header::new_gnu();
         header.set_size(opened.size_bytes());
         header.set_mode(FILE_MODE);
-        header.set_mtime(u64::try_from(record.finished_at.as_second()).unwrap_or_default());
-        let path = format!("{}/{file}", entry.name);
+        header.set_mtime(u64::try_from(backup.record.finished_at.as_second()).unwrap_or_default());
+        let path = format!("{}/{file}", backup.name());
         tar.append_data(&mut header, path, &mut opened)
             .map_err(send_error)?;
         // A backup that is sent away must not push the member's own pages out of memory.
@@ -141,7 +141,7 @@ pub fn send(
     out.flush().map_err(send_error)
 }
 
-fn chosen(repository: &Repository, name: Option<&str>) -> Result<(Entry, Record), TransferError> {
+fn chosen(repository: &Repository, name: Option<&str>) -> Result<Backup, TransferError> {
     let entries = repository.entries()?;
     let wanted = |entry: &&Entry| match (name, entry.candidate()) {
         (Some(name), Some(candidate)) => candidate.name == name,
@@ -149,8 +149,8 @@ fn chosen(repository: &Repository, name: Option<&str>) -> Result<(Entry, Record)
         (_, None) => false,
     };
     let found = entries.iter().find(wanted);
-    if let Some((entry, record)) = found.and_then(|entry| Some((entry, entry.record()?))) {
-        return Ok((entry.clone(), record.clone()));
+    if let Some(backup) = found.and_then(Entry::backup) {
+        return Ok(backup.clone());
     }
     let root = repository.root().to_path_buf();
     let Some(name) = name else {
@@ -169,46 +169,35 @@ fn chosen(repository: &Repository, name: Option<&str>) -> Result<(Entry, Record)
     })
 }
 
-/// A received backup without its final name. Unless it is kept, it is removed on drop.
+/// A backup that has arrived and is not yet published. Unless it is, it is removed when this is dropped.
 pub struct Arrived {
-    /// The name of the backup.
-    pub name: String,
-    /// The record of the backup.
+    /// Its record, as it was sent.
     pub record: Record,
-    partial: PathBuf,
-    place: PathBuf,
-    kept: bool,
+    staging: Staging,
 }
 
 impl Arrived {
-    /// Verifies the backup, and renames it to its final name if it is intact.
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.staging.name()
+    }
+
+    /// Verifies it, and publishes it if it is intact.
     ///
     /// # Errors
-    /// The backup cannot be verified or renamed. Damage is not an error, but listed in the report.
-    pub async fn prove(
-        mut self,
-        monitor: &dyn Monitor,
-    ) -> Result<(PathBuf, Report), TransferError> {
+    /// Why nothing could be checked, or it cannot be published. Damage is in the report.
+    pub fn prove(self, monitor: &dyn Monitor) -> Result<(PathBuf, Report), TransferError> {
         let options = Options {
             level: Level::Content,
             trailer_optional: false,
-            against: None,
         };
-        let report = verify(&self.partial, &options, monitor).await?;
+        let report = verify(self.staging.dir(), &options, monitor)?;
+        let place = self.staging.place().to_path_buf();
         if report.ok {
-            durable_file::publish(&self.partial, &self.place)
-                .map_err(TransferError::write("publish", &self.place))?;
-            self.kept = true;
+            self.staging.publish()?;
         }
-        Ok((self.place.clone(), report))
-    }
-}
-
-impl Drop for Arrived {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = durable_file::remove_dir(&self.partial);
-        }
+        Ok((place, report))
     }
 }
 
@@ -249,20 +238,10 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
     if place.symlink_metadata().is_ok() {
         return Err(TransferError::There { place });
     }
-    // What is left of one that was killed is in nobody's way, and two at a time aren't either.
-    let partial = tempfile::Builder::new()
-        .prefix(&format!(".{name}.partial-"))
-        .permissions(Permissions::from_mode(durable_file::DIR_MODE))
-        .tempdir_in(dir)
-        .map_err(TransferError::write("create a directory in", dir))?
-        .keep();
     let mut missing = record.sha256.clone();
     let arrived = Arrived {
-        name,
+        staging: Staging::beside(&place, &name)?,
         record,
-        partial,
-        place,
-        kept: false,
     };
     arrived.write(RECORD_FILE, |path| durable_file::write(path, &json))?;
     for entry in entries {
@@ -274,11 +253,11 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
             _ => broken(error),
         })?;
         let (name, file) = names_of(&entry)?;
-        let expected = missing.remove(&file).filter(|_| name == arrived.name);
+        let expected = missing.remove(&file).filter(|_| name == arrived.name());
         let Some(expected) = expected else {
             return Err(TransferError::Broken(format!(
                 "{name}/{file} does not belong to backup {}",
-                arrived.name
+                arrived.name()
             )));
         };
         arrived.has_room_for(&file, entry.size())?;
@@ -328,17 +307,22 @@ impl Arrived {
         file: &str,
         write: impl FnOnce(&Path) -> io::Result<()>,
     ) -> Result<(), TransferError> {
-        let path = self.partial.join(file);
+        let path = self.staging.path(file);
         write(&path).map_err(TransferError::write("write", &path))
     }
 
     fn has_room_for(&self, file: &str, size_bytes: u64) -> Result<(), TransferError> {
-        let free_bytes = Space::at(&self.partial)?.free_bytes;
+        let free_bytes = Space::at(self.staging.dir())?.free_bytes;
         if size_bytes <= free_bytes {
             return Ok(());
         }
         Err(TransferError::Short {
-            place: self.partial.parent().unwrap_or(&self.partial).into(),
+            place: self
+                .staging
+                .place()
+                .parent()
+                .unwrap_or(self.staging.place())
+                .into(),
             file: file.into(),
             size_bytes,
             free_bytes,
@@ -352,7 +336,7 @@ impl Arrived {
         input: &mut impl Read,
         monitor: &dyn Monitor,
     ) -> Result<(String, u64), TransferError> {
-        let path = self.partial.join(file);
+        let path = self.staging.path(file);
         let out = durable_file::create(&path).map_err(TransferError::write("create", &path))?;
         let mut out = Hashed::new(Appending(out));
         let mut chunk = vec![0; CHUNK_BYTES];
@@ -449,9 +433,9 @@ mod tests {
     fn what_was_sent_is_taken_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let arrived = take(&*archive(&sent(&files())), dir.path(), &Silent).unwrap();
-        assert_eq!(arrived.name, NAME);
+        assert_eq!(arrived.name(), NAME);
         for (file, bytes) in files() {
-            assert_eq!(std::fs::read(arrived.partial.join(file)).unwrap(), bytes);
+            assert_eq!(std::fs::read(arrived.staging.path(&file)).unwrap(), bytes);
         }
         // Nobody has proven it.
         drop(arrived);
@@ -536,7 +520,7 @@ mod tests {
                 continue;
             };
             for (file, bytes) in files() {
-                assert_eq!(std::fs::read(arrived.partial.join(file)).unwrap(), bytes);
+                assert_eq!(std::fs::read(arrived.staging.path(&file)).unwrap(), bytes);
             }
         }
     }

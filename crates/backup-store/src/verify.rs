@@ -3,21 +3,23 @@
 //! Levels are cumulative: `trailer` compares the file's SHA-256 with the one at its end, `structure`
 //! walks all pages, `content` reads all records, `member` compares HashKV with that of a live member.
 
-use crate::backup::snapshot_record;
 use crate::digest::{Hashed, hex};
+use crate::hash_comparison::{self, Comparison};
 use crate::local_file::{LocalFile, OpenError, read_small};
-use crate::member::{Connection, HashKv, HashKvAnswer, Member, MemberError};
+use crate::member::{Connection, Member};
 use crate::progress::Monitor;
-use crate::repository::{MAX_RECORD_BYTES, RECORD_FILE};
+use crate::repository::names::RECORD_FILE;
+use crate::repository::{Backup, MAX_RECORD_BYTES};
+use crate::snapshot_facts::snapshot_record;
+pub use crate::verify_report::{Check, Details, Report};
 use crate::{blocks, scratch_file};
-use backup_plan::record::{Record, SnapshotRecord};
+use backup_plan::record::SnapshotRecord;
+use etcd_file::Part;
 use etcd_file::bolt::Bolt;
 use etcd_file::check::{Checked, Origin};
 use etcd_file::finding::{Finding, Findings, Severity};
-use etcd_file::mvcc::{Summary, hash_kv};
+use etcd_file::mvcc::Summary;
 use etcd_file::snapshot_file::{self, Trailer};
-use etcd_file::{Failure, Part};
-use serde::Serialize;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -31,8 +33,6 @@ pub enum Level {
     Structure,
     /// Also every record.
     Content,
-    /// Also the same hash as a live member.
-    Member,
 }
 
 /// The settings of a verification.
@@ -42,8 +42,6 @@ pub struct Options {
     pub level: Level,
     /// Whether a file without a trailer, such as a member's own `db`, is accepted.
     pub trailer_optional: bool,
-    /// The member to compare with, for [`Level::Member`].
-    pub against: Option<Connection>,
 }
 
 /// Why nothing could be verified.
@@ -77,171 +75,140 @@ pub enum VerifyError {
     },
 }
 
-/// The result of a verification. Scripts may rely on the fields up to `checks`.
-#[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    /// Whether every requested check was made and passed.
-    pub ok: bool,
-    /// The hash that `etcdutl snapshot status` shows, as 8 hex digits. Missing if the pages are damaged or
-    /// were not checked. The same applies to the numbers below.
-    pub hash: Option<String>,
-    /// The revision of the last record.
-    pub revision: Option<i64>,
-    /// Keys with a value.
-    pub total_keys: Option<u64>,
-    /// High-water mark × page size, in bytes.
-    pub size_bytes: Option<u64>,
-    /// The checks, in order.
-    pub checks: Vec<Check>,
-    /// The file that was checked.
-    pub file: PathBuf,
-    /// More details of the file.
-    #[serde(flatten)]
-    pub details: Option<Details>,
-}
-
-/// More details of a file.
-#[derive(Debug, Clone, Serialize)]
-pub struct Details {
-    /// The revision at which a member starts from this file.
-    pub current_revision: i64,
-    /// The revision up to which history is compacted, or -1.
-    pub compact_revision: i64,
-    /// Records, which are all changes that are stored.
-    pub records: u64,
-    /// The raft index that the file reflects.
-    pub consistent_index: Option<u64>,
-    /// The storage version, from etcd 3.6 on.
-    pub storage_version: Option<String>,
-    /// The cluster version, from etcd 3.5 on.
-    pub cluster_version: Option<String>,
-    /// Members of the cluster the file is from.
-    pub members: u64,
-}
-
-/// One check of a verification.
-#[derive(Debug, Clone, Serialize)]
-pub struct Check {
-    /// `trailer`, `structure`, `content`, `member`, or `files` for the other files of a backup.
-    pub name: &'static str,
-    /// Whether the check passed; none if it could not be made.
-    pub ok: Option<bool>,
-    /// The result in one line.
-    pub detail: String,
-    /// How long it took, in milliseconds. Structure and content share one pass, counted for structure.
-    pub took_ms: u64,
-    /// The first errors, with their place. `detail` has the number of all errors.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub errors: Vec<String>,
-    /// Unusual, but no damage.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
-}
-
-impl Check {
-    fn new(
-        name: &'static str,
-        ok: Option<bool>,
-        detail: impl Into<String>,
-        since: Instant,
-    ) -> Self {
-        Check {
-            name,
-            ok,
-            detail: detail.into(),
-            took_ms: since.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
-            errors: Vec::new(),
-            warnings: Vec::new(),
-        }
-    }
-
-    fn failed(name: &'static str, failure: &Failure, since: Instant) -> Self {
-        // A file that can't be read is no backup; a full temporary directory says nothing about it.
-        let ok = match failure {
-            Failure::Read { .. } => Some(false),
-            _ => None,
-        };
-        Check::new(name, ok, failure.to_string(), since)
-    }
-}
-
 /// Verifies a backup directory or a file.
 ///
 /// # Errors
-/// Nothing could be verified. Damage is not an error, but a [`Check`] that is not ok.
-pub async fn verify(
+/// Why nothing could be checked. Damage is not an error but a [`Check`] that is not ok.
+pub fn verify(
     path: &Path,
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Report, VerifyError> {
-    let given_dir = path.is_dir();
-    let path = snapshot_in(path)?;
-    let file = LocalFile::open(&path)?;
-    let trailer = Trailer::of(file.size_bytes());
-    let mut checks = vec![check_trailer(&file, trailer, options, monitor)];
-    let mut record = None;
-    if let Some(dir) = path.parent().filter(|_| given_dir) {
-        if let Some(check) = checks.first_mut().filter(|check| check.ok == Some(false)) {
-            check.errors.extend(damaged_blocks(&file, dir));
-        }
-        let (check, found) = check_files(dir);
-        checks.extend(check);
-        record = found;
-    }
-    let (data_bytes, origin) = match trailer {
-        Trailer::Present { data_bytes } => (data_bytes, Origin::Snapshot),
-        _ => (file.size_bytes(), Origin::Database),
-    };
-    let data = Part::first(&file, data_bytes);
+    Ok(Verification::of(path, options, monitor)?.report())
+}
 
-    let mut checked = None;
-    if options.level >= Level::Structure {
-        checked = check_database(&data, origin, options, monitor, &mut checks);
-    }
-    let summary = checked
-        .as_ref()
-        .and_then(|checked| checked.summary.as_ref());
-    if let (Some(record), Some(summary)) = (&record, summary)
-        && let Some(check) = checks.iter_mut().find(|check| check.name == FILES)
-    {
-        compare_with_record(
-            &record.snapshot,
-            &snapshot_record(summary, data_bytes),
-            check,
-        );
-    }
-    if options.level >= Level::Member {
-        checks.push(check_member(&data, summary, options, monitor).await);
-    }
-    // A member commits several times a second: a time stamp alone may not show the last one.
-    let meta = Bolt::open(&data).ok().map(|bolt| *bolt.meta());
-    let committed = checked.as_ref().is_some_and(|checked| checked.meta != meta);
-    if file.changed() || committed {
-        for check in &mut checks {
-            check.ok = Some(false);
+/// Verifies a backup directory or a file, and compares it with a live member.
+///
+/// # Errors
+/// Why nothing could be checked.
+pub async fn verify_against_member(
+    path: &Path,
+    options: &Options,
+    connection: &Connection,
+    monitor: &dyn Monitor,
+) -> Result<Report, VerifyError> {
+    let mut verification = Verification::of(path, options, monitor)?;
+    verification.compare_with(connection, monitor).await;
+    Ok(verification.report())
+}
+
+/// A file, and what was found in it so far.
+struct Verification {
+    path: PathBuf,
+    file: LocalFile,
+    data_bytes: u64,
+    trailer_optional: bool,
+    checked: Option<Checked>,
+    checks: Vec<Check>,
+}
+
+impl Verification {
+    fn of(path: &Path, options: &Options, monitor: &dyn Monitor) -> Result<Self, VerifyError> {
+        let given_dir = path.is_dir();
+        let path = snapshot_in(path)?;
+        let file = LocalFile::open(&path)?;
+        let trailer = Trailer::of(file.size_bytes());
+        let mut checks = vec![check_trailer(&file, trailer, options, monitor)];
+        let mut backup = None;
+        if let Some(dir) = path.parent().filter(|_| given_dir) {
+            if let Some(check) = checks.first_mut().filter(|check| check.ok == Some(false)) {
+                check.errors.extend(damaged_blocks(&file, dir));
+            }
+            let (check, found) = check_files(dir, &path);
+            checks.extend(check);
+            backup = found;
         }
-        if let Some(first) = checks.first_mut() {
-            first.errors.push(
-                "the file changed while it was read: it may belong to a running member; verify a snapshot, or a clone of the file"
-                    .into(),
+        let (data_bytes, origin) = match trailer {
+            Trailer::Present { data_bytes } => (data_bytes, Origin::Snapshot),
+            _ => (file.size_bytes(), Origin::Database),
+        };
+        let data = Part::first(&file, data_bytes);
+        let mut checked = None;
+        if options.level >= Level::Structure {
+            checked = check_database(&data, origin, options, monitor, &mut checks);
+        }
+        let summary = checked
+            .as_ref()
+            .and_then(|checked| checked.summary.as_ref());
+        if let (Some(backup), Some(summary)) = (&backup, summary)
+            && let Some(check) = checks.iter_mut().find(|check| check.name == FILES)
+        {
+            compare_with_record(
+                &backup.record.snapshot,
+                &snapshot_record(summary, data_bytes, file.size_bytes()),
+                check,
             );
         }
+        Ok(Verification {
+            path,
+            data_bytes,
+            trailer_optional: options.trailer_optional,
+            checked,
+            checks,
+            file,
+        })
     }
-    // Nothing but the trailer of a raw database may be left open.
-    let ok = checks.iter().all(|check| match check.ok {
-        Some(ok) => ok,
-        None => check.name == TRAILER && options.trailer_optional,
-    });
-    Ok(Report {
-        ok,
-        hash: summary.map(|summary| format!("{:08x}", summary.status_hash)),
-        revision: summary.map(|summary| summary.revision),
-        total_keys: summary.map(|summary| summary.live_keys),
-        size_bytes: checked.as_ref().and_then(|checked| checked.logical_bytes),
-        details: summary.map(details),
-        checks,
-        file: path,
-    })
+
+    fn summary(&self) -> Option<&Summary> {
+        self.checked.as_ref()?.summary.as_ref()
+    }
+
+    async fn compare_with(&mut self, connection: &Connection, monitor: &dyn Monitor) {
+        let start = Instant::now();
+        let check = match self.summary() {
+            None => Check::new(MEMBER, None, "not compared: the pages are damaged", start),
+            Some(summary) => {
+                let data = Part::first(&self.file, self.data_bytes);
+                check_member(&data, summary, connection, monitor, start).await
+            }
+        };
+        self.checks.push(check);
+    }
+
+    fn report(mut self) -> Report {
+        // A member commits several times a second: a time stamp alone may not show the last one.
+        let data = Part::first(&self.file, self.data_bytes);
+        let meta = Bolt::open(&data).ok().map(|bolt| *bolt.meta());
+        let checked = self.checked.as_ref();
+        let committed = checked.is_some_and(|checked| checked.meta != meta);
+        if self.file.changed() || committed {
+            for check in &mut self.checks {
+                check.ok = Some(false);
+            }
+            if let Some(first) = self.checks.first_mut() {
+                first.errors.push(
+                    "the file changed while it was read: it may belong to a running member; verify a snapshot, or a clone of the file"
+                        .into(),
+                );
+            }
+        }
+        // Nothing but the trailer of a raw database may be left open.
+        let ok = self.checks.iter().all(|check| match check.ok {
+            Some(ok) => ok,
+            None => check.name == TRAILER && self.trailer_optional,
+        });
+        let summary = self.summary();
+        Report {
+            ok,
+            hash: summary.map(|summary| format!("{:08x}", summary.status_hash)),
+            revision: summary.map(|summary| summary.revision),
+            total_keys: summary.map(|summary| summary.live_keys),
+            size_bytes: checked.and_then(|checked| checked.logical_bytes),
+            details: summary.map(details),
+            checks: self.checks.clone(),
+            file: self.path.clone(),
+        }
+    }
 }
 
 const TRAILER: &str = "trailer";
@@ -362,11 +329,10 @@ fn damaged_blocks(file: &LocalFile, dir: &Path) -> Vec<String> {
     }
 }
 
-/// Checks the other files of a backup by the digests in its record; none for other directories.
-fn check_files(dir: &Path) -> (Option<Check>, Option<Record>) {
+/// Checks the other files of a backup of ours, by the SHA-256 in its record. Other directories have no such check.
+fn check_files(dir: &Path, snapshot: &Path) -> (Option<Check>, Option<Backup>) {
     let start = Instant::now();
-    let path = dir.join(RECORD_FILE);
-    if !path.exists() {
+    if !dir.join(RECORD_FILE).exists() {
         // Only we write block hashes.
         let ours = dir.join(blocks::FILE).exists();
         let detail =
@@ -374,25 +340,18 @@ fn check_files(dir: &Path) -> (Option<Check>, Option<Record>) {
         return (ours.then(|| Check::new(FILES, None, detail, start)), None);
     }
     let failed = |detail: String| (Some(Check::new(FILES, Some(false), detail, start)), None);
-    let record: Record = match read_small(&path, MAX_RECORD_BYTES)
-        .and_then(|json| Ok(serde_json::from_slice(&json)?))
-    {
-        Ok(record) => record,
-        Err(error) => return failed(format!("{RECORD_FILE}: {error}")),
+    let backup = match Backup::read(dir, &name_in(snapshot)) {
+        Ok(backup) => backup,
+        Err(problem) => return failed(problem),
     };
     let mut whole = 0;
-    for (name, expected) in &record.sha256 {
-        // The snapshot has its own trailer, and more.
-        if name.ends_with(".db") {
+    for (name, expected) in &backup.record.sha256 {
+        let path = backup.path(name);
+        // The snapshot has its own checks.
+        if path == snapshot {
             continue;
         }
-        // A name from a file is no path.
-        if name.contains('/') {
-            return failed(format!(
-                "{RECORD_FILE} lists {name:?}, which is not a file in the same directory"
-            ));
-        }
-        let opened = LocalFile::open(&dir.join(name)).map_err(io::Error::other);
+        let opened = LocalFile::open(&path).map_err(io::Error::other);
         let found = opened.and_then(|mut file| {
             let mut hashed = Hashed::new(io::sink());
             io::copy(&mut file, &mut hashed)?;
@@ -409,8 +368,15 @@ fn check_files(dir: &Path) -> (Option<Check>, Option<Record>) {
     let detail = format!("{whole} files beside the snapshot are unchanged");
     (
         Some(Check::new(FILES, Some(true), detail, start)),
-        Some(record),
+        Some(backup),
     )
+}
+
+/// The name of the backup that a snapshot belongs to, by the name of its file.
+fn name_in(snapshot: &Path) -> String {
+    let file = snapshot.file_name().unwrap_or_default().to_string_lossy();
+    let name = file.strip_prefix("snapshot_").unwrap_or(&file);
+    name.strip_suffix(".db").unwrap_or(name).to_string()
 }
 
 /// Compares the record with the content of the snapshot.
@@ -530,84 +496,42 @@ fn judged(name: &'static str, findings: &Findings, sound: String, since: Instant
 
 async fn check_member(
     data: &Part<'_>,
-    summary: Option<&Summary>,
-    options: &Options,
-    monitor: &dyn Monitor,
-) -> Check {
-    let start = Instant::now();
-    let Some(summary) = summary else {
-        return Check::new(MEMBER, None, "not compared: the pages are damaged", start);
-    };
-    let Some(connection) = &options.against else {
-        return Check::new(MEMBER, None, "not compared: no member was given", start);
-    };
-    let revision = summary.current_revision;
-    let answer = match ask(connection, revision).await {
-        Ok(answer) => answer,
-        Err(error) => return Check::new(MEMBER, None, error.to_string(), start),
-    };
-    let theirs = match answer {
-        HashKvAnswer::Hash(theirs) => theirs,
-        HashKvAnswer::Compacted => {
-            let detail = format!(
-                "cannot compare: the member has compacted its history beyond revision {revision}; make a newer snapshot"
-            );
-            return Check::new(MEMBER, None, detail, start);
-        }
-        HashKvAnswer::Future => {
-            let detail = format!(
-                "cannot compare: the member has not reached revision {revision} yet; it may belong to another cluster"
-            );
-            return Check::new(MEMBER, None, detail, start);
-        }
-    };
-    if theirs.compact_revision < summary.compact_revision {
-        let detail = format!(
-            "cannot compare: the member's hash is for compact revision {}, but the file is compacted to revision {}; make a newer snapshot",
-            theirs.compact_revision, summary.compact_revision
-        );
-        return Check::new(MEMBER, None, detail, start);
-    }
-    compare(data, revision, theirs, monitor, start)
-}
-
-async fn ask(connection: &Connection, revision: i64) -> Result<HashKvAnswer, MemberError> {
-    Member::connect(connection).await?.hash_kv(revision).await
-}
-
-fn compare(
-    data: &Part<'_>,
-    revision: i64,
-    theirs: HashKv,
+    summary: &Summary,
+    connection: &Connection,
     monitor: &dyn Monitor,
     start: Instant,
 ) -> Check {
+    let asked = async {
+        let member = Member::connect(connection)
+            .await
+            .map_err(|error| error.to_string())?;
+        hash_comparison::ask(&member, summary).await
+    };
+    let theirs = match asked.await {
+        Ok(theirs) => theirs,
+        Err(reason) => return Check::new(MEMBER, None, reason, start),
+    };
     let total_bytes = etcd_file::ReadAt::size_bytes(data).unwrap_or_default();
     monitor.step(MEMBER, total_bytes.saturating_mul(2));
-    let computed = Bolt::open(data)
-        .map_err(|error| error.to_string())
-        .and_then(|bolt| {
-            hash_kv(
-                &bolt,
-                revision,
-                theirs.compact_revision,
-                &scratch_file::create,
-                &mut |bytes| monitor.advance(bytes),
-            )
-            .map_err(|error| error.to_string())
-        });
-    let at = format!(
-        "at revision {revision}, compacted to {}, of member {:x}",
-        theirs.compact_revision, theirs.member_id
+    let compared = hash_comparison::compare(
+        data,
+        summary,
+        &theirs,
+        &scratch_file::create,
+        &mut |bytes| monitor.advance(bytes),
     );
-    match computed {
-        Ok(ours) if ours == theirs.hash => {
+    let at = format!(
+        "at revision {}, compacted to {}, of member {:x}",
+        summary.current_revision, theirs.compact_revision, theirs.member_id
+    );
+    match compared {
+        Comparison::Equal(ours) => {
             Check::new(MEMBER, Some(true), format!("HashKV {ours:08x} {at}"), start)
         }
-        Ok(ours) => {
+        Comparison::Differs(ours) => {
             let detail = format!("HashKV is {ours:08x}, expected {:08x} {at}", theirs.hash);
             Check::new(MEMBER, Some(false), detail, start)
         }
-        Err(problem) => Check::new(MEMBER, None, problem, start),
+        Comparison::Impossible(problem) => Check::new(MEMBER, None, problem, start),
     }
 }

@@ -269,7 +269,7 @@ fn the_kinds_explain_themselves() {
     });
     assert_eq!(
         columns("backups"),
-        "NAME SCHEDULE ZONE RETENTION DEGRADED REASON JUDGED AGE"
+        "NAME SCHEDULE ZONE RETENTION DEGRADED REASON EVALUATED AGE"
     );
     assert_eq!(
         columns("nodebackups"),

@@ -277,7 +277,7 @@ fn a_backup_comes_to_the_machine_of_whoever_asks_whole_and_proven_or_not_at_all(
         assert_eq!(output.status.code(), Some(1), "{}", told(&output));
         assert!(told(&output).contains(words), "{}", told(&output));
     };
-    fails("node-1", "no backup server runs on node node-1");
+    fails("node-1", "no backup server is running on node node-1");
     for wrong in ["node-1/", "node-1/..", "/x", "node-1/x/y"] {
         let output = export(wrong);
         assert_eq!(output.status.code(), Some(2), "{wrong}: {}", told(&output));

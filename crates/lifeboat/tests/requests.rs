@@ -146,7 +146,9 @@ fn a_request_is_a_proven_backup_where_it_says_or_is_told_why_not() {
     cluster.apply(&request("nowhere", "no-such-claim"));
     let message = wait_for(&cluster, "nowhere", "BackupFailed");
     assert!(
-        message.contains("no PersistentVolumeClaim \"no-such-claim\" in namespace etcd-lifeboat"),
+        message.contains(
+            "PersistentVolumeClaim \"no-such-claim\" does not exist in namespace etcd-lifeboat"
+        ),
         "{message}"
     );
     assert!(

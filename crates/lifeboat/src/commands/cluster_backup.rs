@@ -8,9 +8,10 @@ use crate::cli::progress_bar::Bar;
 use crate::cli::runtime::runtime;
 use crate::sandbox;
 use backup_plan::record::{ON_DEMAND, is_origin};
-use backup_store::backup::{RunError, Runner};
+use backup_plan::record::{Trigger, names_of};
 use backup_store::disk::Disk;
 use backup_store::repository::{Repository, RepositoryError};
+use backup_store::run::{RunError, Runner};
 use jiff::Timestamp;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,9 +73,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     };
     let order = args
         .node
-        .order(&args.origin, "command")
+        .order(&args.origin, Trigger::Command)
         .map_err(anyhow::Error::msg)?;
-    let repository = Repository::open(&args.backup_dir)?;
+    let repository = Repository::create(&args.backup_dir)?;
     if let Err(problem) = sandbox::write_only_below(&args.backup_dir) {
         output::error(&format!(
             "cannot restrict writes to the directory of the backups: {problem}; continuing without this restriction"
@@ -87,7 +88,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         disk: Disk::default(),
         now: Timestamp::now,
         monitor: Arc::new(bar.clone()),
-        tell: {
+        on_event: {
             let bar = bar.clone();
             // Beside the result, which scripts read.
             Arc::new(move |event| bar.print(&output::one_line(&event.to_string())))
@@ -132,7 +133,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
                 snapshot.revision,
                 snapshot.total_keys,
                 output::bytes(snapshot.size_bytes),
-                made.record.verified.join(", "),
+                names_of(&made.record.verified, ", "),
             )
         }
     };

@@ -21,7 +21,6 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::runtime::Handle;
 
 const INTERRUPTED: &str = "interrupted; the incomplete copy was removed";
 /// If a node sends nothing for this time, the export fails.
@@ -97,11 +96,10 @@ async fn export(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyho
         arrived = fetch(args, node, name, bar) => arrived?,
         () = stop.wait() => bail!(INTERRUPTED),
     };
-    let name = arrived.name.clone();
+    let name = arrived.name().to_string();
     let monitor = UntilStopped(stop.clone(), bar.clone());
     // On a thread of its own, so that signals are heard meanwhile.
-    let proving =
-        tokio::task::spawn_blocking(move || Handle::current().block_on(arrived.prove(&monitor)));
+    let proving = tokio::task::spawn_blocking(move || arrived.prove(&monitor));
     let proven = proving.await;
     bar.finish();
     let (place, report) = proven.context("cannot verify the backup")??;
@@ -178,12 +176,12 @@ impl Expected {
     /// Checks that the received backup matches the entry.
     fn check(&self, arrived: &Arrived, node: &str) -> anyhow::Result<()> {
         let record = &arrived.record;
-        let snapshot = format!("snapshot_{}.db", arrived.name);
+        let snapshot = format!("snapshot_{}.db", arrived.name());
         let sha256 = record.sha256.get(&snapshot).map_or("", String::as_str);
         let sequence = i64::try_from(record.sequence).unwrap_or(i64::MAX);
         let revision = record.snapshot.revision;
         for (what, expected, found) in [
-            ("name", self.name.as_str(), arrived.name.as_str()),
+            ("name", self.name.as_str(), arrived.name()),
             (
                 "sequence",
                 &self.sequence.to_string(),

@@ -27,13 +27,6 @@ pub(crate) struct Args {
 
 /// Holds or releases it.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
-    if !args.backup_path.is_dir() {
-        output::error(&format!(
-            "{} is not a directory: give the directory of the backups with --backup-path",
-            args.backup_path.display()
-        ));
-        return Ok(exit_code::FAILED);
-    }
     let repository = Repository::open(&args.backup_path)?;
     let name = &args.name;
     let done = if args.release {

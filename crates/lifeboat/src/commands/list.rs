@@ -2,6 +2,7 @@
 
 use crate::cli::exit_code;
 use crate::cli::output::{self, Format};
+use backup_plan::record::{Level, names_of};
 use backup_store::repository::{DEFAULT_ROOT, Entry, Kind, Repository};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -32,7 +33,7 @@ struct Listed {
     revision: Option<i64>,
     size_bytes: Option<u64>,
     written_bytes: Option<u64>,
-    verified: Vec<String>,
+    verified: Vec<Level>,
     /// Whether the backup is protected from automatic removal.
     held: bool,
     /// Why the backup is unreadable.
@@ -59,19 +60,14 @@ impl From<Entry> for Listed {
             revision: record.as_ref().map(|record| record.snapshot.revision),
             size_bytes: record.as_ref().map(|record| record.snapshot.size_bytes),
             written_bytes: record.as_ref().map(|record| record.written_bytes),
-            verified: record.map(|record| record.verified).unwrap_or_default(),
+            verified: record
+                .map(|record| record.verified.clone())
+                .unwrap_or_default(),
         }
     }
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
-    if !args.backup_path.is_dir() {
-        output::error(&format!(
-            "{} is not a directory: no backup was made there yet, or --backup-path is wrong",
-            args.backup_path.display()
-        ));
-        return Ok(exit_code::FAILED);
-    }
     let entries = Repository::open(&args.backup_path)?.entries()?;
     let listed: Vec<_> = entries.into_iter().map(Listed::from).collect();
     let problems: Vec<_> = listed
@@ -98,7 +94,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
                         or_dash(line.revision.map(|revision| revision.to_string())),
                         or_dash(line.size_bytes.map(output::bytes)),
                         or_dash(line.written_bytes.map(output::bytes)),
-                        or_dash((!line.verified.is_empty()).then(|| line.verified.join(","))),
+                        or_dash((!line.verified.is_empty()).then(|| names_of(&line.verified, ","))),
                         or_dash(line.held.then(|| "held".into())),
                     ]
                 }),

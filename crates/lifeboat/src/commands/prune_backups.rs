@@ -4,9 +4,9 @@ use crate::cli::exit_code;
 use crate::cli::flags::retention::{DEFAULT_NUMBER, RetentionArgs, Type};
 use crate::cli::output::{self, Format};
 use backup_plan::retention::Removal;
-use backup_store::backup;
 use backup_store::progress::Silent;
 use backup_store::repository::{DEFAULT_ROOT, Repository};
+use backup_store::run;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -54,21 +54,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             return Ok(exit_code::USAGE);
         }
     };
-    if !args.backup_path.is_dir() {
-        output::error(&format!(
-            "{} is not a directory: give the directory of the backups with --backup-path",
-            args.backup_path.display()
-        ));
-        return Ok(exit_code::FAILED);
-    }
     let repository = Repository::open(&args.backup_path)?;
-    let mut problems = Vec::new();
+    let mut problems: Vec<String> = Vec::new();
     let removals: Vec<Removal> = if args.dry_run {
-        backup::planned_removals(&repository, policy, None)?
+        run::planned_removals(&repository, policy, None)?
     } else {
-        let lock = repository.lock()?;
-        let swept = repository.sweep(&lock)?;
-        let pruned = backup::prune(&repository, &lock, policy, None, &Silent)?;
+        let locked = repository.lock()?;
+        let swept = locked.sweep()?;
+        let pruned = run::prune(&locked, policy, None, &Silent)?;
         let stuck = swept
             .stuck
             .iter()

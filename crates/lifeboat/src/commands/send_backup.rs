@@ -31,11 +31,6 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         );
         return Ok(exit_code::USAGE);
     }
-    anyhow::ensure!(
-        args.backup_path.is_dir(),
-        "{} is not a directory: no backup was made there yet, or --backup-path is wrong",
-        args.backup_path.display()
-    );
     let repository = Repository::open(&args.backup_path)?;
     send(&repository, args.name.as_deref(), out.lock())?;
     Ok(exit_code::DONE)

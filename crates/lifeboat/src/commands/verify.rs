@@ -6,7 +6,8 @@ use crate::cli::output::{self, Format};
 use crate::cli::progress_bar::Bar;
 use crate::cli::report::for_people;
 use crate::cli::runtime::runtime;
-use backup_store::verify::{Level, Options, verify};
+use backup_store::member::Connection;
+use backup_store::verify::{Level, Options, verify, verify_against_member};
 use clap::ValueEnum;
 use std::path::PathBuf;
 
@@ -57,28 +58,24 @@ enum LevelArg {
     Member,
 }
 
-impl From<LevelArg> for Level {
-    fn from(level: LevelArg) -> Self {
-        match level {
-            LevelArg::Trailer => Level::Trailer,
-            LevelArg::Structure => Level::Structure,
-            LevelArg::Content => Level::Content,
-            LevelArg::Member => Level::Member,
-        }
-    }
-}
-
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
-    let options = match args.options() {
-        Ok(options) => options,
+    let (options, against) = match args.options() {
+        Ok(found) => found,
         Err(problem) => {
             output::error(&problem);
             return Ok(exit_code::USAGE);
         }
     };
-    let runtime = runtime()?;
     let bar = Bar::new();
-    let report = runtime.block_on(verify(&args.path, &options, &bar));
+    let report = match against {
+        None => verify(&args.path, &options, &bar),
+        Some(connection) => runtime()?.block_on(verify_against_member(
+            &args.path,
+            &options,
+            &connection,
+            &bar,
+        )),
+    };
     bar.finish();
     let report = report?;
     let text = match args.output {
@@ -94,16 +91,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
 }
 
 impl Args {
-    fn options(&self) -> Result<Options, String> {
-        let level = self.level.map_or_else(
-            || match self.against {
-                Some(_) => Level::Member,
-                None => Level::Content,
-            },
-            Level::from,
-        );
+    fn options(&self) -> Result<(Options, Option<Connection>), String> {
+        let level = self.level.unwrap_or(match self.against {
+            Some(_) => LevelArg::Member,
+            None => LevelArg::Content,
+        });
         let endpoint = match &self.against {
-            Some(endpoint) if level == Level::Member => Some(endpoint.clone()),
+            Some(endpoint) if level == LevelArg::Member => Some(endpoint.clone()),
             Some(_) => {
                 return Err(
                     "--against needs --level member: leave --level out, or set it to member"
@@ -111,7 +105,7 @@ impl Args {
                 );
             }
             // Without the flag, as etcdctl would find it.
-            None if level == Level::Member => {
+            None if level == LevelArg::Member => {
                 Some(std::env::var("ETCDCTL_ENDPOINTS").map_err(|_| {
                     "--level member needs the endpoint of a member: set --against ENDPOINT or ETCDCTL_ENDPOINTS"
                 })?)
@@ -121,11 +115,15 @@ impl Args {
         let against = endpoint
             .map(|endpoint| self.connection.to_connection(endpoint))
             .transpose()?;
-        Ok(Options {
-            level,
-            // Whoever names a level beyond the trailer knows what the file is.
+        let options = Options {
+            level: match level {
+                LevelArg::Trailer => Level::Trailer,
+                LevelArg::Structure => Level::Structure,
+                LevelArg::Content | LevelArg::Member => Level::Content,
+            },
+            // If you name a level beyond the trailer, you know what the file is.
             trailer_optional: self.level.is_some_and(|level| level != LevelArg::Trailer),
-            against,
-        })
+        };
+        Ok((options, against))
     }
 }

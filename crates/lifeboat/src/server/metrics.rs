@@ -1,10 +1,9 @@
 //! The metrics of a backup server. `docs/metrics.md` explains each.
 
 use super::observed::View;
-use super::reasons::{NO_ETCD, NODE_UNKNOWN};
 use crate::http::openmetrics::{Metrics, flag, number, seconds};
 use backup_plan::freshness::Freshness;
-use backup_store::backup::RunError;
+use backup_plan::reason::Reason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -12,11 +11,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use std::fmt;
 
 /// All reasons for failed runs.
-fn reasons() -> impl Iterator<Item = &'static str> {
-    RunError::REASONS
-        .into_iter()
-        .filter(|reason| *reason != "stopped")
-        .chain([NODE_UNKNOWN, NO_ETCD])
+fn reasons() -> impl Iterator<Item = Reason> {
+    let all = Reason::ALL.iter().copied();
+    all.filter(|reason| *reason != Reason::Stopped)
 }
 
 impl Collector for View {
@@ -64,8 +61,8 @@ impl View {
             "Failed runs by reason, since the start",
             // All of them from the start on: Prometheus does not see a counter rise that begins at 1.
             reasons().map(|reason| {
-                let count = attempts.failures.get(reason).copied().unwrap_or_default();
-                ([("reason", reason)], ConstCounter::new(count))
+                let count = attempts.failures.get(&reason).copied().unwrap_or_default();
+                ([("reason", reason.name())], ConstCounter::new(count))
             }),
         )?;
         out.gauge(
@@ -153,7 +150,7 @@ impl View {
             flag(newest.linearized),
         )?;
         let source = [
-            ("source", newest.source.as_str()),
+            ("source", newest.source.name()),
             ("reason", newest.source_reason.as_str()),
         ];
         out.family(

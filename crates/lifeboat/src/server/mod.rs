@@ -6,5 +6,5 @@ pub(crate) mod node_backup;
 pub(crate) mod observed;
 #[cfg(feature = "kubernetes")]
 pub(crate) mod operator_metrics;
-pub(crate) mod reasons;
+pub(crate) mod origin;
 pub(crate) mod serve;

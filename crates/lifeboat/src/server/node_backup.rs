@@ -2,7 +2,7 @@
 //! continue without the API server. When it is available again, the current state is written.
 
 use super::observed::{KeptBackup, NEWEST_KEPT, Observed, View};
-use super::reasons::NO_ETCD;
+use backup_plan::reason::Reason;
 use cluster_api::resources::{
     Attempt, NODE_BACKUP_ENTRIES, NodeBackup, NodeBackupEntry, NodeBackupStatus, NodeMember,
 };
@@ -203,8 +203,8 @@ fn status(observed: &Observed) -> NodeBackupStatus {
 /// The kind of etcd member on the node, from the result of the last run.
 fn member(view: &View) -> NodeMember {
     match view.attempts.reason {
-        Some("learner") => NodeMember::Learner,
-        Some(NO_ETCD) => NodeMember::None,
+        Some(Reason::Learner) => NodeMember::Learner,
+        Some(Reason::NoEtcd) => NodeMember::None,
         _ if view.attempts.successes > 0 || view.kept.newest.is_some() => NodeMember::Voter,
         _ => NodeMember::Unknown,
     }
@@ -215,7 +215,7 @@ fn attempt(view: &View) -> Option<Attempt> {
     Some(Attempt {
         started_at: to_the_second(attempts.last_ended?),
         succeeded: attempts.problem.is_none(),
-        reason: attempts.reason.unwrap_or_default().into(),
+        reason: attempts.reason.map_or("", Reason::name).into(),
         message: short(attempts.problem.clone().unwrap_or_default()),
         consecutive_failures: signed(attempts.consecutive_failures),
     })
@@ -279,7 +279,7 @@ fn entry(kept: &KeptBackup) -> NodeBackupEntry {
             .verified
             .iter()
             .take(8)
-            .map(|level| short(level))
+            .map(|level| short(level.name()))
             .collect(),
         sequence: signed(record.sequence),
         sha256: record.sha256.get(&snapshot).map(|sha256| short(sha256)),

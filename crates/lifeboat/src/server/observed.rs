@@ -1,13 +1,14 @@
 //! The state of the runs and of the repository, for metrics, health checks and the `NodeBackup`.
 
-use super::reasons::ORIGIN;
+use super::origin::ORIGIN;
 use crate::http::listener::Answers;
 use crate::http::openmetrics;
 use backup_plan::cron::Schedule;
 use backup_plan::freshness::{self, Freshness};
+use backup_plan::reason::Reason;
 use backup_plan::record::Record;
-use backup_store::backup::RunEvent;
 use backup_store::repository::{Entry, Kind, Repository, RepositoryError, Space};
+use backup_store::run::RunEvent;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, VecDeque};
@@ -48,10 +49,10 @@ pub(crate) struct Attempts {
     pub(crate) last_ended: Option<Timestamp>,
     pub(crate) successes: u64,
     /// Failures by their reason.
-    pub(crate) failures: BTreeMap<&'static str, u64>,
+    pub(crate) failures: BTreeMap<Reason, u64>,
     pub(crate) consecutive_failures: u64,
     /// The reason of the last run, if it failed, as a label value.
-    pub(crate) reason: Option<&'static str>,
+    pub(crate) reason: Option<Reason>,
     /// Of the last attempt, if it failed.
     pub(crate) problem: Option<String>,
     /// Number of proven backups that were removed for space.
@@ -146,7 +147,7 @@ impl Observed {
         self.changed.notify_one();
     }
 
-    pub(crate) fn failure(&self, reason: &'static str, problem: String) {
+    pub(crate) fn failure(&self, reason: Reason, problem: String) {
         let attempts = &mut self.state().0;
         attempts.last_ended = attempts.last;
         *attempts.failures.entry(reason).or_default() += 1;
@@ -203,20 +204,22 @@ impl Observed {
     }
 
     fn look(&self) {
-        // Opening would make one; that is for runs.
-        let kept = if self.fixed.repository.exists() {
-            let kept = Repository::open(&self.fixed.repository).and_then(|all| {
-                Ok::<_, RepositoryError>(Kept {
-                    space: Some(all.space()?),
-                    ..kept(&all.entries()?, Timestamp::now())
-                })
-            });
-            kept.unwrap_or_else(|error| Kept {
+        let opened = Repository::open(&self.fixed.repository).and_then(|all| {
+            Ok::<_, RepositoryError>(Kept {
+                space: Some(all.space()?),
+                ..kept(&all.entries()?, Timestamp::now())
+            })
+        });
+        let kept = match opened {
+            Ok(kept) => kept,
+            // The first run creates it.
+            Err(RepositoryError::NotADirectory { .. }) if !self.fixed.repository.exists() => {
+                Kept::default()
+            }
+            Err(error) => Kept {
                 problem: Some(error.to_string()),
                 ..Kept::default()
-            })
-        } else {
-            Kept::default()
+            },
         };
         self.state().1 = kept;
     }
@@ -351,7 +354,7 @@ mod tests {
             reserve_bytes: None,
         });
         observed.look();
-        observed.failure("member", "refused".into());
+        observed.failure(Reason::Member, "refused".into());
         let view = observed.view(at("2026-11-23T03:00:00Z"));
         assert_eq!(
             view.not_ready().as_deref(),

@@ -1,17 +1,19 @@
 //! The main loop: waits until a run is due, lets other members go first, makes the backup, tries again after a failure.
 
 use super::observed::{Observed, has_come};
-use super::reasons::{NO_ETCD, NODE_UNKNOWN, ORIGIN};
+use super::origin::ORIGIN;
 use crate::cli::flags::node::NodeArgs;
 use crate::cli::stop::{Stop, UntilStopped};
 use backup_plan::agenda::{Agenda, Next, retry_delay};
+use backup_plan::reason::Reason;
+use backup_plan::record::{Trigger, names_of};
 use backup_plan::retention::Policy;
 use backup_plan::turns;
-use backup_store::backup::{Order, RunError, RunEvent, Runner};
 use backup_store::disk::Disk;
 use backup_store::member::{Member, MemberError};
 use backup_store::progress::Silent;
 use backup_store::repository::Repository;
+use backup_store::run::{Order, RunError, RunEvent, Runner};
 use jiff::Timestamp;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +34,7 @@ pub(crate) struct Server {
 /// Why a run made no backup.
 struct Failed {
     /// The label value in the metrics.
-    reason: &'static str,
+    reason: Reason,
     /// The message for people.
     problem: String,
     /// Whether to wait for the next due time, because another try would only put load on the member.
@@ -67,11 +69,11 @@ impl Server {
         );
         if self.missed(&agenda).await {
             tracing::info!("the last due backup was not made: making it now");
-            self.take_turn_and_run(&mut agenda, "catch-up").await;
+            self.take_turn_and_run(&mut agenda, Trigger::CatchUp).await;
         }
         while !self.stop.wanted() {
             match agenda.ask(Timestamp::now()) {
-                Next::Run(_) => self.take_turn_and_run(&mut agenda, "schedule").await,
+                Next::Run(_) => self.take_turn_and_run(&mut agenda, Trigger::Schedule).await,
                 Next::Wait(duration) => self.stop.sleep(duration).await,
                 Next::Never => {
                     tracing::error!(
@@ -101,7 +103,7 @@ impl Server {
     }
 
     /// Makes a backup. After a failure, tries again until it succeeds or the next run is due.
-    async fn take_turn_and_run(&self, agenda: &mut Agenda, trigger: &str) {
+    async fn take_turn_and_run(&self, agenda: &mut Agenda, trigger: Trigger) {
         let period = agenda.period(Timestamp::now());
         let delay = self.turn(period).await;
         if !delay.is_zero() {
@@ -114,7 +116,7 @@ impl Server {
         let mut failures = 0;
         while !self.stop.wanted() {
             self.observed.attempt(Timestamp::now());
-            match self.run_once(trigger).await {
+            match self.run_once(trigger.clone()).await {
                 Ok(()) => {
                     self.observed.success();
                     return;
@@ -126,7 +128,7 @@ impl Server {
                     waits_for_the_next_run: true,
                 }) => {
                     tracing::error!(
-                        reason,
+                        reason = reason.name(),
                         "backup failed: {problem}; trying again at the next due time"
                     );
                     self.observed.failure(reason, problem);
@@ -139,7 +141,7 @@ impl Server {
                     let retry = retry_delay(failures, period);
                     tracing::error!(
                         failures,
-                        reason,
+                        reason = reason.name(),
                         retry_s = retry.as_secs(),
                         "backup failed: {problem}"
                     );
@@ -157,7 +159,7 @@ impl Server {
     /// How long this member waits for the other members.
     async fn turn(&self, period: Duration) -> Duration {
         let known = async {
-            let node = self.look_at_node("").await.ok()?;
+            let node = self.look_at_node(Trigger::Schedule).await.ok()?;
             let member = Member::connect(&node.order.connection).await.ok()?;
             let status = member.status().await.ok()?;
             let voters: Vec<_> = member
@@ -184,26 +186,26 @@ impl Server {
     }
 
     /// Reads the node's files.
-    async fn look_at_node(&self, trigger: &str) -> Result<Node, Failed> {
-        let (node, trigger) = (self.node.clone(), trigger.to_string());
+    async fn look_at_node(&self, trigger: Trigger) -> Result<Node, Failed> {
+        let (node, trigger) = (self.node.clone(), trigger);
         let reading = move || {
-            let order = node.order(ORIGIN, &trigger)?;
+            let order = node.order(ORIGIN, trigger)?;
             let guessed = node.guesses();
             Ok(Node { order, guessed })
         };
         let read = self.disk.run("reading the node's files", reading).await;
         let read = read.map_err(RunError::DiskHangs)?;
         read.map_err(|problem| Failed {
-            reason: NODE_UNKNOWN,
+            reason: Reason::Node,
             problem,
             waits_for_the_next_run: false,
         })
     }
 
-    async fn run_once(&self, trigger: &str) -> Result<(), Failed> {
+    async fn run_once(&self, trigger: Trigger) -> Result<(), Failed> {
         let Node { order, guessed } = self.look_at_node(trigger).await?;
         let path = self.backup_path.clone();
-        let opening = move || Repository::open(&path);
+        let opening = move || Repository::create(&path);
         let repository = self.disk.run("opening the repository", opening).await;
         let repository = repository
             .map_err(RunError::DiskHangs)?
@@ -214,7 +216,7 @@ impl Server {
             disk: self.disk.clone(),
             now: Timestamp::now,
             monitor: Arc::new(UntilStopped(self.stop.clone(), Silent)),
-            tell: Arc::new(move |event: RunEvent| observed.hear(&event)),
+            on_event: Arc::new(move |event: RunEvent| observed.hear(&event)),
         };
         let stopped = async {
             self.stop.wait().await;
@@ -232,7 +234,7 @@ impl Server {
             keys = record.snapshot.total_keys,
             size_bytes = record.snapshot.size_bytes,
             written_bytes = record.written_bytes,
-            verified = record.verified.join(","),
+            verified = names_of(&record.verified, ","),
             took_ms = record.took_ms.values().sum::<u64>(),
             "backup made"
         );
@@ -254,13 +256,13 @@ fn explained(error: RunError, guessed: bool) -> Failed {
             endpoint,
             ..
         }) if guessed => (
-            NO_ETCD,
+            Reason::NoEtcd,
             format!(
                 "found no etcd on this node: no file names an etcd, and nothing listens on {endpoint}"
             ),
         ),
         RunError::Member(problem) if guessed => (
-            NODE_UNKNOWN,
+            Reason::Node,
             format!(
                 "cannot find etcd: no file of this node says where etcd is, and the default endpoint failed: {problem}"
             ),

@@ -2,8 +2,9 @@
 
 use crate::cli::flags::connection::ConnectionArgs;
 use backup_plan::platform::{self, Found, NodeFiles, Platform};
-use backup_store::backup::Order;
+use backup_plan::record::Trigger;
 use backup_store::local_file::read_small;
+use backup_store::run::Order;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::io;
 use std::net::{IpAddr, UdpSocket};
@@ -156,7 +157,7 @@ impl NodeArgs {
     }
 
     /// The order for one run.
-    pub(crate) fn order(&self, origin: &str, trigger: &str) -> Result<Order, String> {
+    pub(crate) fn order(&self, origin: &str, trigger: Trigger) -> Result<Order, String> {
         let found = self.find()?;
         let below = Below(&self.host_root);
         let mut connection = self.connection.to_connection(found.endpoint.clone())?;
@@ -188,7 +189,7 @@ impl NodeArgs {
         Ok(Order {
             connection,
             origin: origin.into(),
-            trigger: trigger.into(),
+            trigger,
             node: self.node_name(),
             platform: found.platform.name().into(),
             resources: (!paths.is_empty()).then_some((root, paths)),

@@ -3,10 +3,11 @@
 //! Filesystems free space late: btrfs with a transaction, XFS in the background, all of them when the last process has closed a
 //! file. So after each removal the run waits for the space. If it does not become free, nothing else is removed.
 
-use crate::notes::{AwaitedSpace, Notes};
+use super::error::RunError;
+use super::notes::{AwaitedSpace, Notes};
+use crate::disk_use::DiskUse;
 use crate::progress::SharedMonitor;
-use crate::repository::{Lock, Repository};
-use crate::run_error::RunError;
+use crate::repository::Locked;
 use backup_plan::retention::{Removal, removals_for_space};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};
@@ -27,8 +28,7 @@ pub(crate) fn needed_bytes(db_bytes: u64) -> u64 {
 }
 
 pub(crate) struct Room<'r> {
-    pub(crate) repository: &'r Repository,
-    pub(crate) lock: &'r Lock,
+    pub(crate) repository: &'r Locked,
     pub(crate) monitor: &'r SharedMonitor,
     /// Receives each backup that is removed.
     pub(crate) given_up: &'r dyn Fn(&Removal),
@@ -50,18 +50,20 @@ impl Room<'_> {
         {
             return Err(awaited.error(free_bytes, wanted_bytes));
         }
-        let candidates: Vec<_> = self
-            .repository
-            .entries()?
+        let entries = self.repository.entries()?;
+        let candidates: Vec<_> = entries
             .iter()
             .filter_map(|entry| entry.candidate())
             .collect();
+        let disk_use = DiskUse::of(self.repository, &entries);
+        let freed_by = |names: &[&str]| disk_use.freed_by(&names.iter().copied().collect());
         let short = |free_bytes| RunError::InsufficientSpace {
             free_bytes,
             needed_bytes,
             reserve_bytes,
         };
-        let Some(removals) = removals_for_space(&candidates, wanted_bytes - free_bytes) else {
+        let Some(removals) = removals_for_space(&candidates, wanted_bytes - free_bytes, freed_by)
+        else {
             return Err(short(free_bytes));
         };
         for removal in removals {
@@ -78,11 +80,11 @@ impl Room<'_> {
             // Before it goes: whoever comes after a crash is to know that its space may come. On a disk that is full to the
             // last byte there is no room for that before.
             notes.awaited = Some(awaited.clone());
-            let noted = notes.keep(self.repository, self.lock);
-            if self.repository.remove(self.lock, &removal.name)? {
+            let noted = notes.keep(self.repository);
+            if self.repository.remove(&removal.name)? {
                 (self.given_up)(&removal);
                 if noted.is_err() {
-                    notes.keep(self.repository, self.lock)?;
+                    notes.keep(self.repository)?;
                 }
                 self.wait_for(&awaited, wanted_bytes)?;
             }
@@ -99,7 +101,7 @@ impl Room<'_> {
 
     fn nothing_awaited(&self, notes: &mut Notes) -> Result<(), RunError> {
         if notes.awaited.take().is_some() {
-            notes.keep(self.repository, self.lock)?;
+            notes.keep(self.repository)?;
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! Reads a file from the disk and not from the page cache.
 
+use super::error::RunError;
 use crate::blocks;
 use crate::local_file::{LocalFile, OpenError};
 use crate::progress::Monitor;
-use crate::run_error::RunError;
+use backup_plan::record::ReadBack;
 use etcd_file::ReadAt;
 use rustix::fs::{Advice, OFlags};
 use std::cell::RefCell;
@@ -18,30 +19,11 @@ const BUFFER_BYTES: usize = 1 << 18;
 /// How many damaged places are reported.
 const PLACES: usize = 5;
 
-/// How a file was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum How {
-    /// With direct reads, which bypass the page cache.
-    Direct,
-    /// After the file was removed from the page cache. Used where the filesystem has no direct reads.
-    Uncached,
-}
-
-impl How {
-    /// The name in the record.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            How::Direct => "direct",
-            How::Uncached => "uncached",
-        }
-    }
-}
-
 /// A file that is read from its disk and not from the page cache. It must be synced.
 pub(crate) struct DeviceFile {
     file: File,
     size_bytes: u64,
-    pub(crate) how: How,
+    pub(crate) how: ReadBack,
     buffer: RefCell<Vec<u8>>,
 }
 
@@ -59,16 +41,16 @@ impl DeviceFile {
         let mut opened = DeviceFile {
             file: cached.into_file(),
             size_bytes,
-            how: How::Uncached,
+            how: ReadBack::Uncached,
             buffer: RefCell::new(vec![0; BUFFER_BYTES + ALIGNMENT]),
         };
         if let Ok(direct) = direct {
             let buffered = std::mem::replace(&mut opened.file, direct);
-            opened.how = How::Direct;
+            opened.how = ReadBack::Direct;
             // Some filesystems open a file so and can't read it.
             if opened.read_exact_at(&mut [0], 0).is_err() && size_bytes > 0 {
                 opened.file = buffered;
-                opened.how = How::Uncached;
+                opened.how = ReadBack::Uncached;
             }
         }
         Ok(opened)
@@ -117,7 +99,11 @@ impl ReadAt for DeviceFile {
 }
 
 /// Reads a complete file from its disk, and compares it with the hashes in `blocks.b3`.
-pub(crate) fn compare(path: &Path, hashes: &[u8], monitor: &dyn Monitor) -> Result<How, RunError> {
+pub(crate) fn compare(
+    path: &Path,
+    hashes: &[u8],
+    monitor: &dyn Monitor,
+) -> Result<ReadBack, RunError> {
     let read_error = |source| RunError::Write {
         path: path.into(),
         source,

@@ -3,7 +3,7 @@
 
 use crate::durable_file;
 use crate::local_file::read_small;
-use crate::repository::{Lock, Repository, RepositoryError};
+use crate::repository::{Locked, Repository, RepositoryError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -45,11 +45,7 @@ impl Notes {
     }
 
     /// Writes the notes.
-    pub(crate) fn keep(
-        &mut self,
-        repository: &Repository,
-        _lock: &Lock,
-    ) -> Result<(), RepositoryError> {
+    pub(crate) fn keep(&mut self, repository: &Locked) -> Result<(), RepositoryError> {
         while self.compared.len() > MAX_MEMBERS {
             let oldest = self.compared.iter().min_by_key(|(_, at)| **at);
             let Some(oldest) = oldest.map(|(member, _)| member.clone()) else {

@@ -1,12 +1,13 @@
 //! Writes a member's snapshot stream to the disk. A separate thread writes to the disk. While the run waits for the disk, it
 //! reads nothing. When the disk hangs, the stream is closed, because the member's database grows while it is open.
 
+use super::super::error::{RunError, write_error};
+use super::{SPACE_CHECK_BYTES, SYNCED_EVERY_BYTES, Source, SpaceGuard, Taken};
 use crate::disk::{Disk, DiskHangs, HANGS_AFTER};
 use crate::member::{Member, SnapshotStream};
 use crate::progress::SharedMonitor;
-use crate::repository::Repository;
-use crate::run_error::{RunError, write_error};
 use crate::{blocks, digest::hex, durable_file};
+use backup_plan::record::{Level, SnapshotSource};
 use etcd_file::snapshot_file::{TRAILER_BYTES, Trailer};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -15,10 +16,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tonic::codegen::Bytes;
 
-/// The free space is checked again after this many bytes.
-const SPACE_CHECK_BYTES: u64 = 64 << 20;
-/// The file is synced after this many bytes. If the member uses the same disk, its own syncs wait for all unwritten data.
-pub(crate) const SYNCED_EVERY_BYTES: u64 = 8 << 20;
 /// A stream that is slower than this on average fails. While it is open the member cannot reuse
 /// pages, and its database grows.
 const SLOWEST_BYTES_PER_S: u64 = 4 << 20;
@@ -30,61 +27,39 @@ const WRITING: &str = "writing the snapshot";
 /// How often a run checks whether it should stop, also without data.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Checks the reserve of free space while a run writes.
-#[derive(Clone)]
-pub(crate) struct SpaceGuard {
-    pub(crate) repository: Repository,
-    pub(crate) reserve_bytes: u64,
+/// The snapshot stream of a member.
+pub(crate) struct StreamSource<'m> {
+    pub(crate) member: &'m Member,
+    /// The size of the member's database.
+    pub(crate) expected_bytes: u64,
 }
 
-impl SpaceGuard {
-    pub(crate) fn check(&self) -> Result<(), RunError> {
-        let free_bytes = self.repository.space()?.free_bytes;
-        if free_bytes < self.reserve_bytes {
-            return Err(RunError::InsufficientSpace {
-                free_bytes,
-                needed_bytes: SPACE_CHECK_BYTES,
-                reserve_bytes: self.reserve_bytes,
-            });
+impl Source for StreamSource<'_> {
+    const KIND: SnapshotSource = SnapshotSource::Stream;
+
+    async fn take(
+        &self,
+        disk: &Disk,
+        path: &Path,
+        space: &SpaceGuard,
+        monitor: &SharedMonitor,
+    ) -> Result<Taken, RunError> {
+        monitor.step("stream", self.expected_bytes);
+        let mut stream = self.member.snapshot().await?;
+        let (sender, pieces) = mpsc::channel(PIECES_WAITING);
+        let (path, space) = (path.to_path_buf(), space.clone());
+        let writing = disk.start(WRITING, move || write(&path, pieces, &space))?;
+        let brought = bring(&mut stream, &sender, self.expected_bytes, monitor).await;
+        // The member is done with, whatever the disk does.
+        drop((sender, stream));
+        if let Err(RunError::DiskHangs(_)) = brought {
+            return Err(disk.hangs(&writing, HANGS_AFTER).into());
         }
-        Ok(())
+        // Also after another failure: nothing is cleared while somebody still writes there.
+        let written = disk.end(writing).await?;
+        brought?;
+        written
     }
-}
-
-/// A received snapshot that is on the disk.
-pub(crate) struct Received {
-    /// Size without the trailer.
-    pub(crate) data_bytes: u64,
-    /// SHA-256 of the complete file, in hexadecimal.
-    pub(crate) file_sha256: String,
-    /// The contents of `blocks.b3`.
-    pub(crate) blocks: Vec<u8>,
-}
-
-/// Writes the stream to a file, hashes it, and syncs the file.
-pub(crate) async fn receive(
-    disk: &Disk,
-    member: &Member,
-    path: &Path,
-    space: &SpaceGuard,
-    expected_bytes: u64,
-    monitor: &SharedMonitor,
-) -> Result<Received, RunError> {
-    monitor.step("stream", expected_bytes);
-    let mut stream = member.snapshot().await?;
-    let (sender, pieces) = mpsc::channel(PIECES_WAITING);
-    let (path, space) = (path.to_path_buf(), space.clone());
-    let writing = disk.start(WRITING, move || write(&path, pieces, &space))?;
-    let brought = bring(&mut stream, &sender, expected_bytes, monitor).await;
-    // The member is done with, whatever the disk does.
-    drop((sender, stream));
-    if let Err(RunError::DiskHangs(_)) = brought {
-        return Err(disk.hangs(&writing, HANGS_AFTER).into());
-    }
-    // Also after another failure: nothing is cleared while somebody still writes there.
-    let written = disk.end(writing).await?;
-    brought?;
-    written
 }
 
 /// Sends the pieces of the stream to the writer.
@@ -146,11 +121,7 @@ async fn until_stopped<T>(
 }
 
 /// Receives pieces until the stream ends, and writes them.
-fn write(
-    path: &Path,
-    mut pieces: Receiver<Bytes>,
-    space: &SpaceGuard,
-) -> Result<Received, RunError> {
+fn write(path: &Path, mut pieces: Receiver<Bytes>, space: &SpaceGuard) -> Result<Taken, RunError> {
     let mut file = durable_file::create(path).map_err(write_error(path))?;
     let mut digest = Sha256::new();
     let mut blocks = blocks::Hasher::default();
@@ -189,10 +160,12 @@ fn write(
         });
     }
     durable_file::sync(&file).map_err(write_error(path))?;
-    Ok(Received {
+    Ok(Taken {
         data_bytes,
+        file_bytes: data_bytes + TRAILER_BYTES,
         file_sha256: hex(&whole.finalize()),
         blocks: blocks.finish(),
+        verified: vec![Level::Trailer],
     })
 }
 

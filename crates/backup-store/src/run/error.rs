@@ -3,6 +3,8 @@
 use crate::disk::DiskHangs;
 use crate::member::MemberError;
 use crate::repository::RepositoryError;
+use crate::size::mib;
+use backup_plan::reason::Reason;
 use etcd_file::Failure;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -142,58 +144,38 @@ pub enum RunError {
     Stopped,
 }
 
-/// Formats bytes as MiB for messages.
-pub(crate) fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
 impl RunError {
-    /// All reasons.
-    pub const REASONS: [&'static str; 13] = [
-        "member",
-        "locked",
-        "repository",
-        "learner",
-        "stream",
-        "damaged",
-        "behind",
-        "insufficient-space",
-        "disk-corruption",
-        "disk-hangs",
-        "write",
-        "check",
-        "stopped",
-    ];
-
     /// Whether an immediate retry would fail in the same way and only cost the member time.
     #[must_use]
     pub fn waits_for_the_next_run(&self) -> bool {
         matches!(self, RunError::Damaged { .. } | RunError::Differs { .. })
     }
 
-    /// The reason as one stable word, one of [`RunError::REASONS`].
+    /// The reason as one word.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            RunError::Member(_) => "member",
-            RunError::Repository(error) if error.is_disk_full() => "insufficient-space",
-            RunError::Repository(RepositoryError::Locked { .. }) => "locked",
-            RunError::Repository(_) => "repository",
-            RunError::Learner { .. } => "learner",
-            RunError::Cut { .. } | RunError::TooSlow { .. } | RunError::Trailer { .. } => "stream",
-            RunError::Damaged { .. } | RunError::Differs { .. } => "damaged",
-            RunError::Behind { .. } => "behind",
+            RunError::Member(_) => Reason::Member,
+            RunError::Repository(error) if error.is_disk_full() => Reason::InsufficientSpace,
+            RunError::Repository(RepositoryError::Locked { .. }) => Reason::Locked,
+            RunError::Repository(_) => Reason::Repository,
+            RunError::Learner { .. } => Reason::Learner,
+            RunError::Cut { .. } | RunError::TooSlow { .. } | RunError::Trailer { .. } => {
+                Reason::Stream
+            }
+            RunError::Damaged { .. } | RunError::Differs { .. } => Reason::Damaged,
+            RunError::Behind { .. } => Reason::Behind,
             RunError::InsufficientSpace { .. } | RunError::SpaceAwaited { .. } => {
-                "insufficient-space"
+                Reason::InsufficientSpace
             }
-            RunError::DiskCorruption { .. } => "disk-corruption",
-            RunError::DiskHangs(_) => "disk-hangs",
+            RunError::DiskCorruption { .. } => Reason::DiskCorruption,
+            RunError::DiskHangs(_) => Reason::DiskHangs,
             RunError::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                "insufficient-space"
+                Reason::InsufficientSpace
             }
-            RunError::Write { .. } => "write",
-            RunError::Check(_) => "check",
-            RunError::Stopped => "stopped",
+            RunError::Write { .. } => Reason::Write,
+            RunError::Check(_) => Reason::Check,
+            RunError::Stopped => Reason::Stopped,
         }
     }
 }

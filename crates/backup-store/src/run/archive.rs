@@ -1,10 +1,11 @@
 //! Writes the archive of control-plane files and reads it back from the disk. If the archive fails, the run goes on without it.
 
+use super::error::{RunError, write_error};
+use super::read_back;
+use super::source::{SYNCED_EVERY_BYTES, SpaceGuard};
 use crate::digest::Hashed;
 use crate::progress::{SharedMonitor, Silent};
-use crate::receive::{SYNCED_EVERY_BYTES, SpaceGuard};
-use crate::run_error::{RunError, write_error};
-use crate::{blocks, durable_file, read_back, static_resources};
+use crate::{blocks, durable_file, static_resources};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -1,0 +1,22 @@
+//! Where backups are stored: a directory, with a directory for each backup.
+//!
+//! A run works in a hidden directory, which becomes the backup by one rename. So every listed backup is
+//! complete. What a crash leaves over is hidden, and the next run removes it. `docs/repository.md` has the layout.
+//!
+//! Reading needs no right. Changing does: [`Locked`] is the right to change one repository.
+
+mod backup;
+mod directory;
+mod entry;
+mod error;
+pub(crate) mod names;
+mod space;
+mod staging;
+
+pub use backup::Backup;
+pub(crate) use backup::MAX_RECORD_BYTES;
+pub use directory::{DEFAULT_ROOT, Locked, Repository, Swept};
+pub use entry::{Entry, Kind};
+pub use error::RepositoryError;
+pub use space::Space;
+pub use staging::Staging;

@@ -1,0 +1,36 @@
+//! The names in a repository. `docs/repository.md` describes them.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// The file of the record.
+pub(crate) const RECORD_FILE: &str = "backup.json";
+/// Beside the record of a backup that is held.
+pub(crate) const HOLD_FILE: &str = "hold";
+pub(crate) const PARTIAL: &str = ".partial-";
+pub(crate) const REMOVING: &str = ".removing-";
+pub(crate) const LOCK_FILE: &str = ".lock";
+const NAME_FORMAT: &str = "%Y-%m-%d_%H%M%S";
+
+/// The name of a backup that was started at this time.
+pub(crate) fn name_of(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::UTC)
+        .strftime(NAME_FORMAT)
+        .to_string()
+}
+
+/// The time in the name of a backup; `None` if this is not such a name.
+pub(crate) fn time_of_name(name: &str) -> Option<Timestamp> {
+    let time = jiff::civil::DateTime::strptime(NAME_FORMAT, name).ok()?;
+    Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
+}
+
+/// The file of a backup's snapshot.
+pub(crate) fn snapshot_file(name: &str) -> String {
+    format!("snapshot_{name}.db")
+}
+
+/// The file of a backup's archive.
+pub(crate) fn archive_file(name: &str) -> String {
+    format!("static_kuberesources_{name}.tar.gz")
+}

@@ -1,0 +1,30 @@
+//! What a run is to do.
+
+use crate::member::Connection;
+use backup_plan::record::Trigger;
+use std::path::PathBuf;
+
+/// The settings of one run.
+#[derive(Clone)]
+pub struct Order {
+    /// How to connect to the member.
+    pub connection: Connection,
+    /// Who requested the backup: the name of a `Backup`, or `on-demand`.
+    pub origin: String,
+    /// What started the run: `schedule`, `catch-up` or `command`.
+    pub trigger: Trigger,
+    /// The node's name.
+    pub node: String,
+    /// The platform that was found.
+    pub platform: String,
+    /// The control-plane files to archive: a root directory, and paths below it.
+    pub resources: Option<(PathBuf, Vec<PathBuf>)>,
+    /// Warnings about the node, to be written into the record.
+    pub warnings: Vec<String>,
+    /// Why the snapshot is taken from the member's stream.
+    pub source_reason: String,
+    /// Bytes to keep free; none for the default of the filesystem.
+    pub reserve_bytes: Option<u64>,
+    /// Limit for reading the snapshot back, in bytes per second.
+    pub max_bytes_per_s: Option<u64>,
+}
