@@ -60,6 +60,35 @@ fn a_filesystem_that_frees_space_late_costs_one_backup_where_one_is_enough(
     assert_all_whole(&repository);
 }
 
+/// As a deduplication or a clone of the member's database does it.
+#[test]
+fn backups_that_share_all_their_space_are_not_removed_in_vain() {
+    let Some((server, disk, repository)) = full_repository(Filesystem::Xfs, 5) else {
+        return;
+    };
+    let before = names(&repository, "backup");
+    let snapshot = |name: &str| repository.join(name).join(format!("snapshot_{name}.db"));
+    for name in &before[..4] {
+        let status = Command::new("cp")
+            .arg("--reflink=always")
+            .args([snapshot(&before[4]), snapshot(name)])
+            .status()
+            .unwrap();
+        assert!(status.success(), "XFS shares blocks");
+    }
+    let synced = Command::new("sync").arg("-f").arg(disk.path()).status();
+    assert!(synced.unwrap().success());
+    disk.leave_free(20);
+    let output = backup_once(&server, &repository, &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert!(
+        told(&output).contains("not enough space on the backup disk"),
+        "{}",
+        told(&output)
+    );
+    assert_eq!(names(&repository, "backup"), before, "{}", told(&output));
+}
+
 #[test]
 fn a_backup_that_somebody_reads_frees_nothing_and_no_other_is_removed_for_it() {
     let Some((server, _disk, repository)) = full_repository(Filesystem::Ext4, 5) else {

@@ -103,7 +103,8 @@ impl FaultyDisk {
     pub fn leave_free(&self, mib: u64) {
         self.sync();
         let size_bytes = self.free_bytes().saturating_sub(mib << 20);
-        let path = self.mount.join("somebody-elses-file");
+        // One more each time.
+        let path = self.mount.join(format!("file-of-{size_bytes}-bytes"));
         run(Command::new("fallocate")
             .args(["-l", &size_bytes.to_string()])
             .arg(path))
