@@ -327,6 +327,28 @@ fn what_is_not_ours_is_listed_as_foreign_and_never_touched() {
 }
 
 #[test]
+fn a_second_etcd_of_a_node_has_a_repository_of_its_own_and_is_not_taken_for_another_cluster() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let dir = TempDir::new().unwrap();
+    let main = dir.path().join("backups");
+    let events = main.join("etcd-events");
+    let servers = [Server::start(&binaries), Server::start(&binaries)];
+    for _ in 0..2 {
+        for (server, repository) in servers.iter().zip([&main, &events]) {
+            let output = backup_once(server, repository, &[]);
+            assert!(output.status.success(), "{}", told(&output));
+            assert!(!told(&output).contains("cluster id"), "{}", told(&output));
+        }
+    }
+    for repository in [&main, &events] {
+        assert_eq!(names(repository, "backup").len(), 2);
+    }
+    assert_eq!(names(&main, "foreign"), ["etcd-events"]);
+}
+
+#[test]
 fn a_backup_holds_the_nodes_files_with_owners_modes_and_links() {
     let Some(binaries) = require_usual() else {
         return;

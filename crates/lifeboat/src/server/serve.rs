@@ -98,14 +98,20 @@ impl Server {
             });
             own.max()
         };
-        let newest = self.disk.run("looking at the repository", looking).await;
+        let newest = self.disk.run("reading the repository", looking).await;
         agenda.missed(newest.ok().flatten(), Timestamp::now())
     }
 
     /// Makes a backup. After a failure, tries again until it succeeds or the next run is due.
     async fn take_turn_and_run(&self, agenda: &mut Agenda, trigger: Trigger) {
         let period = agenda.period(Timestamp::now());
-        let delay = self.turn(period).await;
+        // Where etcd is, is found out once. A retry looks again: that may be what was wrong.
+        let node = self.look_at_node(trigger.clone()).await;
+        let delay = match &node {
+            Ok(node) => self.turn(node, period).await,
+            Err(_) => Duration::ZERO,
+        };
+        let mut found = Some(node);
         if !delay.is_zero() {
             tracing::info!(
                 delay_s = delay.as_secs(),
@@ -116,7 +122,15 @@ impl Server {
         let mut failures = 0;
         while !self.stop.wanted() {
             self.observed.attempt(Timestamp::now());
-            match self.run_once(trigger.clone()).await {
+            let node = match found.take() {
+                Some(node) => node,
+                None => self.look_at_node(trigger.clone()).await,
+            };
+            let made = match node {
+                Ok(node) => self.run_once(node).await,
+                Err(failed) => Err(failed),
+            };
+            match made {
                 Ok(()) => {
                     self.observed.success();
                     return;
@@ -157,9 +171,9 @@ impl Server {
     }
 
     /// How long this member waits for the other members.
-    async fn turn(&self, period: Duration) -> Duration {
+    async fn turn(&self, node: &Node, period: Duration) -> Duration {
+        // The run asks the member again: by then minutes may have passed, and another member may be the leader.
         let known = async {
-            let node = self.look_at_node(Trigger::Schedule).await.ok()?;
             let member = Member::connect(&node.order.connection).await.ok()?;
             let status = member.status().await.ok()?;
             let voters: Vec<_> = member
@@ -202,8 +216,8 @@ impl Server {
         })
     }
 
-    async fn run_once(&self, trigger: Trigger) -> Result<(), Failed> {
-        let Node { order, guessed } = self.look_at_node(trigger).await?;
+    async fn run_once(&self, node: Node) -> Result<(), Failed> {
+        let Node { order, guessed } = node;
         let path = self.backup_path.clone();
         let opening = move || Repository::create(&path);
         let repository = self.disk.run("opening the repository", opening).await;
