@@ -3,7 +3,7 @@
 //!
 //! - [`agenda`]: whether it is due now, whatever the clock does.
 //! - [`cron`]: when a backup is due.
-//! - [`freshness`]: whether a node's backups are new enough, by their schedule.
+//! - [`freshness`]: whether backups are stale, by their schedule.
 //! - [`platform`]: where a node's etcd, its certificates and its files are.
 //! - [`turns`]: in which order the members of a cluster make their backups.
 //! - [`retention`]: which backups are kept.

@@ -1,4 +1,4 @@
-//! What the cluster stores and how it is judged: the custom resources, their defaults and limits, and whether a node's backups
+//! What the cluster stores, and the rules for it: the custom resources, their defaults and limits, and whether a node's backups
 //! are stale. Values in, values out: no network and no clock.
 //!
 //! - [`resources`]: `Backup`, `EtcdBackup` and `NodeBackup`, and their CRDs.

@@ -285,7 +285,10 @@ fn a_backup_that_was_published_is_whole_after_the_power_fails(#[case] filesystem
     let output = backup_once(&server, &repository, &[]);
     assert!(output.status.success(), "{}", told(&output));
     disk.cut_power();
-    assert_eq!(names(&repository, "backup").len(), 1);
+    let listed = command(&["list", "--backup-path", text(&repository)])
+        .output()
+        .unwrap();
+    assert_eq!(names(&repository, "backup").len(), 1, "{}", told(&listed));
     assert_all_whole(&repository);
 }
 

@@ -74,11 +74,15 @@ impl FaultyDisk {
     }
 
     fn mount_image(&self) -> Result<(), String> {
-        let mut mount = Command::new("mount");
-        run(mount
-            .args(["-o", "loop"])
-            .arg(self.image())
-            .arg(&self.mount))
+        let mount = |options: &str| {
+            let mut mount = Command::new("mount");
+            run(mount
+                .args(["-o", options])
+                .arg(self.image())
+                .arg(&self.mount))
+        };
+        // XFS refuses a copy while the other one is still mounted somewhere.
+        mount("loop").or_else(|problem| mount("loop,nouuid").map_err(|_| problem))
     }
 
     /// Its root directory.
@@ -160,6 +164,13 @@ impl FaultyDisk {
         let mut shutdown = Command::new("xfs_io");
         run(shutdown.args(["-x", "-c", "shutdown"]).arg(&self.mount)).unwrap();
         run(Command::new("umount").arg(&self.mount)).unwrap();
+        // Another process may have copied its mounts, and keep the filesystem as it is: what is on the disk is mounted from a copy.
+        let copy = self.dir.path().join("copy");
+        run(Command::new("cp")
+            .arg("--sparse=always")
+            .args([&self.image(), &copy]))
+        .unwrap();
+        std::fs::rename(copy, self.image()).unwrap();
         self.mount_image().unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! MicroShift, whose places can't be configured (openshift/microshift: `pkg/config/files.go`,
+//! MicroShift, whose paths cannot be configured (openshift/microshift: `pkg/config/files.go`,
 //! `pkg/util/cryptomaterial/certinfo.go`, `pkg/controllers/etcd.go`).
 //!
 //! The archive is what its own backup needs, without etcd's data, and its configuration.

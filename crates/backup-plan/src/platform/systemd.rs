@@ -1,7 +1,7 @@
 //! An etcd that systemd runs: kubespray's (kubernetes-sigs/kubespray: `roles/etcd/templates/etcd.env.j2`,
 //! `etcd-host.service.j2`), Debian's package `etcd-server`, Fedora's, and what people write themselves.
 //!
-//! The unit says which environment and which flags etcd gets. Where it can't be seen, the environment files
+//! The unit says which environment and which flags etcd gets. Where it cannot be read, the environment files
 //! that these are known to have are read all the same. As in etcd itself a configuration file stands alone,
 //! and a flag goes before the environment.
 

@@ -3,7 +3,7 @@
 //! Some questions need to know what the record before said of the same key: which keys live, whether
 //! versions count up. A database may have more keys than there is memory for, so a table keeps the keys
 //! that came first, and records of all others wait in partitions of a scratch file, in order, until it is
-//! their turn. Keys are told apart by a 128-bit SipHash with a key of its own for each run, so no file
+//! their turn. Keys are distinguished by a 128-bit SipHash with a key of its own for each run, so no file
 //! can be made to collide.
 
 use crate::{Failure, Scratch, ScratchSource};
