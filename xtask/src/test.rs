@@ -9,11 +9,12 @@ use xtask::command::{cargo, run as run_command, target_dir};
 use xtask::etcd;
 
 /// Integration tests that need nothing but a program, or one etcd for some seconds.
-const QUICK: [&str; 7] = [
+const QUICK: [&str; 8] = [
     "backup_server",
     "beside_real_etcd",
     "cluster_backup",
     "damaged_backups",
+    "repository",
     "help",
     "hostile_files",
     "platforms",

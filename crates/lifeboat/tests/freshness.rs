@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 use test_support::etcd_server::Server;
-use test_support::kubernetes::cluster::Fault;
+use test_support::kubernetes::faults::Fault;
 use test_support::kubernetes::image::Image;
 use test_support::kubernetes::openshift::Flavour;
 use test_support::node_trees::Kind;

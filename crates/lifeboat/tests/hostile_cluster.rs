@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
-use test_support::kubernetes::cluster::Fault;
+use test_support::kubernetes::faults::Fault;
 use test_support::node_trees::Kind;
 
 /// What somebody makes of a pod.

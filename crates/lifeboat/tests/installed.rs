@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use test_support::kubernetes::binaries;
-use test_support::kubernetes::cluster::Fault;
+use test_support::kubernetes::faults::Fault;
 use test_support::kubernetes::openshift::Flavour;
 
 /// Tells of a node with somebody's token; says what is refused.

@@ -1,4 +1,6 @@
 //! The control plane that everything in a cluster is tested beside: that it is what it says.
+//!
+//! This file is long because each thing that the test cluster imitates has a test of its own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,8 +16,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use test_support::etcd_binaries::require_usual;
 use test_support::kubernetes::binaries;
-use test_support::kubernetes::cluster::{Cluster, Fault, Options};
+use test_support::kubernetes::cluster::{Cluster, Options};
 use test_support::kubernetes::conflict::{ConflictingWriter, Object};
+use test_support::kubernetes::faults::Fault;
 use test_support::kubernetes::image::{Image, Images};
 use test_support::kubernetes::openshift::Flavour;
 use test_support::scratch_dir;

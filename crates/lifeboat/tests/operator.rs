@@ -13,7 +13,7 @@ use operated::{Operated, Operator, SET, cluster, condition, degraded, get, kept,
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use test_support::kubernetes::cluster::Fault;
+use test_support::kubernetes::faults::Fault;
 use test_support::kubernetes::openshift::Flavour;
 
 fn patch(cluster: &Operated, etcd: &str) -> String {

@@ -13,8 +13,8 @@ use operated::node::{names, wait_until};
 use operated::{Operated, Operator, SET, cluster, degraded, get, kept, stale};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use test_support::kubernetes::cluster::Fault;
 use test_support::kubernetes::conflict::{ConflictingWriter, Object};
+use test_support::kubernetes::faults::Fault;
 
 fn backup(cluster: &Operated, name: &str, etcd: &str) {
     cluster.apply(&format!(

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use test_support::kubernetes::binaries;
-use test_support::kubernetes::cluster::Fault;
+use test_support::kubernetes::faults::Fault;
 
 /// kubectl finds a plugin by its name in `PATH`.
 fn kubectl_lifeboat(cluster: &Operated, args: &[&str]) -> Output {

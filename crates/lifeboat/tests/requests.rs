@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-use test_support::kubernetes::cluster::Fault;
+use test_support::kubernetes::faults::Fault;
 
 /// Without servers on the nodes.
 const NO_SERVERS: [&str; 1] = ["--controllers=*,-default-backup"];

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
-const APISERVER: &str = "kube-apiserver";
+pub(super) const APISERVER: &str = "kube-apiserver";
 const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 const SCHEDULER: &str = "kube-scheduler";
 
@@ -57,33 +57,14 @@ pub struct NodePlace {
     pub etcd_endpoint: String,
 }
 
-/// What can be done to a part of a cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// Ended as by a crash.
-    Stop,
-    /// Started again.
-    Start,
-    /// Ended and started again.
-    Restart,
-    /// Stopped in the middle of whatever it does, and still there.
-    Freeze,
-    /// Let go on.
-    Thaw,
-    /// Its way to the API server (of a member of etcd: the API server's way to it) is cut.
-    Cut,
-    /// The way is there again.
-    Heal,
-}
-
 /// A running cluster; dropping it ends everything and removes its files.
 pub struct Cluster {
     // In the order in which they end: nobody is left who writes to what is gone.
-    kubelets: BTreeMap<String, Kubelet>,
-    parts: BTreeMap<&'static str, Part>,
-    members: BTreeMap<String, Server>,
-    links: BTreeMap<String, Link>,
-    contexts: BTreeMap<String, Arc<Context>>,
+    pub(super) kubelets: BTreeMap<String, Kubelet>,
+    pub(super) parts: BTreeMap<&'static str, Part>,
+    pub(super) members: BTreeMap<String, Server>,
+    pub(super) links: BTreeMap<String, Link>,
+    pub(super) contexts: BTreeMap<String, Arc<Context>>,
     // Also while who listens on them is down.
     ports: Vec<ReservedPort>,
     kubeconfig: PathBuf,
@@ -187,7 +168,7 @@ impl Cluster {
         cluster
     }
 
-    fn wait_for_the_api_server(&mut self) {
+    pub(super) fn wait_for_the_api_server(&mut self) {
         let deadline = Instant::now() + READY_WITHIN;
         // Ready means also that its own roles are there, without which nobody else can start.
         while !self.kubectl(&["get", "--raw", "/readyz"]).status.success() {
@@ -240,7 +221,7 @@ impl Cluster {
         self.start_kubelet(context);
     }
 
-    fn start_kubelet(&mut self, context: Arc<Context>) {
+    pub(super) fn start_kubelet(&mut self, context: Arc<Context>) {
         let [cert, key] = self.pki.serving(&context.node);
         let args = [
             ("listen", format!("127.0.0.1:{}", context.streams_port)),
@@ -427,131 +408,6 @@ impl Cluster {
             .max()?;
         std::fs::read_to_string(newest.1).ok()
     }
-
-    /// Each part, and how it is.
-    pub fn status(&mut self) -> Vec<(String, String)> {
-        let mut all = Vec::new();
-        for (name, part) in &mut self.parts {
-            let state = match (part.is_running(), part.pid()) {
-                (true, Some(pid)) => process_state(pid),
-                _ => "stopped".into(),
-            };
-            all.push(((*name).to_string(), state));
-        }
-        for (name, member) in &mut self.members {
-            let state = if member.is_running() {
-                process_state(member.pid())
-            } else {
-                "stopped".into()
-            };
-            all.push((format!("etcd/{name}"), state));
-        }
-        for (name, link) in &self.links {
-            if !link.is_open() {
-                all.push((name.clone(), "cut off".into()));
-            }
-        }
-        all
-    }
-
-    /// Does something to a part: `kube-apiserver`, `kube-controller-manager`, `kube-scheduler`, `etcd/NODE`,
-    /// `node/NODE`, and to cut off also `kubelet/NODE`, `pods/NODE` and `outside`.
-    ///
-    /// # Errors
-    /// What there is instead.
-    pub fn fault(&mut self, fault: Fault, target: &str) -> Result<(), String> {
-        if matches!(fault, Fault::Cut | Fault::Heal) {
-            let link = self.links.get(target).ok_or_else(|| {
-                let known: Vec<_> = self.links.keys().cloned().collect();
-                format!(
-                    "{target:?} can't be cut off, there are {}",
-                    known.join(", ")
-                )
-            })?;
-            match fault {
-                Fault::Cut => link.cut(),
-                _ => link.heal(),
-            }
-            return Ok(());
-        }
-        if let Some(part) = self.parts.get_mut(target) {
-            match fault {
-                Fault::Stop => part.stop(),
-                Fault::Freeze => part.signal("-STOP"),
-                Fault::Thaw => part.signal("-CONT"),
-                _ => part.start_again(),
-            }
-            return Ok(());
-        }
-        match target.split_once('/') {
-            Some(("etcd", name)) if self.members.contains_key(name) => {
-                self.fault_of_member(fault, name)
-            }
-            Some(("node", name)) if self.members.contains_key(name) => {
-                self.fault_of_node(fault, name)
-            }
-            _ => {
-                let parts: Vec<_> = self.parts.keys().copied().collect();
-                let nodes: Vec<_> = self.members.keys().cloned().collect();
-                Err(format!(
-                    "no {target:?}, there are {} and etcd/ and node/ of {}",
-                    parts.join(", "),
-                    nodes.join(", ")
-                ))
-            }
-        }
-    }
-
-    fn fault_of_member(&mut self, fault: Fault, name: &str) -> Result<(), String> {
-        let member = self.members.get_mut(name).ok_or("no such member")?;
-        match fault {
-            Fault::Stop => member.crash(),
-            Fault::Freeze => member.signal("-STOP"),
-            Fault::Thaw => member.signal("-CONT"),
-            _ => {
-                if member.is_running() {
-                    member.crash();
-                }
-                let binaries = member.binaries.clone();
-                member.start_again(&binaries);
-            }
-        }
-        Ok(())
-    }
-
-    /// A node with everything on it: its containers, its kubelet, its member of etcd.
-    fn fault_of_node(&mut self, fault: Fault, name: &str) -> Result<(), String> {
-        if matches!(fault, Fault::Freeze | Fault::Thaw) {
-            return Err("a node is stopped and started, and not frozen".into());
-        }
-        if fault != Fault::Start {
-            if let Some(mut kubelet) = self.kubelets.remove(name) {
-                kubelet.crash();
-            }
-            self.fault_of_member(Fault::Stop, name)?;
-        }
-        if fault != Fault::Stop && !self.kubelets.contains_key(name) {
-            self.fault_of_member(Fault::Start, name)?;
-            let context = self.contexts.get(name).ok_or("no such node")?.clone();
-            self.start_kubelet(context);
-        }
-        Ok(())
-    }
-
-    /// Makes every watch that goes on from what it knows be told that this is too long ago: history is
-    /// compacted, and the API server forgets what it has cached.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn expire_watches(&mut self) -> Result<(), String> {
-        let member = self.members.values().next().ok_or("no member")?;
-        let client = member.client();
-        let (_, revision) = client.member_id_and_revision();
-        client.compact(revision);
-        self.fault(Fault::Restart, APISERVER)?;
-        self.wait_for_the_api_server();
-        Ok(())
-    }
 }
 
 impl Drop for Cluster {
@@ -561,19 +417,6 @@ impl Drop for Cluster {
         }
         // Containers end in a moment; then nothing holds their directories.
         std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// Whether a process runs or is frozen.
-fn process_state(pid: u32) -> String {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat
-        .rsplit(") ")
-        .next()
-        .and_then(|rest| rest.chars().next());
-    match state {
-        Some('T') => format!("frozen, process {pid}"),
-        _ => format!("runs, process {pid}"),
     }
 }
 

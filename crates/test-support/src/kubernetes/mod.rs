@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod conflict;
 mod container;
 mod container_status;
+pub mod faults;
 pub mod image;
 mod kubelet;
 mod launcher;
