@@ -290,7 +290,7 @@ fn a_backup_comes_to_the_machine_of_whoever_asks_whole_and_proven_or_not_at_all(
     });
     let name = operated::node::names(&repository, "backup").remove(0);
     fails("node-1/2001-01-01_000000", &name);
-    fails("node-2", "no backup server runs on node node-2");
+    fails("node-2", "no backup server is running on node node-2");
 
     // The newest, and by its name; what was there stays.
     let output = export("node-1");
@@ -490,7 +490,7 @@ spec:
     );
     let patch = ["patch", "nodebackup", "node-1", "--subresource=status"];
     let _ = cluster.kubectl_ok(&[&patch[..], &["--type=json", "-p", &other]].concat());
-    fails(&what, "is not the backup that NodeBackup/node-1 lists");
+    fails(&what, "is not the one that NodeBackup/node-1 lists");
     assert_eq!(count(&target), 1);
     let to = ["--to", target.to_str().unwrap(), "--unlisted"];
     let output = kubectl_lifeboat(&cluster, &[&["export", &what][..], &to].concat());

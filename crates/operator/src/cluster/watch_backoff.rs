@@ -32,6 +32,13 @@ impl Backoff for WatchBackoff {
 /// The message of a watch error, or `None` if the error is part of normal work.
 pub(crate) fn watch_error_message(error: &watcher::Error) -> Option<String> {
     Some(match error {
+        // The API server serves a CRD a moment after it was created. If it was deleted, another controller creates it again.
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+            if status.code == 404 =>
+        {
+            return None;
+        }
         watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
             crate::api_error::api_error_message(error)
         }
