@@ -1,6 +1,7 @@
 //! Commands for the developers of etcd-lifeboat.
 
 mod bench;
+mod book;
 mod demo;
 mod dist;
 mod fuzz;
@@ -41,6 +42,8 @@ enum Command {
     Soak(soak::Args),
     /// Test this version beside another one, which it builds
     Skew(skew::Args),
+    /// Build the documentation as a book, in target/book
+    Book,
     /// Build static programs for all architectures
     Dist,
     /// Build a container image for all architectures
@@ -78,6 +81,7 @@ fn main() -> anyhow::Result<()> {
         Command::Soak(args) => soak::run(&args),
         Command::Kubernetes(args) => in_cluster_crate("kubernetes", &args),
         Command::Cluster(args) => in_cluster_crate("cluster", &args),
+        Command::Book => book::run(),
         Command::Dist => dist::run(),
         Command::Image => image::run(),
         Command::Bench(args) => bench::run(&args),

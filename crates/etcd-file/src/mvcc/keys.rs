@@ -317,12 +317,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[derive(Default)]
-    struct Seen {
+    struct Observed {
         history: BTreeMap<i64, Vec<u64>>,
         newest: BTreeMap<i64, u64>,
     }
 
-    impl KeyObserver for Seen {
+    impl KeyObserver for Observed {
         fn record(&mut self, before: Option<&KeyRecord>, record: &KeyRecord) {
             let history = self.history.entry(record.lease).or_default();
             assert_eq!(before.map(|b| b.position), history.last().copied());
@@ -343,7 +343,7 @@ mod tests {
     fn more_keys_than_fit_in_memory_keep_their_history_in_order() {
         let hasher = KeyHasher::new();
         let mut keys = Keys::with_room_for(10, &scratch);
-        let mut seen = Seen::default();
+        let mut seen = Observed::default();
         let mut wanted: BTreeMap<i64, Vec<u64>> = BTreeMap::new();
         // 20,000 keys in a table for 10 need four levels of partitions.
         for position in 0..60_000u64 {

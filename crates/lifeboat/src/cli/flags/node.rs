@@ -63,9 +63,9 @@ impl Source {
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The node's root directory, mounted at this path.
-struct Below<'r>(&'r Path);
+struct HostRoot<'r>(&'r Path);
 
-impl Below<'_> {
+impl HostRoot<'_> {
     fn path(&self, path: &str) -> PathBuf {
         self.0.join(path.trim_start_matches('/'))
     }
@@ -88,7 +88,7 @@ impl Below<'_> {
     }
 }
 
-impl Below<'_> {
+impl HostRoot<'_> {
     /// Resolves symbolic links in a path that is already below the root directory.
     fn followed(&self, path: &Path) -> PathBuf {
         if self.0 == Path::new("/") {
@@ -99,7 +99,7 @@ impl Below<'_> {
     }
 }
 
-impl NodeFiles for Below<'_> {
+impl NodeFiles for HostRoot<'_> {
     fn read(&self, path: &str) -> io::Result<Option<String>> {
         match read_small(&self.target(path), MAX_FILE_BYTES) {
             Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| {
@@ -147,7 +147,7 @@ impl NodeArgs {
                 archive_root: "/".into(),
                 missing: Vec::new(),
             }),
-            None => platform::find(&Below(&self.host_root)).map_err(|error| error.to_string()),
+            None => platform::find(&HostRoot(&self.host_root)).map_err(|error| error.to_string()),
         }
     }
 
@@ -159,9 +159,9 @@ impl NodeArgs {
     /// The order for one run.
     pub(crate) fn order(&self, origin: &str, trigger: Trigger) -> Result<Order, String> {
         let found = self.find()?;
-        let below = Below(&self.host_root);
+        let host_root = HostRoot(&self.host_root);
         let mut connection = self.connection.to_connection(found.endpoint.clone())?;
-        let place = |path: Option<String>| path.map(|path| below.target(&path));
+        let place = |path: Option<String>| path.map(|path| host_root.target(&path));
         connection.ca_file = connection.ca_file.or(place(found.cacert));
         if connection.cert_file.is_none() {
             connection.cert_file = place(found.cert);
@@ -170,11 +170,11 @@ impl NodeArgs {
         let (root, mut paths) = match &self.config_dir {
             Some(dir) => (self.host_root.clone(), vec![dir.clone()]),
             None => (
-                below.path(&found.archive_root),
+                host_root.path(&found.archive_root),
                 found
                     .resources
                     .iter()
-                    .map(|path| below.path(path))
+                    .map(|path| host_root.path(path))
                     .collect(),
             ),
         };
@@ -182,7 +182,7 @@ impl NodeArgs {
         let linked: Vec<_> = paths
             .iter()
             .filter(|path| path.is_symlink())
-            .map(|path| below.followed(path))
+            .map(|path| host_root.followed(path))
             .filter(|path| path.starts_with(&root) && !paths.contains(path))
             .collect();
         paths.extend(linked);
