@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 use test_support::etcd_binaries::{USUAL_VERSION, VERSIONS, Version};
 use test_support::requirement::SKIPS_FILE;
-use xtask::command::{cargo, run as run_command, target_dir};
+use xtask::command::{cargo, root, run as run_command, target_dir};
 use xtask::etcd;
 
 /// Integration tests that need nothing but a program, or one etcd for some seconds.
@@ -68,6 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     doc.args(["doc", "--workspace", "--no-deps", "--quiet"]);
     run_command(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     deny()?;
+    oldest_rust()?;
     let mut missing = etcd::provide();
     let mut kubernetes = cargo();
     kubernetes.args(["run", "--quiet", "-p", "xtask-cluster", "--", "kubernetes"]);
@@ -152,6 +153,31 @@ fn deny() -> Result<()> {
         "sources",
     ];
     run_command(cargo().args(checks))
+}
+
+/// The oldest Rust that Cargo.toml promises, if rustup can have it.
+fn oldest_rust() -> Result<()> {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml"))?;
+    let version = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("rust-version = \"")?.strip_suffix('"'))
+        .context("Cargo.toml has a rust-version")?;
+    let toolchain = ["toolchain", "install", version, "--profile", "minimal"];
+    let installed = Command::new("rustup").args(toolchain).output();
+    if !installed.is_ok_and(|output| output.status.success()) {
+        println!("Rust {version} is not checked: rustup cannot install it");
+        return Ok(());
+    }
+    let mut check = Command::new("rustup");
+    check
+        .args(["run", version, "cargo", "check", "--quiet", "--locked"])
+        .args(["-p", "lifeboat", "--target-dir"])
+        .arg(target_dir().join("oldest-rust"))
+        .current_dir(root())
+        // Those of the cargo that runs this.
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env_remove("CARGO");
+    run_command(&mut check)
 }
 
 fn has(subcommand: &str) -> bool {
