@@ -15,6 +15,7 @@ pub mod etcd_start;
 pub mod faulty_disk;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+#[cfg(feature = "lying-member")]
 pub mod lying_member;
 pub mod node_trees;
 pub mod pki;

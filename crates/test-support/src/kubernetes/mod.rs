@@ -2,7 +2,7 @@
 //!
 //! etcd, kube-apiserver, kube-controller-manager and kube-scheduler are the real ones. A node is a Node object
 //! that is kept ready, a folder that stands for its root directory, laid out as kubeadm does, with a real
-//! etcd member of the cluster's in it, and a [`kubelet`] of ours.
+//! etcd member of the cluster's in it, and a kubelet of ours.
 
 pub mod binaries;
 pub mod cluster;
