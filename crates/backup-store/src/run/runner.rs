@@ -78,7 +78,7 @@ impl Runner {
     /// # Errors
     /// Why there is no backup. What the run wrote is removed, at the latest by the next run.
     pub async fn run(&self, order: &Order, policy: Policy) -> Result<Finished, RunError> {
-        let mut begun_at = Steps::default();
+        let mut took = Steps::default();
         let started_at = (self.now)();
         let this = self.clone();
         let prepared = self
@@ -103,7 +103,7 @@ impl Runner {
                     .into(),
             );
         }
-        begun_at.end("ask");
+        took.end("ask");
 
         let place = self.begin(order, &prepared.lock, status.db_bytes).await?;
         let files = Files::of(&place.staging);
@@ -115,7 +115,7 @@ impl Runner {
             agreed,
             started_at,
             warnings,
-            took: begun_at,
+            took,
         };
         let made = self
             .make(order, begun, &files, place.sequence, &place.space)
