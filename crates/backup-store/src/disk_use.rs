@@ -30,9 +30,12 @@ struct Range {
 
 impl DiskUse {
     /// Reads the ranges of all files.
-    pub(crate) fn of(repository: &Repository, entries: &[Entry]) -> DiskUse {
+    ///
+    /// `progress` is called for each entry, so that a slow disk is not taken for one that hangs.
+    pub(crate) fn of(repository: &Repository, entries: &[Entry], progress: &dyn Fn()) -> DiskUse {
         let mut disk_use = DiskUse::default();
         for entry in entries {
+            progress();
             let dir = repository.root().join(&entry.name);
             if disk_use.add(&entry.name, &dir).is_err() {
                 disk_use.ranges.retain(|range| range.entry != entry.name);

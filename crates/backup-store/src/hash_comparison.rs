@@ -25,19 +25,19 @@ pub(crate) async fn ask(member: &Member, summary: &Summary) -> Result<HashKv, St
         Ok(HashKvAnswer::Hash(theirs)) => theirs,
         Ok(HashKvAnswer::Compacted) => {
             return Err(format!(
-                "cannot compare: the member has compacted its history beyond revision {revision}; make a newer snapshot"
+                "the member has compacted its history beyond revision {revision}: only a newer snapshot can be compared"
             ));
         }
         Ok(HashKvAnswer::Future) => {
             return Err(format!(
-                "cannot compare: the member has not reached revision {revision} yet; it may belong to another cluster"
+                "the member has not reached revision {revision} yet: it lags behind, or belongs to another cluster"
             ));
         }
         Err(error) => return Err(error.to_string()),
     };
     if theirs.compact_revision < summary.compact_revision {
         return Err(format!(
-            "cannot compare: the member's hash is for compact revision {}, but the file is compacted to revision {}; make a newer snapshot",
+            "the member's hash is for compact revision {}, but the snapshot is compacted to revision {}: only a newer snapshot can be compared",
             theirs.compact_revision, summary.compact_revision
         ));
     }

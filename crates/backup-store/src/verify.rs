@@ -509,7 +509,9 @@ async fn check_member(
     };
     let theirs = match asked.await {
         Ok(theirs) => theirs,
-        Err(reason) => return Check::new(MEMBER, None, reason, start),
+        Err(reason) => {
+            return Check::new(MEMBER, None, format!("cannot compare: {reason}"), start);
+        }
     };
     let total_bytes = etcd_file::ReadAt::size_bytes(data).unwrap_or_default();
     monitor.step(MEMBER, total_bytes.saturating_mul(2));

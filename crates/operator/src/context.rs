@@ -93,10 +93,17 @@ impl Context {
             "kind": Backup::kind(&()),
             "status": status,
         }));
-        ignore_not_found(
-            self.write(backups.patch_status(name, &params, &patch))
-                .await,
-        )
+        let written = self
+            .write(backups.patch_status(name, &params, &patch))
+            .await;
+        if let Ok(written) = &written {
+            let status = written.status.iter();
+            let mut conditions = status.flat_map(|status| &status.conditions);
+            if !conditions.any(|kept| kept.type_ == condition.type_) {
+                self.conditions_unsupported.store(true, Ordering::Relaxed);
+            }
+        }
+        ignore_not_found(written)
     }
 
     /// Publishes an event when a condition becomes true, and when it becomes false again.

@@ -55,11 +55,13 @@ impl Backup {
         let found_bytes = std::fs::metadata(backup.snapshot())
             .map_err(|error| format!("cannot read the snapshot: {error}"))?
             .len();
-        let expected_bytes = backup.record.snapshot.file_bytes();
-        if expected_bytes != Some(found_bytes) {
+        let expected_bytes = backup.record.snapshot.file_bytes().ok_or_else(|| {
+            let bytes = backup.record.snapshot.size_bytes;
+            format!("{RECORD_FILE} says that the snapshot has {bytes} bytes, which is not possible")
+        })?;
+        if expected_bytes != found_bytes {
             return Err(format!(
-                "the snapshot has {found_bytes} bytes, expected {}",
-                expected_bytes.map_or("a possible number".into(), |bytes| bytes.to_string())
+                "the snapshot has {found_bytes} bytes, expected {expected_bytes}"
             ));
         }
         for file in backup.record.sha256.keys() {

@@ -18,9 +18,7 @@ pub enum RepositoryError {
         source: io::Error,
     },
     /// There is no such directory.
-    #[error(
-        "{root} is not a directory: no backup was made there yet, or the path is wrong; give the directory of the backups with --backup-path"
-    )]
+    #[error("{root} is not a directory: no backup was made there yet, or the path is wrong")]
     NotADirectory {
         /// The path.
         root: PathBuf,

@@ -55,7 +55,10 @@ impl Room<'_> {
             .iter()
             .filter_map(|entry| entry.candidate())
             .collect();
-        let disk_use = DiskUse::of(self.repository, &entries);
+        let disk_use = DiskUse::of(self.repository, &entries, &|| {
+            // Whether to stop is asked before something is removed.
+            let _ = self.monitor.advance(0);
+        });
         let freed_by = |names: &[&str]| disk_use.freed_by(&names.iter().copied().collect());
         let short = |free_bytes| RunError::InsufficientSpace {
             free_bytes,

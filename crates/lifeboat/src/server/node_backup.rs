@@ -26,7 +26,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// Writes the `NodeBackup` until the process ends. Does nothing outside of a pod.
 pub(crate) async fn tell(node: String, observed: Arc<Observed>) {
-    // No pod, or one without a service account: then nobody is to be told.
+    // No pod, or one without a service account: then there is no NodeBackup to write.
     let Ok(config) = Config::incluster() else {
         return;
     };
@@ -200,7 +200,7 @@ fn status(observed: &Observed) -> NodeBackupStatus {
     }
 }
 
-/// The kind of etcd member on the node, from the result of the last run.
+/// What the node has of etcd, from the result of the last run.
 fn member(view: &View) -> NodeMember {
     match view.attempts.reason {
         Some(Reason::Learner) => NodeMember::Learner,

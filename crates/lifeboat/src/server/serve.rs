@@ -192,7 +192,7 @@ impl Server {
                 period,
             ))
         };
-        // Who can't be asked is told by the run itself.
+        // If the member cannot be asked, the run itself reports it.
         tokio::select! {
             delay = known => delay.unwrap_or_default(),
             () = self.stop.wait() => Duration::ZERO,

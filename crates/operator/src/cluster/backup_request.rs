@@ -80,7 +80,7 @@ pub async fn run(
     order: &RequestOptions,
     tell: &dyn Fn(&str),
 ) -> Result<RequestResult, kube::Error> {
-    // A Job asks only where the kinds are ours.
+    // A Job asks only if the CRDs are ours.
     if order.owner.is_none()
         && order.pvc_name.is_empty()
         && upstream_handles_requests(&client).await
@@ -113,7 +113,7 @@ pub async fn run(
                     "EtcdBackup {name}: {message}; trying again in {} s",
                     again.as_secs()
                 ));
-                // Who may not delete it leaves it: it is over.
+                // Without the right to delete it, it stays: it has ended.
                 if let Err(error) = requests.delete(&name, &DeleteParams::default()).await {
                     tell(&format!(
                         "cannot delete EtcdBackup {name}: {}",

@@ -51,6 +51,7 @@ pub(crate) struct Cache {
     /// Empty if upstream's operator handles `Backup`s.
     pub(crate) pvcs: Store<PersistentVolumeClaim>,
     changes: watch::Sender<u64>,
+    configuration_is_ready: watch::Sender<bool>,
     is_ready: watch::Sender<bool>,
 }
 
@@ -120,6 +121,7 @@ impl Cache {
             cron_jobs,
             pvcs,
             changes,
+            configuration_is_ready: watch::Sender::new(false),
             is_ready: watch::Sender::new(false),
         });
         let waiting = cache.clone();
@@ -129,25 +131,31 @@ impl Cache {
 
     /// Waits until every watch has listed its objects once.
     pub(crate) async fn ready(&self) {
-        let mut is_ready = self.is_ready.subscribe();
-        // Its other end is in here.
-        let _ = is_ready.wait_for(|ready| *ready).await;
+        wait_for(&self.is_ready).await;
+    }
+
+    /// Waits only for what decides which objects are applied: backups begin also while another watch fails.
+    pub(crate) async fn configuration_ready(&self) {
+        wait_for(&self.configuration_is_ready).await;
     }
 
     /// The library wakes only one task that waits for a store.
     async fn wait_for_all_stores(&self) {
         // The watches end only with everything else.
+        let _ = self.nodes.wait_until_ready().await;
+        let _ = self.daemon_sets.wait_until_ready().await;
         if self.ours {
             let _ = self.backups.wait_until_ready().await;
-            let _ = self.requests.wait_until_ready().await;
-            let _ = self.jobs.wait_until_ready().await;
             let _ = self.cron_jobs.wait_until_ready().await;
             let _ = self.pvcs.wait_until_ready().await;
         }
+        self.configuration_is_ready.send_replace(true);
+        if self.ours {
+            let _ = self.requests.wait_until_ready().await;
+            let _ = self.jobs.wait_until_ready().await;
+        }
         let _ = self.pods.wait_until_ready().await;
-        let _ = self.nodes.wait_until_ready().await;
         let _ = self.node_backups.wait_until_ready().await;
-        let _ = self.daemon_sets.wait_until_ready().await;
         self.is_ready.send_replace(true);
     }
 
@@ -183,6 +191,12 @@ impl Cache {
         // It may be gone already.
         let _ = tokio::time::timeout(CACHE_TIMEOUT, seen).await;
     }
+}
+
+async fn wait_for(flag: &watch::Sender<bool>) {
+    let mut flag = flag.subscribe();
+    // Its other end is in the cache.
+    let _ = flag.wait_for(|is_set| *is_set).await;
 }
 
 /// An object type that can be watched.

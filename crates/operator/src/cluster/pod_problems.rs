@@ -53,20 +53,20 @@ pub(crate) fn pod_problem(pod: &Pod) -> Option<String> {
         })
     };
     if status.phase.as_deref() == Some("Failed") {
-        let watch_error_message = containers().find_map(|container| last_words(&container.state));
+        let last_message = containers().find_map(|container| last_words(&container.state));
         let why = match (&status.reason, &status.message) {
             (Some(reason), Some(message)) => Some(format!("{reason}: {message}")),
             (reason, _) => reason.clone(),
         };
-        let told: Vec<_> = why.into_iter().chain(watch_error_message).collect();
+        let told: Vec<_> = why.into_iter().chain(last_message).collect();
         return Some(format!("pod {name} failed: {}", told.join("; ")));
     }
     let waiting = containers().find_map(|container| {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
         let reason = waiting.reason.as_deref().unwrap_or("waiting");
-        let watch_error_message = last_words(&container.last_state);
+        let last_message = last_words(&container.last_state);
         let message =
-            watch_error_message.or_else(|| waiting.message.clone().filter(|text| !text.is_empty()));
+            last_message.or_else(|| waiting.message.clone().filter(|text| !text.is_empty()));
         Some(match message {
             Some(message) => format!("pod {name}: {reason}: {message}"),
             None => format!("pod {name}: {reason}"),

@@ -89,7 +89,7 @@ pub fn decide(gate: bool, seen: &ClusterState) -> Decision {
         None => Decision::Create,
         Some(memory) if memory.opted_out => Decision::Nothing,
         Some(memory) if memory.crd_uid == *crd_uid => remember(true),
-        // The kind was deleted, and with it what nobody wanted to lose.
+        // The CRD was deleted, and with it an object that no user wanted to lose.
         Some(_) => Decision::Create,
     }
 }

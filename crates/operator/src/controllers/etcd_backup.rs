@@ -125,7 +125,7 @@ fn pod_problems(cache: &Cache) -> HashMap<String, String> {
         let job = pod.labels().get("batch.kubernetes.io/job-name");
         if let (Some(job), Some(problem)) = (job, pod_problem(&pod)) {
             let known = problems.entry(job.clone()).or_default();
-            // Whichever comes first, the same is told.
+            // The same problem is reported in whatever order the pods come.
             *known = problem.max(std::mem::take(known));
         }
     }

@@ -305,7 +305,7 @@ mod tests {
             outcome, message, ..
         }) = told.first()
         else {
-            panic!("it is told");
+            panic!("the outcome is written");
         };
         assert_eq!(*outcome, Outcome::Failed);
         assert!(message.starts_with("2 of 3 nodes have"), "{message}");

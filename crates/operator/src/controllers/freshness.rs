@@ -114,7 +114,7 @@ async fn evaluate(
         .filter(|backup| backup.name_any() != DEFAULT_BACKUP)
     {
         let name = backup.name_any();
-        // What can't be done is told by another condition.
+        // An invalid Backup is reported by another condition.
         let Ok(valid) = validate(&name, &backup.spec) else {
             continue;
         };
@@ -215,7 +215,7 @@ async fn evaluate_nodes(
         .started
         .and_then(|at| at.checked_add(NODES_CATCH_UP).ok());
     if let Some(known_from) = known_from.filter(|from| judged.degraded && *from > now) {
-        // What was told before stays, and nothing is told that may be over in a moment.
+        // The condition stays as it is: what is wrong now may be over in a moment.
         judged.look_again_at = Some(known_from);
         return Ok(judged.look_again_at);
     }

@@ -35,7 +35,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// Acts when something has changed that decides what is applied, and when a due time in a status has passed.
 pub(crate) async fn run(context: Arc<Context>, cache: Arc<Cache>) {
-    cache.ready().await;
+    cache.configuration_ready().await;
     let mut changes = cache.changes();
     let mut applied = None;
     let mut again_at: Option<Instant> = None;
