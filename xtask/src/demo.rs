@@ -198,6 +198,11 @@ impl Node {
             "@every 10s",
             "--backup-path",
             self.repository(),
+            // Three nodes share this machine: its port, and its disk, which may be rather full.
+            "--listen",
+            "127.0.0.1:0",
+            "--min-free",
+            "1",
         ];
         println!("{}$ etcd-lifeboat {}", self.name, args.join(" "));
         // Ends it also if this program is killed.
