@@ -162,7 +162,7 @@ fn with_the_reserve_a_short_disk_is_told_and_nothing_is_lost() {
     assert_all_whole(&repository);
 
     std::fs::remove_file(&filler).unwrap();
-    std::fs::write(&filler, vec![1; 14 << 20]).unwrap();
+    std::fs::write(&filler, vec![1; 12 << 20]).unwrap();
     let output = backup_once(&server, &repository, &[]);
     assert!(output.status.success(), "{}", told(&output));
     assert_all_whole(&repository);
