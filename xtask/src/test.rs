@@ -22,7 +22,7 @@ const QUICK: [&str; 8] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A first look in some three minutes, when everything is built: unit tests, and the quick tests beside one etcd
+    /// A first look in less than two minutes, when everything is built: unit tests, and the quick tests beside one etcd
     #[arg(long, conflicts_with_all = ["all", "require_all"])]
     quick: bool,
     /// Fail if a test cannot run on this machine (also with CI=true)
