@@ -1,6 +1,7 @@
 //! Whether a node's backups are up to date. Another process than the one that makes them decides this, by another
 //! clock than the node's.
 
+use crate::conditions::StatusReason;
 use crate::resources::{NodeBackupStatus, NodeMember};
 use backup_plan::cron::Schedule;
 use backup_plan::freshness::{self, Freshness};
@@ -20,7 +21,7 @@ pub struct NodeView<'n> {
     /// Since when the node should have backups by this schedule.
     pub covered_since: Timestamp,
     /// The status that the node reports, if any.
-    pub told: Option<&'n NodeBackupStatus>,
+    pub reported: Option<&'n NodeBackupStatus>,
     /// When a new proven backup was last seen, by the observer's clock.
     pub advanced_at: Option<Timestamp>,
     /// What is wrong with the pod of its backup server, if known.
@@ -49,9 +50,9 @@ pub enum Verdict {
 /// Decides whether a node's backups are up to date at `now`.
 #[must_use]
 pub fn judge(schedule: &Schedule, zone: &TimeZone, node: &NodeView<'_>, now: Timestamp) -> Verdict {
-    let told = node.told;
-    let verified = told.and_then(|told| told.last_verified.as_ref());
-    match told.map(|told| told.member) {
+    let reported = node.reported;
+    let verified = reported.and_then(|reported| reported.last_verified.as_ref());
+    match reported.map(|reported| reported.member) {
         Some(NodeMember::Learner) => {
             return Verdict::NotApplicable(
                 "its etcd member is a learner: it has no vote yet".into(),
@@ -76,14 +77,19 @@ pub fn judge(schedule: &Schedule, zone: &TimeZone, node: &NodeView<'_>, now: Tim
 
 /// What is wrong with a node; the most likely cause first.
 fn why(node: &NodeView<'_>) -> String {
-    let has = match node.told.and_then(|told| told.last_verified.as_ref()) {
+    let has = match node
+        .reported
+        .and_then(|reported| reported.last_verified.as_ref())
+    {
         Some(newest) => format!(
             "its newest proven backup finished at {}",
             newest.finished_at
         ),
         None => "it has no proven backup".to_string(),
     };
-    let attempt = node.told.and_then(|told| told.last_attempt.as_ref());
+    let attempt = node
+        .reported
+        .and_then(|reported| reported.last_attempt.as_ref());
     let failed = attempt.filter(|attempt| !attempt.succeeded);
     let reason = if let Some(problem) = &node.pod_problem {
         problem.clone()
@@ -93,7 +99,7 @@ fn why(node: &NodeView<'_>) -> String {
             "its last run failed ({}): {}",
             failed.reason, failed.message
         )
-    } else if let Some(problem) = node.told.and_then(|told| told.problem.clone()) {
+    } else if let Some(problem) = node.reported.and_then(|reported| reported.problem.clone()) {
         problem
     } else {
         "its backup server runs but reports nothing new: it hangs, or it cannot reach the API server"
@@ -116,7 +122,7 @@ pub struct Judgement {
     /// Whether an administrator should look.
     pub degraded: bool,
     /// The reason, as one word.
-    pub reason: &'static str,
+    pub reason: StatusReason,
     /// The message to read. It does not change if nothing has changed.
     pub message: String,
     /// When to check again, if nothing happens before.
@@ -128,7 +134,7 @@ pub struct Judgement {
 pub fn sum_up(verdicts: &[(&str, Verdict)]) -> Judgement {
     let mut stale = Vec::new();
     let mut not_applicable = Vec::new();
-    let (mut fresh, mut awaited) = (0usize, Vec::new());
+    let (mut fresh, mut pending) = (0usize, Vec::new());
     let mut look_again_at: Option<Timestamp> = None;
     for (node, verdict) in verdicts {
         match verdict {
@@ -139,30 +145,30 @@ pub fn sum_up(verdicts: &[(&str, Verdict)]) -> Judgement {
                 look_again_at = earlier(look_again_at, *until);
             }
             Verdict::Pending { until } => {
-                awaited.push(*node);
+                pending.push(*node);
                 look_again_at = earlier(look_again_at, *until);
             }
         }
     }
     let (degraded, reason, message) = if !stale.is_empty() {
-        (true, "BackupsStale", listed(&stale))
-    } else if fresh + awaited.len() == 0 {
+        (true, StatusReason::BackupsStale, listed(&stale))
+    } else if fresh + pending.len() == 0 {
         let message = if not_applicable.is_empty() {
             "nothing is backed up: no node has the role label control-plane, master or etcd".into()
         } else {
             format!("nothing is backed up: {}", listed(&not_applicable))
         };
-        (true, "NoNodesCovered", message)
-    } else if awaited.is_empty() {
+        (true, StatusReason::NoNodesCovered, message)
+    } else if pending.is_empty() {
         let message = format!("{} an up-to-date proven backup", has(fresh));
-        (false, "AsExpected", message)
+        (false, StatusReason::AsExpected, message)
     } else {
         let message = format!(
             "{} an up-to-date proven backup; waiting for: {}",
             has(fresh),
-            awaited.join(", ")
+            pending.join(", ")
         );
-        (false, "BackupPending", message)
+        (false, StatusReason::BackupPending, message)
     };
     Judgement {
         degraded,
@@ -202,13 +208,14 @@ fn listed(problems: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conditions::StatusReason;
     use crate::resources::{Attempt, NodeBackupEntry};
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
     }
 
-    fn told(member: NodeMember, verified: bool) -> NodeBackupStatus {
+    fn reported(member: NodeMember, verified: bool) -> NodeBackupStatus {
         NodeBackupStatus {
             member,
             last_verified: verified.then(|| NodeBackupEntry {
@@ -220,11 +227,11 @@ mod tests {
         }
     }
 
-    fn node<'n>(told: Option<&'n NodeBackupStatus>, advanced_at: Option<&str>) -> NodeView<'n> {
+    fn node<'n>(reported: Option<&'n NodeBackupStatus>, advanced_at: Option<&str>) -> NodeView<'n> {
         NodeView {
             name: "a",
             covered_since: at("2026-11-22T00:00:00Z"),
-            told,
+            reported,
             advanced_at: advanced_at.map(at),
             pod_problem: None,
         }
@@ -237,8 +244,8 @@ mod tests {
 
     #[test]
     fn a_backup_is_too_old_when_two_more_were_due_and_had_their_time() {
-        let told = told(NodeMember::Voter, true);
-        let seen = node(Some(&told), Some("2026-11-22T03:01:00Z"));
+        let reported = reported(NodeMember::Voter, true);
+        let seen = node(Some(&reported), Some("2026-11-22T03:01:00Z"));
         let until = Some(at("2026-11-22T03:12:00Z"));
         assert_eq!(
             verdict(&seen, "2026-11-22T03:11:59Z"),
@@ -252,8 +259,8 @@ mod tests {
 
     #[test]
     fn a_schedule_that_was_changed_a_moment_ago_is_not_missed_yet() {
-        let told = told(NodeMember::Voter, true);
-        let mut seen = node(Some(&told), Some("2026-11-21T03:01:00Z"));
+        let reported = reported(NodeMember::Voter, true);
+        let mut seen = node(Some(&reported), Some("2026-11-21T03:01:00Z"));
         seen.covered_since = at("2026-11-22T03:00:00Z");
         assert!(matches!(
             verdict(&seen, "2026-11-22T03:01:00Z"),
@@ -270,8 +277,8 @@ mod tests {
             (NodeMember::None, true, true),
             (NodeMember::Unknown, false, true),
         ] {
-            let told = told(member, verified);
-            let verdict = verdict(&node(Some(&told), None), "2026-11-22T03:00:00Z");
+            let reported = reported(member, verified);
+            let verdict = verdict(&node(Some(&reported), None), "2026-11-22T03:00:00Z");
             let is_applicable = !matches!(verdict, Verdict::NotApplicable(_));
             assert_eq!(is_applicable, applicable, "{member:?} {verified}");
         }
@@ -280,7 +287,7 @@ mod tests {
     #[test]
     fn it_is_told_why_by_what_a_person_would_look_at_first() {
         let now = "2026-11-22T03:00:00Z";
-        let mut status = told(NodeMember::Voter, true);
+        let mut status = reported(NodeMember::Voter, true);
         let advanced = Some("2026-11-22T00:01:00Z");
         let Verdict::Stale(why) = verdict(&node(Some(&status), advanced), now) else {
             panic!("it is stale");
@@ -319,18 +326,26 @@ mod tests {
         let fresh = || Verdict::Fresh { until };
         let none = || Verdict::NotApplicable("none".into());
         for (verdicts, degraded, reason) in [
-            (vec![], true, "NoNodesCovered"),
-            (vec![("a", none()), ("b", none())], true, "NoNodesCovered"),
-            (vec![("a", none()), ("b", fresh())], false, "AsExpected"),
+            (vec![], true, StatusReason::NoNodesCovered),
+            (
+                vec![("a", none()), ("b", none())],
+                true,
+                StatusReason::NoNodesCovered,
+            ),
+            (
+                vec![("a", none()), ("b", fresh())],
+                false,
+                StatusReason::AsExpected,
+            ),
             (
                 vec![("a", Verdict::Pending { until }), ("b", fresh())],
                 false,
-                "BackupPending",
+                StatusReason::BackupPending,
             ),
             (
                 vec![("a", Verdict::Stale("old".into())), ("b", fresh())],
                 true,
-                "BackupsStale",
+                StatusReason::BackupsStale,
             ),
         ] {
             let judged = sum_up(&verdicts);

@@ -4,6 +4,9 @@
 //! `config/v1alpha1/types_backup.go`, `operator/v1alpha1/types_etcdbackup.go`), so that objects
 //! written for one work with the other. `NodeBackup` is our own.
 
+// kube's derive repeats each `pub struct` in a private module, where the lint looks for it.
+#![allow(unreachable_pub)]
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };

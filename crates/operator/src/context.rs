@@ -111,18 +111,18 @@ impl Context {
         &self,
         object: &ObjectReference,
         before: Option<&Condition>,
-        saying: &ConditionUpdate,
+        update: &ConditionUpdate,
     ) {
         let was = before.is_some_and(|before| before.status == "True");
         let ConditionUpdate {
             reason, message, ..
-        } = saying;
-        if saying.is_true {
-            tracing::warn!(object = object.name, reason, "{message}");
-            self.events.warning(object, reason, message).await;
+        } = update;
+        if update.is_true {
+            tracing::warn!(object = object.name, reason = reason.name(), "{message}");
+            self.events.warning(object, *reason, message).await;
         } else if was {
-            tracing::info!(object = object.name, reason, "{message}");
-            self.events.normal(object, reason, message).await;
+            tracing::info!(object = object.name, reason = reason.name(), "{message}");
+            self.events.normal(object, *reason, message).await;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the tests of etcd-lifeboat share: database files made by hand, real etcd servers.
 #![allow(
+    missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

@@ -6,7 +6,7 @@ use tonic::codegen::tokio_stream::{self, Stream, wrappers::TcpListenerStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, unreachable_pub, clippy::all)]
 mod api {
     include!(concat!(env!("OUT_DIR"), "/lying/etcdserverpb.rs"));
 }

@@ -7,13 +7,12 @@ use crate::cli::output::{self, Format};
 use crate::cli::progress_bar::Bar;
 use crate::cli::runtime::runtime;
 use crate::sandbox;
-use backup_plan::record::{ON_DEMAND, is_origin};
-use backup_plan::record::{Trigger, names_of};
+use backup_plan::record::{ON_DEMAND, Record, Trigger, is_origin, names_of};
 use backup_store::disk::Disk;
 use backup_store::repository::{Repository, RepositoryError};
 use backup_store::run::{RunError, Runner};
 use jiff::Timestamp;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -113,30 +112,30 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let made = made?;
     let text = match args.output {
         Format::Json => serde_json::to_string_pretty(&made.record)? + "\n",
-        Format::Table => {
-            let snapshot = &made.record.snapshot;
-            let lacks =
-                made.record.archive_missing.iter().map(|what| {
-                    format!("the archive of control-plane files is incomplete: {what}")
-                });
-            let warnings: String = made
-                .record
-                .warnings
-                .iter()
-                .cloned()
-                .chain(lacks)
-                .map(|warning| format!("warning: {warning}\n"))
-                .collect();
-            format!(
-                "{}\nrevision {}, {} keys, {}, verified: {}\n{warnings}",
-                made.path.display(),
-                snapshot.revision,
-                snapshot.total_keys,
-                output::bytes(snapshot.size_bytes),
-                names_of(&made.record.verified, ", "),
-            )
-        }
+        Format::Table => summary(&made.path, &made.record),
     };
     output::print(&text);
     Ok(exit_code::DONE)
+}
+
+/// What was made, and its warnings, one a line.
+fn summary(path: &Path, record: &Record) -> String {
+    let snapshot = &record.snapshot;
+    let mut text = format!(
+        "{}\nrevision {}, {} keys, {}, verified: {}\n",
+        path.display(),
+        snapshot.revision,
+        snapshot.total_keys,
+        output::bytes(snapshot.size_bytes),
+        names_of(&record.verified, ", "),
+    );
+    for warning in &record.warnings {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
+    for missing in &record.archive_missing {
+        text.push_str(&format!(
+            "warning: the archive of control-plane files is incomplete: {missing}\n"
+        ));
+    }
+    text
 }

@@ -3,6 +3,7 @@
 
 use super::observed::{KeptBackup, NEWEST_KEPT, Observed, View};
 use backup_plan::reason::Reason;
+use cluster_api::conditions::StatusReason;
 use cluster_api::resources::{
     Attempt, NODE_BACKUP_ENTRIES, NodeBackup, NodeBackupEntry, NodeBackupStatus, NodeMember,
 };
@@ -102,7 +103,7 @@ impl Teller {
         let new = usize::try_from(given_up - self.told_given_up).unwrap_or(usize::MAX);
         for note in news.iter().skip(news.len().saturating_sub(new)) {
             self.events
-                .warning(object, "BackupRemovedForSpace", note)
+                .warning(object, StatusReason::BackupRemovedForSpace, note)
                 .await;
         }
         self.told_given_up = given_up;
@@ -140,9 +141,15 @@ impl Teller {
         };
         let object = told.object_ref(&());
         match news(self.told.as_ref(), &status) {
-            Some(News::Failed(note)) => self.events.warning(&object, "BackupFailed", &note).await,
+            Some(News::Failed(note)) => {
+                self.events
+                    .warning(&object, StatusReason::BackupFailed, &note)
+                    .await
+            }
             Some(News::Recovered(note)) => {
-                self.events.normal(&object, "BackupRecovered", &note).await;
+                self.events
+                    .normal(&object, StatusReason::BackupRecovered, &note)
+                    .await;
             }
             None => {}
         }

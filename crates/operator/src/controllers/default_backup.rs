@@ -9,6 +9,7 @@ use crate::context::Context;
 use crate::install::crds;
 use crate::names::FIELD_MANAGER;
 use crate::options::DEFAULT_BACKUP as NAME;
+use cluster_api::conditions::StatusReason;
 use cluster_api::resources::{
     Backup, BackupSpec, DEFAULT_BACKUP, DEFAULT_BACKUP_NUMBER, DEFAULT_SCHEDULE, DEFAULT_TIME_ZONE,
     EtcdBackupPolicy, RetentionNumber, RetentionPolicy, RetentionType,
@@ -163,7 +164,7 @@ async fn reconcile(context: &Context) -> Result<(), kube::Error> {
                     let object = made.object_ref(&());
                     context
                         .events
-                        .normal(&object, "DefaultBackupCreated", &note)
+                        .normal(&object, StatusReason::DefaultBackupCreated, &note)
                         .await;
                 }
             }
@@ -175,7 +176,11 @@ async fn reconcile(context: &Context) -> Result<(), kube::Error> {
                     tracing::warn!("{note}");
                     context
                         .events
-                        .warning(&crd_reference(&seen), "DefaultBackupOptedOut", &note)
+                        .warning(
+                            &crd_reference(&seen),
+                            StatusReason::DefaultBackupOptedOut,
+                            &note,
+                        )
                         .await;
                 }
                 store_state(context, &memory).await?;

@@ -48,11 +48,11 @@ async fn reconcile(context: &Context, cache: &Cache) -> Result<(), kube::Error> 
         .collect();
     let mut counts: BTreeMap<_, _> = Outcome::ALL
         .into_iter()
-        .map(|outcome| (outcome.condition(), 0))
+        .map(|outcome| (outcome.reason().name(), 0))
         .collect();
     for request in &requests {
         let outcome = outcome(request).map_or(Outcome::Pending, |(outcome, _)| outcome);
-        *counts.entry(outcome.condition()).or_default() += 1;
+        *counts.entry(outcome.reason().name()).or_default() += 1;
     }
     context.state.update(|state| state.requests = counts);
     let views: Vec<_> = requests
@@ -230,39 +230,12 @@ async fn create_job(
     };
     let made = match context.write(jobs.create(&params, &job)).await {
         Ok(made) => made,
-        // JobView before, and not told; or that of a request of the same name, which is on its way out.
+        // It was made before, and the status does not say so yet; or an earlier request of this name has one that is being deleted.
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            let found = jobs.get_opt(name).await?;
-            let of_other = found.as_ref().and_then(|job| {
-                let mut owners = job.owner_references().iter();
-                Some(
-                    owners
-                        .find(|owner| owner.controller == Some(true))?
-                        .uid
-                        .clone(),
-                )
-            });
-            let own = found.filter(|job| {
-                let mut owners = job.owner_references().iter();
-                owners.any(|owner| Some(&owner.uid) == request.uid().as_ref())
-            });
-            match own {
-                Some(own) => own,
-                None if cache
-                    .requests
-                    .state()
-                    .iter()
-                    .any(|other| other.uid() == of_other) =>
-                {
-                    let message = format!(
-                        "Job {name} exists and belongs to another EtcdBackup: delete the other EtcdBackup, or create this one with another name"
-                    );
-                    return write_outcome(context, request, Outcome::Failed, message, None).await;
-                }
-                None => {
-                    let message =
-                        format!("waiting until Job {name} of an earlier EtcdBackup is deleted");
-                    return write_outcome(context, request, Outcome::Pending, message, None).await;
+            match existing_job(cache, &jobs, request, name).await? {
+                Ok(own) => own,
+                Err((outcome, message)) => {
+                    return write_outcome(context, request, outcome, message, None).await;
                 }
             }
         }
@@ -279,6 +252,39 @@ async fn create_job(
         None => format!("Job {name} is running"),
     };
     write_outcome(context, request, Outcome::Pending, message, Some(name)).await
+}
+
+/// The Job of this name if it is that of the request, or what its owner means for the request.
+async fn existing_job(
+    cache: &Cache,
+    jobs: &Api<Job>,
+    request: &EtcdBackup,
+    name: &str,
+) -> Result<Result<Job, (Outcome, String)>, kube::Error> {
+    let found = jobs.get_opt(name).await?;
+    let owners = found
+        .as_ref()
+        .map(|job| job.owner_references())
+        .unwrap_or_default();
+    let is_own = owners
+        .iter()
+        .any(|owner| Some(&owner.uid) == request.uid().as_ref());
+    let controller = owners
+        .iter()
+        .find(|owner| owner.controller == Some(true))
+        .map(|owner| owner.uid.clone());
+    if let Some(own) = found.filter(|_| is_own) {
+        return Ok(Ok(own));
+    }
+    let requests = cache.requests.state();
+    if requests.iter().any(|other| other.uid() == controller) {
+        let message = format!(
+            "Job {name} exists and belongs to another EtcdBackup: delete the other EtcdBackup, or create this one with another name"
+        );
+        return Ok(Err((Outcome::Failed, message)));
+    }
+    let message = format!("waiting until Job {name} of an earlier EtcdBackup is deleted");
+    Ok(Err((Outcome::Pending, message)))
 }
 
 /// The layout of a node. A Job for any node uses the layout of the cluster.
@@ -371,7 +377,7 @@ async fn write_outcome(
 async fn publish_outcome(context: &Context, request: &EtcdBackup, outcome: Outcome, message: &str) {
     let name = request.name_any();
     let object = request.object_ref(&());
-    let reason = outcome.condition();
+    let reason = outcome.reason();
     match outcome {
         Outcome::Pending => {}
         Outcome::Completed => {

@@ -16,6 +16,7 @@ use crate::status::outcome::{Outcome, outcome};
 use crate::status::state::NodeState;
 use backup_plan::cron::Schedule;
 use backup_plan::freshness::{self as schedule_freshness, Freshness};
+use cluster_api::conditions::{ConditionType, StatusReason};
 use cluster_api::freshness::{Judgement, NodeView, Verdict, judge, sum_up};
 use cluster_api::resources::{BACKUP_ANNOTATION, Backup, DEFAULT_BACKUP, EtcdBackup, NodeBackup};
 use cluster_api::validation::{ValidBackup, validate};
@@ -32,7 +33,7 @@ use std::time::Duration;
 
 /// The field manager of this condition.
 const MANAGER: &str = "etcd-lifeboat-operator-freshness";
-const CONDITION: &str = "Degraded";
+const CONDITION: ConditionType = ConditionType::Degraded;
 const SETTLE: Duration = Duration::from_millis(500);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// How often backups are evaluated again, even without a change. The time of the evaluation is in the status.
@@ -55,7 +56,7 @@ struct EvaluationState {
     advanced: HashMap<String, BackupProgress>,
     /// Since when a node is a control-plane node, by node.
     joined: HashMap<String, Timestamp>,
-    /// The generation of a `Backup` and when it was first cache, by name.
+    /// The generation of a `Backup` and when it was first seen, by name.
     generations: HashMap<String, (i64, Option<Timestamp>)>,
     /// The last valid specification of `Backup/default`.
     valid: Option<ValidBackup>,
@@ -169,47 +170,39 @@ async fn evaluate_nodes(
     let mut nodes = cache.control_plane();
     nodes.sort_by_key(|node| node.name_any());
     let pods = cache.pods.state();
-    let told: HashMap<_, _> = cache
+    let reports: HashMap<_, _> = cache
         .node_backups
         .state()
         .into_iter()
-        .map(|told| (told.name_any(), told))
+        .map(|report| (report.name_any(), report))
         .collect();
     let names: Vec<_> = nodes.iter().map(|node| node.name_any()).collect();
     let mut verdicts = Vec::new();
-    let mut tellings = BTreeMap::new();
+    let mut states = BTreeMap::new();
     for (node, name) in nodes.iter().zip(&names) {
         let joined = memory.needs_backups_since(node, now);
-        let told = told.get(name);
-        let advanced_at = told.and_then(|told| memory.newest_seen_at(told, now));
-        let mut view = NodeView {
+        let report = reports.get(name);
+        let advanced_at = report.and_then(|report| memory.newest_seen_at(report, now));
+        let view = NodeView {
             name,
             covered_since: joined.max(since),
-            told: told.and_then(|told| told.status.as_ref()),
+            reported: report.and_then(|report| report.status.as_ref()),
             advanced_at,
             pod_problem: server_problem(name, &pods),
         };
-        let mut verdict = judge(&schedule, &zone, &view, now);
-        if matches!(verdict, Verdict::Stale(_))
-            && let Some(problem) = node_problem(context, name).await?
-        {
-            view.pod_problem = Some(problem);
-            verdict = judge(&schedule, &zone, &view, now);
-        }
-        tellings.insert(
-            name.clone(),
-            NodeState {
-                applicable: !matches!(verdict, Verdict::NotApplicable(_)),
-                fresh: matches!(verdict, Verdict::Fresh { .. }),
-                advanced_at,
-            },
-        );
+        let verdict = judge_node(context, view, |view| judge(&schedule, &zone, view, now)).await?;
+        let state = NodeState {
+            applicable: !matches!(verdict, Verdict::NotApplicable(_)),
+            fresh: matches!(verdict, Verdict::Fresh { .. }),
+            advanced_at,
+        };
+        states.insert(name.clone(), state);
         verdicts.push((name.as_str(), verdict));
     }
     memory.joined.retain(|name, _| names.contains(name));
     // A NodeBackup that somebody has removed comes back with what was known already.
     memory.advanced.retain(|name, _| names.contains(name));
-    context.state.update(|state| state.nodes = tellings);
+    context.state.update(|state| state.nodes = states);
     let mut judged = sum_up(&verdicts);
     let known_from = memory
         .started
@@ -226,8 +219,24 @@ async fn evaluate_nodes(
     Ok(judged.look_again_at)
 }
 
+/// Judges a node. If it is stale, the API server is asked whether the node itself is the reason.
+async fn judge_node(
+    context: &Context,
+    mut view: NodeView<'_>,
+    judge: impl Fn(&NodeView<'_>) -> Verdict,
+) -> Result<Verdict, kube::Error> {
+    let verdict = judge(&view);
+    if matches!(verdict, Verdict::Stale(_))
+        && let Some(problem) = node_problem(context, view.name).await?
+    {
+        view.pod_problem = Some(problem);
+        return Ok(judge(&view));
+    }
+    Ok(verdict)
+}
+
 impl EvaluationState {
-    /// When the current specification of a `Backup` was first cache.
+    /// When the current specification of a `Backup` was first seen.
     fn spec_since(&mut self, backup: &Backup, now: Timestamp) -> Timestamp {
         let created = creation_time(&backup.metadata);
         let generation = backup.metadata.generation.unwrap_or_default();
@@ -251,17 +260,17 @@ impl EvaluationState {
         *self.joined.entry(node.name_any()).or_insert(since)
     }
 
-    /// When a node's newest proven backup was first cache.
-    fn newest_seen_at(&mut self, told: &NodeBackup, now: Timestamp) -> Option<Timestamp> {
-        let status = told.status.as_ref()?;
+    /// When a node's newest proven backup was first seen.
+    fn newest_seen_at(&mut self, report: &NodeBackup, now: Timestamp) -> Option<Timestamp> {
+        let status = report.status.as_ref()?;
         let newest = status.last_verified.as_ref()?;
-        let name = told.name_any();
+        let name = report.name_any();
         let mark = BackupMark::of(newest);
         if let Some(known) = self.advanced.get_mut(&name) {
             known.update(mark, now);
             return Some(known.at);
         }
-        let at = estimate_newest_seen_at(told, now)?;
+        let at = estimate_newest_seen_at(report, now)?;
         let advance = BackupProgress {
             highest: mark,
             shown: mark,
@@ -332,7 +341,7 @@ fn evaluate_requests(
     if let Some((_, Outcome::Failed, name, message)) = newest {
         return judged(
             true,
-            "LastBackupFailed",
+            StatusReason::LastBackupFailed,
             format!("EtcdBackup {name}: {message}"),
         );
     }
@@ -343,15 +352,19 @@ fn evaluate_requests(
         let message = format!(
             "two backups were due and none was made ({last}); look at the Jobs and pods of the CronJob"
         );
-        return judged(true, "BackupsStale", message);
+        return judged(true, StatusReason::BackupsStale, message);
     }
     match completed {
         Some(_) => judged(
             false,
-            "AsExpected",
+            StatusReason::AsExpected,
             "the newest backup is up to date".into(),
         ),
-        None => judged(false, "BackupPending", "the first backup is pending".into()),
+        None => judged(
+            false,
+            StatusReason::BackupPending,
+            "the first backup is pending".into(),
+        ),
     }
 }
 
@@ -360,7 +373,7 @@ async fn write_condition(
     backup: &Backup,
     judged: &Judgement,
 ) -> Result<(), kube::Error> {
-    let saying = ConditionUpdate {
+    let update = ConditionUpdate {
         type_: CONDITION,
         is_true: judged.degraded,
         reason: judged.reason,
@@ -376,9 +389,9 @@ async fn write_condition(
         .as_ref()
         .map(|status| status.conditions.clone());
     let conditions = conditions.unwrap_or_default();
-    let before = find_condition(&conditions, CONDITION);
+    let before = find_condition(&conditions, CONDITION.name());
     let now = Timestamp::now();
-    let is_old = saying.is_unchanged(before, generation);
+    let is_old = update.is_unchanged(before, generation);
     let evaluated_at = backup.status.as_ref().and_then(|status| {
         let evaluated_at: Timestamp = status.last_evaluated.as_ref()?.parse().ok()?;
         Some(evaluated_at)
@@ -389,10 +402,10 @@ async fn write_condition(
     }
     if !is_old {
         context
-            .publish_condition_event(&backup.object_ref(&()), before, &saying)
+            .publish_condition_event(&backup.object_ref(&()), before, &update)
             .await;
     }
-    let condition = saying.to_condition(before, generation, now);
+    let condition = update.to_condition(before, generation, now);
     let evaluated_at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     context
         .patch_backup_status(
@@ -421,11 +434,11 @@ async fn publish_without_backup(
         ..ObjectReference::default()
     };
     if judged.degraded && before.is_none_or(|(_, message)| message != judged.message) {
-        tracing::warn!(reason = judged.reason, "{}", judged.message);
+        tracing::warn!(reason = judged.reason.name(), "{}", judged.message);
         let events = &context.events;
         events.warning(&kind, judged.reason, &judged.message).await;
     } else if was && !judged.degraded {
-        tracing::info!(reason = judged.reason, "{}", judged.message);
+        tracing::info!(reason = judged.reason.name(), "{}", judged.message);
         let events = &context.events;
         events.normal(&kind, judged.reason, &judged.message).await;
     }
@@ -439,12 +452,12 @@ async fn delete_old_node_backups(
 ) -> Result<Option<Timestamp>, kube::Error> {
     let nodes = cache.nodes.state();
     let mut next = None;
-    for told in cache.node_backups.state() {
-        let name = told.name_any();
+    for report in cache.node_backups.state() {
+        let name = report.name_any();
         if nodes.iter().any(|node| node.name_any() == name) {
             continue;
         }
-        let written = written_by_node(&told).unwrap_or_else(|| creation_time(&told.metadata));
+        let written = written_by_node(&report).unwrap_or_else(|| creation_time(&report.metadata));
         let Ok(goes_at) = written.checked_add(LEFT_NODES_KEPT) else {
             continue;
         };

@@ -13,6 +13,7 @@ use crate::objects::daemon_set::{daemon_set, daemon_set_name};
 use crate::options::PERIODIC_BACKUP as NAME;
 use crate::status::conditions::{ConditionUpdate, find_condition};
 use backup_plan::cron::Schedule;
+use cluster_api::conditions::{ConditionType, StatusReason};
 use cluster_api::resources::{Backup, DEFAULT_BACKUP};
 use cluster_api::validation::{ValidBackup, validate};
 use jiff::Timestamp;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-const CONDITION: &str = "PeriodicBackupControllerDegraded";
+const CONDITION: ConditionType = ConditionType::PeriodicBackupControllerDegraded;
 /// Changes within this time are handled together.
 const SETTLE: Duration = Duration::from_millis(300);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
@@ -140,7 +141,7 @@ async fn reconcile(
     let name = backup.name_any();
     let update = match validate(&name, &backup.spec) {
         Ok(valid) => apply_objects(context, cache, backup, &valid).await?,
-        Err(error) => StatusUpdate::degraded("Invalid", error.to_string()),
+        Err(error) => StatusUpdate::degraded(StatusReason::Invalid, error.to_string()),
     };
     write_status(context, backup, &update).await?;
     let reconciled = !update.condition.is_true;
@@ -169,7 +170,7 @@ async fn apply_objects(
             && !pvc_exists(&context.client, namespace, pvc).await?
         {
             let message = pvc_missing_message(namespace, "spec.etcd.pvcName", pvc);
-            return Ok(StatusUpdate::degraded("PVCNotFound", message));
+            return Ok(StatusUpdate::degraded(StatusReason::PVCNotFound, message));
         }
         let cron_job = cron_job(
             &context.cluster,
@@ -185,9 +186,9 @@ async fn apply_objects(
     match applied {
         Ok(message) => Ok(StatusUpdate::ready(valid, message)),
         // The answer will be the same next time.
-        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => {
-            Ok(StatusUpdate::degraded("Refused", status.message))
-        }
+        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => Ok(
+            StatusUpdate::degraded(StatusReason::Refused, status.message),
+        ),
         Err(error) => Err(error),
     }
 }
@@ -253,7 +254,7 @@ struct StatusUpdate {
 }
 
 impl StatusUpdate {
-    fn degraded(reason: &'static str, message: String) -> Self {
+    fn degraded(reason: StatusReason, message: String) -> Self {
         StatusUpdate {
             condition: ConditionUpdate {
                 type_: CONDITION,
@@ -277,7 +278,7 @@ impl StatusUpdate {
             condition: ConditionUpdate {
                 type_: CONDITION,
                 is_true: false,
-                reason: "AsExpected",
+                reason: StatusReason::AsExpected,
                 message,
             },
             next_run,
@@ -293,7 +294,7 @@ async fn write_status(
 ) -> Result<(), kube::Error> {
     let generation = backup.metadata.generation;
     let old = backup.status.clone().unwrap_or_default();
-    let before = find_condition(&old.conditions, CONDITION);
+    let before = find_condition(&old.conditions, CONDITION.name());
     let next_run = update.next_run.map(|next| next.to_string());
     let is_old = update.condition.is_unchanged(before, generation);
     if is_old && old.next_run == next_run {

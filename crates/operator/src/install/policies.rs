@@ -117,7 +117,7 @@ fn own_pods_only(home: &str, image: &str) -> [Value; 2] {
     let repository = repository_of(image);
     let only = "variables.pod.containers[0]";
     let security = format!("{only}.securityContext");
-    let checks = [
+    let rules = [
         validation(
             "variables.pod.containers.size() == 1 && !has(variables.pod.initContainers) && !has(variables.pod.ephemeralContainers)",
             "a pod of etcd-lifeboat must have exactly one container",
@@ -212,7 +212,7 @@ fn own_pods_only(home: &str, image: &str) -> [Value; 2] {
             ]},
             "matchConditions": [{"name": "the-operator", "expression": user(home, OPERATOR_ACCOUNT)}],
             "variables": [{"name": "pod", "expression": pod}],
-            "validations": checks,
+            "validations": rules,
         }),
     )
 }

@@ -1,14 +1,15 @@
 //! Builds conditions and detects whether they have changed.
 
+use cluster_api::conditions::{ConditionType, StatusReason};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// A new value for a condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ConditionUpdate {
-    pub(crate) type_: &'static str,
+    pub(crate) type_: ConditionType,
     pub(crate) is_true: bool,
-    pub(crate) reason: &'static str,
+    pub(crate) reason: StatusReason,
     pub(crate) message: String,
 }
 
@@ -31,9 +32,9 @@ impl ConditionUpdate {
         let status = if self.is_true { "True" } else { "False" };
         let unchanged = before.filter(|before| before.status == status);
         Condition {
-            type_: self.type_.into(),
+            type_: self.type_.name().into(),
             status: status.into(),
-            reason: self.reason.into(),
+            reason: self.reason.name().into(),
             message: self.message.clone(),
             observed_generation: generation,
             last_transition_time: unchanged
@@ -45,7 +46,7 @@ impl ConditionUpdate {
     pub(crate) fn is_unchanged(&self, before: Option<&Condition>, generation: Option<i64>) -> bool {
         before.is_some_and(|before| {
             before.status == if self.is_true { "True" } else { "False" }
-                && before.reason == self.reason
+                && before.reason == self.reason.name()
                 && before.message == self.message
                 && before.observed_generation == generation
         })

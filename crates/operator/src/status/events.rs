@@ -1,6 +1,7 @@
 //! Publishes Kubernetes Events.
 
 use crate::api_error::api_error_message;
+use cluster_api::conditions::StatusReason;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -12,6 +13,8 @@ const NOTE_BYTES: usize = 1000;
 /// Maximum number of events that are remembered, to count repeated ones.
 const MAX_COUNTED: usize = 256;
 
+type ObjectAndReason = (String, &'static str);
+
 /// Publishes events and counts repeated ones.
 pub struct Events {
     client: Client,
@@ -19,7 +22,7 @@ pub struct Events {
     action: &'static str,
     /// The last note and its recorder, by name of the object and reason. A recorder counts repeated events but keeps the first
     /// note, so a new note needs a new recorder.
-    told: Mutex<HashMap<(String, String), (String, Recorder)>>,
+    published: Mutex<HashMap<ObjectAndReason, (String, Recorder)>>,
 }
 
 impl Events {
@@ -34,40 +37,48 @@ impl Events {
             client: client.clone(),
             reporter,
             action,
-            told: Mutex::default(),
+            published: Mutex::default(),
         }
     }
 
     /// The recorder of the same event, or a new one.
-    fn recorder(&self, object: &ObjectReference, reason: &str, note: &str) -> Recorder {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() >= MAX_COUNTED {
-            told.clear();
+    fn recorder(&self, object: &ObjectReference, reason: StatusReason, note: &str) -> Recorder {
+        let mut published = self
+            .published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if published.len() >= MAX_COUNTED {
+            published.clear();
         }
-        let key = (object.name.clone().unwrap_or_default(), reason.into());
-        let known = told
-            .get(&key)
-            .filter(|(watch_error_message, _)| watch_error_message == note);
-        if let Some((_, recorder)) = known {
+        let key = (object.name.clone().unwrap_or_default(), reason.name());
+        if let Some((last_note, recorder)) = published.get(&key)
+            && last_note == note
+        {
             return recorder.clone();
         }
         let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
-        told.insert(key, (note.into(), recorder.clone()));
+        published.insert(key, (note.into(), recorder.clone()));
         recorder
     }
 
     /// Publishes a `Normal` event.
-    pub async fn normal(&self, object: &ObjectReference, reason: &str, note: &str) {
+    pub async fn normal(&self, object: &ObjectReference, reason: StatusReason, note: &str) {
         self.publish(EventType::Normal, object, reason, note).await;
     }
 
     /// Publishes a `Warning` event.
-    pub async fn warning(&self, object: &ObjectReference, reason: &str, note: &str) {
+    pub async fn warning(&self, object: &ObjectReference, reason: StatusReason, note: &str) {
         self.publish(EventType::Warning, object, reason, note).await;
     }
 
     /// Publishes an event. A failure is only logged.
-    async fn publish(&self, type_: EventType, object: &ObjectReference, reason: &str, note: &str) {
+    async fn publish(
+        &self,
+        type_: EventType,
+        object: &ObjectReference,
+        reason: StatusReason,
+        note: &str,
+    ) {
         let mut end = note.len().min(NOTE_BYTES);
         while !note.is_char_boundary(end) {
             end -= 1;
@@ -75,7 +86,7 @@ impl Events {
         let note = note.get(..end).unwrap_or_default();
         let event = Event {
             type_,
-            reason: reason.into(),
+            reason: reason.name().into(),
             note: Some(note.into()),
             action: self.action.into(),
             secondary: None,

@@ -1,6 +1,7 @@
 //! The outcome of a request in its conditions.
 
 use crate::status::conditions::{self, ConditionUpdate};
+use cluster_api::conditions::{ConditionType, StatusReason};
 use cluster_api::resources::EtcdBackup;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -19,14 +20,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The type of its condition.
+    /// The type of its condition, the reason in it, and that of its event.
     #[must_use]
-    pub fn condition(self) -> &'static str {
+    pub fn reason(self) -> StatusReason {
         match self {
-            Outcome::Pending => "BackupPending",
-            Outcome::Completed => "BackupCompleted",
-            Outcome::Failed => "BackupFailed",
-            Outcome::Skipped => "BackupSkipped",
+            Outcome::Pending => StatusReason::BackupPending,
+            Outcome::Completed => StatusReason::BackupCompleted,
+            Outcome::Failed => StatusReason::BackupFailed,
+            Outcome::Skipped => StatusReason::BackupSkipped,
         }
     }
 
@@ -47,7 +48,7 @@ pub fn outcome(request: &EtcdBackup) -> Option<(Outcome, Condition)> {
         .find(|condition| condition.status == "True")?;
     let outcome = Outcome::ALL
         .into_iter()
-        .find(|outcome| outcome.condition() == holds.type_)?;
+        .find(|outcome| outcome.reason().name() == holds.type_)?;
     Some((outcome, holds.clone()))
 }
 
@@ -59,11 +60,11 @@ pub(crate) fn conditions(
     generation: Option<i64>,
 ) -> Vec<Condition> {
     let now = Timestamp::now();
-    let type_ = outcome.condition();
+    let type_ = outcome.reason().name();
     let newest = ConditionUpdate {
-        type_,
+        type_: ConditionType::Outcome(outcome.reason()),
         is_true: true,
-        reason: type_,
+        reason: outcome.reason(),
         message: message.into(),
     };
     let old = before.iter().filter(|condition| condition.type_ != type_);

@@ -8,6 +8,7 @@ use crate::cluster::pod_problems::{pod_problem, server_problem};
 use crate::names::{OPERATOR_APP, SERVER_APP};
 use crate::objects::pod::ROLES;
 use backup_plan::cron::Schedule;
+use cluster_api::conditions::StatusReason;
 use cluster_api::freshness::{NodeView, Verdict, judge};
 use cluster_api::resources::{Backup, DEFAULT_BACKUP, NodeBackup, NodeBackupEntry, NodeMember};
 use cluster_api::validation::{ValidBackup, validate};
@@ -60,106 +61,152 @@ pub struct NodeOverview {
 /// # Errors
 /// The error of the API server.
 pub async fn read_overview(client: &Client, now: Timestamp) -> Result<Overview, kube::Error> {
-    let shape = none_if_forbidden(cluster_info::read_cluster_info(client).await)?;
-    if shape.as_ref().is_some_and(|shape| shape.external) {
+    let info = none_if_forbidden(cluster_info::read_cluster_info(client).await)?;
+    if info.as_ref().is_some_and(|info| info.external) {
         return Ok(Overview {
             ok: false,
             problems: vec![cluster_info::EXTERNAL_CONTROL_PLANE.into()],
             nodes: Vec::new(),
         });
     }
-    let upstream = shape
+    Ok(read_objects(client, info).await?.overview(now))
+}
+
+/// What the cluster says about its backups.
+struct Objects {
+    nodes: Vec<PartialObjectMeta<Node>>,
+    reports: BTreeMap<String, NodeBackup>,
+    backups: Vec<Backup>,
+    /// Pods of the operator and of the backup servers. `None` if the user is not allowed to read them.
+    pods: Option<Vec<Arc<Pod>>>,
+    /// When the operator last renewed its Lease, if it ever did. `None` if the user is not allowed to read it.
+    operator_renewed: Option<Option<Timestamp>>,
+    /// What is wrong with objects that could not be read.
+    unreadable: Vec<String>,
+    upstream: bool,
+}
+
+async fn read_objects(
+    client: &Client,
+    info: Option<cluster_info::ClusterInfo>,
+) -> Result<Objects, kube::Error> {
+    let upstream = info
         .as_ref()
-        .is_some_and(|shape| shape.crd_owner == CrdOwner::Upstream);
-    let renewed = match &shape {
-        Some(shape) => none_if_forbidden(lease::renewed_at(client, &shape.namespace).await)?,
+        .is_some_and(|info| info.crd_owner == CrdOwner::Upstream);
+    let operator_renewed = match &info {
+        Some(info) => none_if_forbidden(lease::renewed_at(client, &info.namespace).await)?,
         None => None,
     };
     let all = ListParams::default();
     let nodes: Api<Lenient<PartialObjectMeta<Node>>> = Api::all(client.clone());
     let (nodes, mut unreadable) = lenient::list(&nodes, &all).await?;
-    let told: Api<Lenient<NodeBackup>> = Api::all(client.clone());
-    let told = empty_if_not_found(lenient::list(&told, &all).await, &mut unreadable)?;
-    let told: BTreeMap<_, _> = told
-        .into_iter()
-        .map(|told| (told.name_any(), told))
-        .collect();
-    // What upstream makes of a `Backup` is upstream's to tell; the servers run without one there.
+    let reports: Api<Lenient<NodeBackup>> = Api::all(client.clone());
+    let reports = empty_if_not_found(lenient::list(&reports, &all).await, &mut unreadable)?;
+    // On OpenShift, a `Backup` belongs to upstream's own operator, and the servers run without one.
     let backups = if upstream {
         Vec::new()
     } else {
         let backups: Api<Lenient<Backup>> = Api::all(client.clone());
         empty_if_not_found(lenient::list(&backups, &all).await, &mut unreadable)?
     };
-    let ours = format!("app in ({SERVER_APP},{OPERATOR_APP})");
-    let ours = all.clone().labels(&ours);
-    let pods: Api<Lenient<Pod>> = match &shape {
-        Some(shape) => Api::namespaced(client.clone(), &shape.namespace),
+    let ours = all.labels(&format!("app in ({SERVER_APP},{OPERATOR_APP})"));
+    let pods: Api<Lenient<Pod>> = match &info {
+        Some(info) => Api::namespaced(client.clone(), &info.namespace),
         None => Api::all(client.clone()),
     };
-    let pods: Option<Vec<_>> = none_if_forbidden(lenient::list(&pods, &ours).await)?
-        .map(|(pods, _)| pods.into_iter().map(Arc::new).collect());
-    let default = backups
-        .iter()
-        .find(|backup| backup.name_any() == DEFAULT_BACKUP);
-    let mut problems = problems(&backups);
-    problems.extend(unreadable);
-    let servers_run = upstream || default.is_some();
-    if !servers_run {
-        problems.push(
-            "Backup/default does not exist: no scheduled backups are made on the disks of the nodes; create a Backup with the name default"
-                .to_string(),
-        );
-    }
-    problems.extend(default.and_then(|backup| outdated_evaluation(backup, now)));
-    problems.extend(
-        renewed.and_then(|renewed| {
-            operator_problem(renewed, pods.as_deref().unwrap_or_default(), now)
-        }),
-    );
-    let valid = default
-        .and_then(|backup| validate(DEFAULT_BACKUP, &backup.spec).ok())
-        .unwrap_or_else(ValidBackup::of_servers);
-    let zone = TimeZone::get(&valid.time_zone).unwrap_or(TimeZone::UTC);
-    let schedule = Schedule::parse(&valid.schedule).ok();
-    let since = default.map_or(Timestamp::UNIX_EPOCH, |backup| {
-        creation_time(&backup.metadata)
-    });
-    let mut rows = Vec::new();
-    for node in &nodes {
-        let name = node.name_any();
-        let has_role = ROLES.iter().any(|role| node.labels().contains_key(*role));
-        let told = told.get(&name);
-        // One that has lost its role still has its backups.
-        if !has_role && told.is_none() {
-            continue;
-        }
-        let status = told.and_then(|told| told.status.as_ref());
-        let view = NodeView {
-            name: &name,
-            covered_since: creation_time(&node.metadata).max(since),
-            told: status,
-            advanced_at: told.and_then(|told| estimate_newest_seen_at(told, now)),
-            pod_problem: pods
-                .as_ref()
-                .filter(|_| servers_run)
-                .and_then(|pods| server_problem(&name, pods)),
-        };
-        let verdict = match &schedule {
-            Some(schedule) if has_role => judge(schedule, &zone, &view, now),
-            _ => Verdict::NotApplicable("it is not a control-plane node".into()),
-        };
-        rows.push(row(&view, verdict));
-    }
-    rows.sort_by(|one, other| one.node.cmp(&other.node));
-    if rows.iter().all(|row| row.state == "not-applicable") {
-        problems.push("no control-plane node has an etcd member to back up".into());
-    }
-    Ok(Overview {
-        ok: problems.is_empty() && rows.iter().all(|row| row.state != "stale"),
-        problems,
-        nodes: rows,
+    let pods = none_if_forbidden(lenient::list(&pods, &ours).await)?;
+    Ok(Objects {
+        nodes,
+        reports: reports
+            .into_iter()
+            .map(|report| (report.name_any(), report))
+            .collect(),
+        backups,
+        pods: pods.map(|(pods, _)| pods.into_iter().map(Arc::new).collect()),
+        operator_renewed,
+        unreadable,
+        upstream,
     })
+}
+
+impl Objects {
+    fn default_backup(&self) -> Option<&Backup> {
+        self.backups
+            .iter()
+            .find(|backup| backup.name_any() == DEFAULT_BACKUP)
+    }
+
+    fn overview(&self, now: Timestamp) -> Overview {
+        let mut problems = self.problems(now);
+        let nodes = self.rows(now);
+        if nodes.iter().all(|row| row.state == "not-applicable") {
+            problems.push("no control-plane node has an etcd member to back up".into());
+        }
+        Overview {
+            ok: problems.is_empty() && nodes.iter().all(|row| row.state != "stale"),
+            problems,
+            nodes,
+        }
+    }
+
+    fn problems(&self, now: Timestamp) -> Vec<String> {
+        let mut problems = condition_problems(&self.backups);
+        problems.extend(self.unreadable.iter().cloned());
+        match self.default_backup() {
+            Some(backup) => problems.extend(outdated_evaluation(backup, now)),
+            None if self.upstream => {}
+            None => problems.push(
+                "Backup/default does not exist: no scheduled backups are made on the disks of the nodes; create a Backup with the name default"
+                    .to_string(),
+            ),
+        }
+        problems.extend(self.operator_renewed.and_then(|renewed| {
+            operator_problem(renewed, self.pods.as_deref().unwrap_or_default(), now)
+        }));
+        problems
+    }
+
+    /// The nodes in the order of their names: all control-plane nodes, and others that have a report.
+    fn rows(&self, now: Timestamp) -> Vec<NodeOverview> {
+        let default = self.default_backup();
+        let servers_run = self.upstream || default.is_some();
+        let valid = default
+            .and_then(|backup| validate(DEFAULT_BACKUP, &backup.spec).ok())
+            .unwrap_or_else(ValidBackup::of_servers);
+        let zone = TimeZone::get(&valid.time_zone).unwrap_or(TimeZone::UTC);
+        let schedule = Schedule::parse(&valid.schedule).ok();
+        let since = default.map_or(Timestamp::UNIX_EPOCH, |backup| {
+            creation_time(&backup.metadata)
+        });
+        let mut rows = Vec::new();
+        for node in &self.nodes {
+            let name = node.name_any();
+            let has_role = ROLES.iter().any(|role| node.labels().contains_key(*role));
+            let report = self.reports.get(&name);
+            // A node that has lost its role still has its backups.
+            if !has_role && report.is_none() {
+                continue;
+            }
+            let view = NodeView {
+                name: &name,
+                covered_since: creation_time(&node.metadata).max(since),
+                reported: report.and_then(|report| report.status.as_ref()),
+                advanced_at: report.and_then(|report| estimate_newest_seen_at(report, now)),
+                pod_problem: self
+                    .pods
+                    .as_ref()
+                    .filter(|_| servers_run)
+                    .and_then(|pods| server_problem(&name, pods)),
+            };
+            let verdict = match &schedule {
+                Some(schedule) if has_role => judge(schedule, &zone, &view, now),
+                _ => Verdict::NotApplicable("it is not a control-plane node".into()),
+            };
+            rows.push(row(&view, verdict));
+        }
+        rows.sort_by(|one, other| one.node.cmp(&other.node));
+        rows
+    }
 }
 
 /// Returns an empty list if the CRD does not exist.
@@ -185,7 +232,7 @@ fn none_if_forbidden<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, kub
 }
 
 /// The problems of each `Backup`. Stale nodes of `Backup/default` are in the rows of the nodes.
-fn problems(backups: &[Backup]) -> Vec<String> {
+fn condition_problems(backups: &[Backup]) -> Vec<String> {
     let mut problems = Vec::new();
     for backup in backups {
         let name = backup.name_any();
@@ -193,7 +240,9 @@ fn problems(backups: &[Backup]) -> Vec<String> {
         problems.extend(
             conditions
                 .filter(|condition| condition.status == "True")
-                .filter(|condition| condition.reason != "BackupsStale" || name != DEFAULT_BACKUP)
+                .filter(|condition| {
+                    condition.reason != StatusReason::BackupsStale.name() || name != DEFAULT_BACKUP
+                })
                 .map(|condition| {
                     format!("Backup {name}: {}: {}", condition.reason, condition.message)
                 }),
@@ -239,7 +288,7 @@ fn operator_problem(
 }
 
 fn row(view: &NodeView<'_>, verdict: Verdict) -> NodeOverview {
-    let status = view.told.cloned().unwrap_or_default();
+    let status = view.reported.cloned().unwrap_or_default();
     let own = status.problem.clone();
     let (state, problem) = match verdict {
         Verdict::Fresh { .. } => ("fresh", view.pod_problem.clone().or(own)),

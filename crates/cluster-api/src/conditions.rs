@@ -1,0 +1,91 @@
+//! The words of conditions and events, each spelled once. People write alerts and scripts with them.
+
+use std::fmt;
+
+/// Why a condition is as it is, and what an event reports. A condition that changes publishes an event with the same reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusReason {
+    /// All is well.
+    AsExpected,
+    /// The specification has a value that cannot be used.
+    Invalid,
+    /// The PersistentVolumeClaim of a `Backup` does not exist.
+    PVCNotFound,
+    /// The API server refused what the operator made from a `Backup`.
+    Refused,
+    /// The newest request of a `Backup` failed.
+    LastBackupFailed,
+    /// Backups were due and none was made.
+    BackupsStale,
+    /// No node has an etcd that is backed up.
+    NoNodesCovered,
+    /// The first backup is not made yet, or a request waits or runs.
+    BackupPending,
+    /// A request made its backup.
+    BackupCompleted,
+    /// A request, or a run of a backup server, made no backup.
+    BackupFailed,
+    /// Another request ran instead.
+    BackupSkipped,
+    /// A backup server makes backups again after failures.
+    BackupRecovered,
+    /// A backup was removed because its disk was short of space.
+    BackupRemovedForSpace,
+    /// The operator created `Backup/default`.
+    DefaultBackupCreated,
+    /// `Backup/default` was deleted, and the operator does not create it again.
+    DefaultBackupOptedOut,
+}
+
+impl StatusReason {
+    /// The word, in CamelCase as Kubernetes wants it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            StatusReason::AsExpected => "AsExpected",
+            StatusReason::Invalid => "Invalid",
+            StatusReason::PVCNotFound => "PVCNotFound",
+            StatusReason::Refused => "Refused",
+            StatusReason::LastBackupFailed => "LastBackupFailed",
+            StatusReason::BackupsStale => "BackupsStale",
+            StatusReason::NoNodesCovered => "NoNodesCovered",
+            StatusReason::BackupPending => "BackupPending",
+            StatusReason::BackupCompleted => "BackupCompleted",
+            StatusReason::BackupFailed => "BackupFailed",
+            StatusReason::BackupSkipped => "BackupSkipped",
+            StatusReason::BackupRecovered => "BackupRecovered",
+            StatusReason::BackupRemovedForSpace => "BackupRemovedForSpace",
+            StatusReason::DefaultBackupCreated => "DefaultBackupCreated",
+            StatusReason::DefaultBackupOptedOut => "DefaultBackupOptedOut",
+        }
+    }
+}
+
+impl fmt::Display for StatusReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// The type of a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConditionType {
+    /// Of a `Backup`: its backups are not up to date.
+    Degraded,
+    /// Of a `Backup`: what makes its backups cannot be set up. The name is upstream's.
+    PeriodicBackupControllerDegraded,
+    /// Of an `EtcdBackup`: its outcome. Type and reason are the same word.
+    Outcome(StatusReason),
+}
+
+impl ConditionType {
+    /// The word, in CamelCase as Kubernetes wants it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ConditionType::Degraded => "Degraded",
+            ConditionType::PeriodicBackupControllerDegraded => "PeriodicBackupControllerDegraded",
+            ConditionType::Outcome(reason) => reason.name(),
+        }
+    }
+}
