@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// The clock is read again after this time, because it may have been set.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// A failed run is tried again after this, then after twice as long each time.
+/// Delay before the first retry of a failed run. It doubles with each further retry.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
@@ -16,7 +16,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 pub enum Next {
     /// A run, which was due at this time.
     Run(Timestamp),
-    /// Wait for this time, and then ask again.
+    /// Wait this long, and then ask again.
     Wait(Duration),
     /// Never: the schedule has no due time within five years.
     Never,
@@ -41,13 +41,13 @@ impl Agenda {
         }
     }
 
-    /// The next due time.
+    /// The next due time. `None` if the schedule has no due time within five years.
     #[must_use]
     pub fn next_due(&self) -> Option<Timestamp> {
         self.next
     }
 
-    /// Time between two due times at `now`.
+    /// Time between the next two due times after `now`. 300 s if the schedule does not have two within five years.
     #[must_use]
     pub fn period(&self, now: Timestamp) -> Duration {
         self.schedule
@@ -74,7 +74,7 @@ impl Agenda {
             self.next = self.schedule.next_after(now, &self.zone);
             return Next::Run(next);
         }
-        // A clock that was set back: the next due time by the new clock counts.
+        // If the clock was set back, the next due time of the new clock is used.
         let by_this_clock = self.schedule.next_after(now, &self.zone);
         if by_this_clock < self.next {
             self.next = by_this_clock;

@@ -1,5 +1,5 @@
 //! Cron schedules exactly as Kubernetes reads them, which is as robfig/cron v3 does (`parser.go`,
-//! `spec.go`, `constantdelay.go`), with its own ways on days and on changes of the clock.
+//! `spec.go`, `constantdelay.go`), including its rules for days and for clock changes.
 
 use jiff::civil::{Date, DateTime};
 use jiff::tz::{Offset, TimeZone};
@@ -8,16 +8,16 @@ use std::time::Duration;
 
 /// How far ahead the search for the next due time goes.
 const YEARS_AHEAD: i16 = 5;
-/// In some zones robfig's search goes round in circles at a change of the clock. Five years have fewer
-/// days, months and hours to step over than this.
+/// In some time zones robfig's search never ends at a clock change. A search through five years needs
+/// fewer steps than this.
 const MAX_STEPS: u32 = 100_000;
-/// Set on a field that was written as `*` or `?`: the rule on days of month and week looks for it.
+/// Marks a field that was written as `*` or `?`, for the rule on days of the month and of the week.
 const STAR: u64 = 1 << 63;
 
 /// When a backup is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Schedule {
-    /// At the times that five fields name.
+    /// At the times that match the five fields.
     Fields(Fields),
     /// At every multiple of a period since the epoch, so that the times are the same on all nodes.
     Every(Duration),
@@ -104,7 +104,7 @@ impl Schedule {
                     "{period:?} is not a duration: use one such as 90s, 15m or 1h30m"
                 ))
             })?;
-            // As robfig does: whole seconds, and one at least.
+            // As robfig does: whole seconds, and at least one.
             return Ok(Schedule::Every(Duration::from_secs(
                 period.as_secs().max(1),
             )));
@@ -158,7 +158,7 @@ impl Schedule {
     /// The last due time at or before `at`; none if there was none within five years.
     #[must_use]
     pub fn last_due(&self, at: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
-        // Schedules are only defined forwards: step back, further each time, and come forward again.
+        // Due times can only be searched forwards: go back, twice as far each time, and search from there.
         let mut back_s = 60;
         const FIVE_YEARS_S: i64 = 5 * 366 * 24 * 3600;
         loop {
@@ -199,7 +199,7 @@ impl Schedule {
 
 /// One field: parts with commas between them.
 fn bits_of_field(field: &str, bounds: &Bounds) -> Result<u64, String> {
-    // Empty parts are passed over, as robfig does.
+    // Empty parts are skipped, as robfig does.
     field
         .split(',')
         .filter(|part| !part.is_empty())
@@ -229,11 +229,11 @@ fn bits_of_range(part: &str, bounds: &Bounds) -> Result<u64, String> {
         _ => return Err("more than one hyphen: use one range such as 1-5".into()),
     };
     if let Some(step) = step {
-        // "5/15" is from 5 on.
+        // "5/15" starts at 5 and ends at the maximum.
         if single {
             end = bounds.max;
         }
-        // "*/2" is no star any more for the rule on days.
+        // "*/2" does not count as a star in the rule on days.
         if step > 1 {
             star = 0;
         }
@@ -308,11 +308,11 @@ fn go_duration(text: &str) -> Option<Duration> {
     if text.is_empty() {
         return None;
     }
-    // What is just below a whole second by rounding is that second.
+    // Rounding can give slightly less than a whole second. One nanosecond more corrects this.
     Duration::try_from_secs_f64(total_s + 1e-9).ok()
 }
 
-/// A time as robfig's search steps it: seconds since the epoch, seen in a zone.
+/// A time in robfig's search: seconds since the epoch, in a time zone.
 struct Local<'z> {
     second: i64,
     zone: &'z TimeZone,
@@ -331,8 +331,8 @@ impl Local<'_> {
         Some(offset.to_datetime(Timestamp::from_second(self.second).ok()?))
     }
 
-    /// Sets the time as Go's `time.Date` does: in a gap or a fold of the clock, with the offset that is in
-    /// force at the time which the offset at the same number of UTC gives.
+    /// Sets the time as Go's `time.Date` does: reads `civil` as UTC, takes the zone's offset there for a guess, and uses
+    /// the offset at the guess. This matters when the clock changes: such a time exists twice, or not at all.
     fn set(&mut self, civil: DateTime) -> Option<()> {
         let as_utc = Offset::UTC.to_timestamp(civil).ok()?.as_second();
         let guess = as_utc - self.offset_s(as_utc)?;
@@ -368,8 +368,8 @@ impl Fields {
                     at.set(now)?;
                     now = at.civil()?;
                 }
-                // As Go adds a month: April 31st is May 1st. A clock that changes at midnight of the
-                // first leads there.
+                // As Go adds a month: April 31 is May 1. This happens if the clock changes at midnight
+                // of the first day.
                 let first =
                     now.date()
                         .first_of_month()
@@ -391,7 +391,7 @@ impl Fields {
                 }
                 at.set(now.checked_add(Span::new().days(1)).ok()?)?;
                 now = at.civil()?;
-                // A clock that changed at midnight: back to where the day starts.
+                // If the clock changed at midnight, go to the start of the day.
                 let hour = i64::from(now.hour());
                 if hour != 0 {
                     at.second += 3600 * if hour > 12 { 24 - hour } else { -hour };
@@ -438,7 +438,7 @@ impl Fields {
         }
     }
 
-    /// If either field is a star both must match, else one is enough.
+    /// If one of the two fields is a star, both must match. Otherwise one is enough.
     fn day_matches(&self, date: Date) -> bool {
         let month = has(self.day_of_month, date.day());
         let week = has(self.day_of_week, date.weekday().to_sunday_zero_offset());

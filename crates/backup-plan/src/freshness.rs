@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
-/// A run waits for its turn and takes its time; short periods have no long turns.
+/// Limits of the time that a due run gets to wait for its turn and to finish. Within them it is one period.
 const LONGEST_GRACE: Duration = Duration::from_secs(120);
 const SHORTEST_GRACE: Duration = Duration::from_secs(10);
 
@@ -20,12 +20,12 @@ pub enum Freshness {
     },
     /// There is no proven backup yet, and none was missed.
     Pending {
-        /// When one was missed.
+        /// When the state becomes `Stale` if there is still no backup.
         until: Option<Timestamp>,
     },
     /// Two runs were due and had time to finish, and there is no newer proven backup.
     Stale {
-        /// When it became so.
+        /// When the backups became stale.
         since: Timestamp,
     },
 }

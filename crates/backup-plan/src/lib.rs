@@ -1,7 +1,7 @@
 //! Decisions about a node's backups, as pure functions: no disk, no network, no clock. The current time is an
 //! argument.
 //!
-//! - [`agenda`]: whether it is due now, whatever the clock does.
+//! - [`agenda`]: whether a run is due now, even if the clock is set.
 //! - [`cron`]: when a backup is due.
 //! - [`freshness`]: whether backups are stale, by their schedule.
 //! - [`platform`]: where a node's etcd, its certificates and its files are.

@@ -9,10 +9,10 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// All of them.
+            /// All reasons, in the order in which they are defined.
             pub const ALL: &'static [Reason] = &[$(Reason::$variant,)*];
 
-            /// The word.
+            /// The reason as one word, such as `no-etcd`, for metrics, conditions and statuses.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The version that is written.
+/// The version of the record format that this program writes.
 pub const VERSION: u32 = 1;
 
 /// The origin of backups that were requested by hand.
@@ -45,7 +45,7 @@ pub struct Record {
     pub finished_at: Timestamp,
     /// The node it was taken on.
     pub node: String,
-    /// The platform that was found there.
+    /// The platform of that node, such as `kubeadm`.
     pub platform: String,
     /// The member it was taken from.
     pub member: MemberRecord,
@@ -55,9 +55,9 @@ pub struct Record {
     pub linearized: bool,
     /// The content of the snapshot.
     pub snapshot: SnapshotRecord,
-    /// SHA-256 of each file of the backup but this one, as hex digits.
+    /// SHA-256 of each file of the backup except the record, as hex digits.
     pub sha256: BTreeMap<String, String>,
-    /// Bytes that were written for it.
+    /// Size of the files of the backup except the record, in bytes.
     pub written_bytes: u64,
     /// How the snapshot was made: `stream`.
     pub source: SnapshotSource,
@@ -66,14 +66,14 @@ pub struct Record {
     /// Which levels were verified, in order.
     pub verified: Vec<Level>,
     /// How the snapshot was read back from the disk: `direct`, around the page cache, or `uncached`, after it was dropped
-    /// from there. Missing in records of before.
+    /// from there. Missing in older records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_back: Option<ReadBack>,
     /// The control-plane files that are missing from the archive, and why. The archive is complete if this is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub archive_missing: Vec<String>,
-    /// When this member was last asked for its HashKV; it stops writing meanwhile, so once a day is enough.
-    /// Goes on from record to record, so that retention does not forget it.
+    /// When this member was last asked for its HashKV, at most once a day, because the member does not write meanwhile.
+    /// Each record repeats it from the record before, so that it is not lost when retention removes a backup.
     #[serde(default)]
     pub compared_at: Option<Timestamp>,
     /// How long each step took, in milliseconds.
@@ -88,7 +88,7 @@ pub struct Record {
 pub struct MemberRecord {
     /// Its id, as hex digits.
     pub id: String,
-    /// Its name.
+    /// Its name in the list of members. Empty if it is not in the list.
     pub name: String,
     /// Its cluster's id, as hex digits.
     pub cluster_id: String,
@@ -103,7 +103,7 @@ pub struct MemberRecord {
 pub struct ClusterMember {
     /// Its id, as hex digits.
     pub id: String,
-    /// Its name.
+    /// Its name. Empty if the member has never started.
     pub name: String,
     /// The URLs that other members use to reach it.
     pub peer_urls: Vec<String>,
@@ -118,11 +118,11 @@ pub struct SnapshotRecord {
     pub revision: i64,
     /// The revision up to which history is compacted, or -1.
     pub compact_revision: i64,
-    /// The raft index that is reflected.
+    /// The raft index of the last entry that the snapshot reflects. Missing if the snapshot has none.
     pub consistent_index: Option<u64>,
-    /// Keys with a value.
+    /// Number of keys with a value at the newest revision.
     pub total_keys: u64,
-    /// Records.
+    /// Number of stored changes, including deletions.
     pub records: u64,
     /// The hash that `etcdutl snapshot status` shows, as hex digits.
     pub hash: String,
@@ -179,7 +179,7 @@ words! {
         Schedule = "schedule",
         /// It was due while the server was stopped.
         CatchUp = "catch-up",
-        /// A command.
+        /// A command requested it.
         Command = "command",
     }
 }
@@ -216,7 +216,7 @@ words! {
     }
 }
 
-/// Levels for people and scripts, in one line.
+/// The names of levels in one line, with `separator` between them.
 #[must_use]
 pub fn names_of(levels: &[Level], separator: &str) -> String {
     let names: Vec<_> = levels.iter().map(Level::name).collect();

@@ -23,9 +23,9 @@ pub struct Candidate {
     pub name: String,
     /// Its position in the order of backups.
     pub sequence: u64,
-    /// Who requested it.
+    /// Who requested it: the name of a `Backup`, or `on-demand`.
     pub origin: String,
-    /// Its cluster.
+    /// The id of its cluster, as hex digits.
     pub cluster_id: String,
     /// Whether its content was proven.
     pub verified: bool,
@@ -36,8 +36,8 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Later is newer. Of two with the same sequence, as after a record that has the largest there is, the names decide:
-    /// each new one is later than all before.
+    /// A greater value is newer. Two backups can have the same sequence, if a record has the largest possible one. Then
+    /// the names decide: a new backup gets a later name than all before.
     fn order(&self) -> (u64, &str) {
         (self.sequence, &self.name)
     }
@@ -46,9 +46,9 @@ impl Candidate {
 /// A backup to remove, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removal {
-    /// Its name.
+    /// Name of the backup in the repository.
     pub name: String,
-    /// Why it is removed.
+    /// Why it is removed, as a text for people.
     pub reason: String,
     /// The disk space that its removal frees, in bytes.
     pub disk_bytes: u64,
@@ -69,7 +69,7 @@ pub fn removals(candidates: &[Candidate], policy: Policy, origin: Option<&str>) 
                 .push(candidate);
         }
     }
-    let mut gone: Vec<(&Candidate, Removal)> = Vec::new();
+    let mut removed: Vec<(&Candidate, Removal)> = Vec::new();
     for mut lineage in lineages.into_values() {
         lineage.sort_by(|one, other| other.order().cmp(&one.order()));
         let mut kept = 0u64;
@@ -100,11 +100,11 @@ pub fn removals(candidates: &[Candidate], policy: Policy, origin: Option<&str>) 
                 }
                 Policy::None => continue,
             };
-            gone.push((candidate, removal(candidate, reason)));
+            removed.push((candidate, removal(candidate, reason)));
         }
     }
-    gone.sort_by(|(one, _), (other, _)| one.order().cmp(&other.order()));
-    gone.into_iter().map(|(_, removal)| removal).collect()
+    removed.sort_by(|(one, _), (other, _)| one.order().cmp(&other.order()));
+    removed.into_iter().map(|(_, removal)| removal).collect()
 }
 
 fn removal(candidate: &Candidate, reason: String) -> Removal {
@@ -117,48 +117,48 @@ fn removal(candidate: &Candidate, reason: String) -> Removal {
 
 /// The backups to remove to free `shortage_bytes`, oldest first, and not more than necessary. Never removes the two newest
 /// verified backups, the newest verified backup of any cluster (backups of a wiped member must not replace those from before),
-/// or a held backup. None if removing all others would not free enough. `freed_by` says what removing these backups together
-/// frees: backups can share space.
+/// or a held backup. Returns `None` if removing all others would not free enough. `freed_by` returns what removing these
+/// backups together frees: backups can share space.
 #[must_use]
 pub fn removals_for_space(
     candidates: &[Candidate],
     shortage_bytes: u64,
     freed_by: impl Fn(&[&str]) -> u64,
 ) -> Option<Vec<Removal>> {
-    const NEVER: usize = 2;
+    const ALWAYS_KEPT: usize = 2;
     let mut verified: Vec<_> = candidates
         .iter()
         .filter(|candidate| candidate.verified && !candidate.held)
         .collect();
     verified.sort_by(|one, other| other.order().cmp(&one.order()));
     let mut clusters = Vec::new();
-    let mut safe = Vec::new();
+    let mut protected = Vec::new();
     for (index, candidate) in verified.iter().enumerate() {
         let newest_of_cluster = !clusters.contains(&&candidate.cluster_id);
-        if index < NEVER || newest_of_cluster {
-            safe.push(&candidate.name);
+        if index < ALWAYS_KEPT || newest_of_cluster {
+            protected.push(&candidate.name);
         }
         clusters.push(&candidate.cluster_id);
     }
-    let mut may_go: Vec<_> = candidates
+    let mut removable: Vec<_> = candidates
         .iter()
-        .filter(|candidate| !candidate.held && !safe.contains(&&candidate.name))
+        .filter(|candidate| !candidate.held && !protected.contains(&&candidate.name))
         .collect();
-    may_go.sort_by(|one, other| one.order().cmp(&other.order()));
-    let mut gained_bytes = 0u64;
+    removable.sort_by(|one, other| one.order().cmp(&other.order()));
+    let mut freed_bytes = 0u64;
     let mut names = Vec::new();
-    let mut gone = Vec::new();
-    for candidate in may_go {
-        if gained_bytes >= shortage_bytes {
+    let mut removed = Vec::new();
+    for candidate in removable {
+        if freed_bytes >= shortage_bytes {
             break;
         }
         names.push(candidate.name.as_str());
         let together_bytes = freed_by(&names);
-        gone.push(Removal {
-            disk_bytes: together_bytes.saturating_sub(gained_bytes),
+        removed.push(Removal {
+            disk_bytes: together_bytes.saturating_sub(freed_bytes),
             ..removal(candidate, "not enough space on the disk".into())
         });
-        gained_bytes = together_bytes;
+        freed_bytes = together_bytes;
     }
-    (gained_bytes >= shortage_bytes).then_some(gone)
+    (freed_bytes >= shortage_bytes).then_some(removed)
 }

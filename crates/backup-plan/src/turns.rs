@@ -10,8 +10,8 @@ const LONGEST_SLOT: Duration = Duration::from_secs(60);
 /// The speed of a slow disk.
 const BYTES_PER_S: u64 = 32 << 20;
 
-/// How long a member's turn is: by its database's size, rounded up to a power of two, since the databases of two members differ
-/// a little and both should come to the same.
+/// The length of a member's turn, by the size of its database. The size is rounded up to a power of two, because the databases
+/// of the members differ a little and all members should get the same result.
 #[must_use]
 pub fn slot(db_bytes: u64) -> Duration {
     let rounded = db_bytes.checked_next_power_of_two().unwrap_or(u64::MAX);

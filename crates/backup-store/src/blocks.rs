@@ -1,7 +1,7 @@
 //! `blocks.b3`: a BLAKE3 hash for each 64 KiB of a snapshot, so that a check can go block by
 //! block and report where the damage is.
 //!
-//! The file is a line of text, `lifeboat-blocks-1 65536 <bytes of the snapshot>`, and then 32 bytes a block.
+//! The file is a line of text, `lifeboat-blocks-1 65536 <bytes of the snapshot>`, and then 32 bytes per block.
 
 use etcd_file::ReadAt;
 use std::ops::{ControlFlow, Range};

@@ -55,7 +55,7 @@ impl Drop for Over {
     }
 }
 
-/// Counts progress, and stops the work when nobody waits for it any more.
+/// Counts progress, and stops the work after its caller has stopped waiting.
 struct Pulse {
     monitor: SharedMonitor,
     beats: AtomicU64,
@@ -141,9 +141,9 @@ impl Disk {
             *stuck = None;
         }
         let over = Arc::new(AtomicBool::new(false));
-        let sets_it = Over(over.clone());
+        let guard = Over(over.clone());
         let task = tokio::task::spawn_blocking(move || {
-            let _sets_it = sets_it;
+            let _guard = guard;
             work()
         });
         Ok(Working { task, what, over })
@@ -175,7 +175,7 @@ impl Disk {
 fn finished<T>(ended: Result<T, tokio::task::JoinError>) -> T {
     match ended {
         Ok(value) => value,
-        // Nothing cancels it, and a panic has ended the process.
+        // The task is never cancelled, so this is a panic. In a release build a panic has already ended the process.
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
@@ -191,11 +191,11 @@ mod tests {
         assert_eq!(disk.run("a look", || 7).await.unwrap(), 7);
         let (let_go, waits) = channel::<()>();
         let working = disk.start("writing a file", move || waits.recv()).unwrap();
-        // As a wait with a limit gives it up.
-        let told = disk.hangs(&working, HANGS_AFTER).to_string();
+        // As `run` does after its time limit.
+        let message = disk.hangs(&working, HANGS_AFTER).to_string();
         assert!(
-            told.contains("no progress for 30 s while writing a file"),
-            "{told}"
+            message.contains("no progress for 30 s while writing a file"),
+            "{message}"
         );
         let refused = disk.run("another write", || ()).await.unwrap_err();
         assert_eq!(refused.what, "writing a file");

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// What the entries of a repository hold on the disk.
+/// The parts of the disk that the entries of a repository use.
 #[derive(Debug, Default)]
 pub(crate) struct DiskUse {
     ranges: Vec<Range>,
@@ -55,7 +55,7 @@ impl DiskUse {
             }
             for extent in fiemap::Fiemap::new(File::open(&path)?) {
                 let extent = extent?;
-                // Data inside of metadata has no place of its own.
+                // Such data has no place of its own: it is stored in metadata, or not written yet.
                 let without_place = FiemapExtentFlags::UNKNOWN
                     | FiemapExtentFlags::DATA_INLINE
                     | FiemapExtentFlags::DELALLOC;
@@ -75,7 +75,7 @@ impl DiskUse {
 
     /// Bytes that become free when all these entries are removed.
     pub(crate) fn freed_by(&self, removed: &BTreeSet<&str>) -> u64 {
-        // At each place where a range starts or ends: how many hold the bytes from there on.
+        // The number of holders changes at each offset where a range starts or ends.
         let mut changes: BTreeMap<u64, Holders> = BTreeMap::new();
         for range in &self.ranges {
             let is_removed = removed.contains(range.entry.as_str());
@@ -88,21 +88,21 @@ impl DiskUse {
                 .or_default()
                 .add(range, is_removed, -1);
         }
-        let known = self.without_ranges.iter();
-        let mut freed_bytes: u64 = known
+        let sizes = self.without_ranges.iter();
+        let mut freed_bytes: u64 = sizes
             .filter(|(entry, _)| removed.contains(entry.as_str()))
             .map(|(_, bytes)| bytes)
             .sum();
         let mut holders = Holders::default();
         let mut since = 0;
-        for (place, change) in changes {
-            if holders.all_go() {
-                freed_bytes = freed_bytes.saturating_add(place - since);
+        for (offset, change) in changes {
+            if holders.all_removed() {
+                freed_bytes = freed_bytes.saturating_add(offset - since);
             }
             holders.removed += change.removed;
             holders.kept += change.kept;
             holders.shared += change.shared;
-            since = place;
+            since = offset;
         }
         freed_bytes
     }
@@ -125,7 +125,7 @@ impl Holders {
         self.shared += if range.is_shared { count } else { 0 };
     }
 
-    fn all_go(&self) -> bool {
+    fn all_removed(&self) -> bool {
         let shared_elsewhere = self.removed == 1 && self.shared > 0;
         self.removed > 0 && self.kept == 0 && !shared_elsewhere
     }

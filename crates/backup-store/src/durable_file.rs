@@ -1,10 +1,10 @@
 //! Durable changes to files: they are on the disk when a call returns, also after a power failure.
 //!
 //! A file or a directory appears under its name by one rename, after everything in it was synced; the
-//! rename itself is on the disk when the directory around it was synced.
+//! rename is durable after the directory that contains it was synced.
 //!
-//! Every change to the disk goes through here, a system call a step, so that a test can end the process
-//! before each of them.
+//! Every change to the disk goes through this module, one system call per step, so that a test can end the process
+//! before each step.
 
 use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -58,7 +58,7 @@ fn step() -> io::Result<()> {
 /// Creates a new file that only its owner can access.
 ///
 /// # Errors
-/// What the operating system says.
+/// The error of the operating system.
 pub fn create(path: &Path) -> io::Result<File> {
     step()?;
     OpenOptions::new()
@@ -72,7 +72,7 @@ pub fn create(path: &Path) -> io::Result<File> {
 /// Creates a new directory that only its owner can access.
 ///
 /// # Errors
-/// What the operating system says.
+/// The error of the operating system.
 pub fn create_dir(path: &Path) -> io::Result<()> {
     step()?;
     std::fs::DirBuilder::new().mode(DIR_MODE).create(path)?;
@@ -103,7 +103,7 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
 /// Creates a file with these bytes and syncs it.
 ///
 /// # Errors
-/// What the operating system says.
+/// The error of the operating system.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create(path)?;
     append(&mut file, bytes)?;
@@ -113,7 +113,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Appends bytes to a file. They are not durable before the file is synced.
 ///
 /// # Errors
-/// What the operating system says.
+/// The error of the operating system.
 pub fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     step()?;
     file.write_all(bytes)
@@ -122,7 +122,7 @@ pub fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
 /// Syncs a file.
 ///
 /// # Errors
-/// What the operating system says.
+/// The error of the operating system.
 pub fn sync(file: &File) -> io::Result<()> {
     step()?;
     file.sync_all()
@@ -131,7 +131,7 @@ pub fn sync(file: &File) -> io::Result<()> {
 /// Syncs the data of a file, without all of its metadata. Used between the pieces of a long write.
 ///
 /// # Errors
-/// What the operating system says.
+/// The error of the operating system.
 pub fn sync_data(file: &File) -> io::Result<()> {
     step()?;
     file.sync_data()
@@ -140,7 +140,7 @@ pub fn sync_data(file: &File) -> io::Result<()> {
 /// Removes a file.
 ///
 /// # Errors
-/// What the operating system says.
+/// The error of the operating system.
 pub fn remove_file(path: &Path) -> io::Result<()> {
     step()?;
     std::fs::remove_file(path)
@@ -169,7 +169,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Syncs a directory, so that the names in it are durable.
 ///
 /// # Errors
-/// What the operating system says.
+/// The error of the operating system.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     sync(&File::open(path)?)
 }
@@ -177,7 +177,7 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 /// Renames a file or a directory. The new name is not durable before the directory is synced.
 ///
 /// # Errors
-/// What the operating system says.
+/// The error of the operating system.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     step()?;
     std::fs::rename(from, to)
@@ -192,7 +192,7 @@ pub fn remove_dir(path: &Path) -> io::Result<()> {
         step()?;
         return std::fs::remove_file(path);
     }
-    // What is mounted there is somebody else's.
+    // A filesystem that is mounted there does not belong to the backup.
     if is_mount(path)? {
         return Err(io::ErrorKind::ResourceBusy.into());
     }
@@ -217,7 +217,7 @@ pub fn publish(partial: &Path, place: &Path) -> io::Result<()> {
     sync_dir(partial)?;
     step()?;
     match rustix::fs::renameat_with(CWD, partial, CWD, place, RenameFlags::NOREPLACE) {
-        // Some filesystems, NFS for one, know no such flag. Whoever publishes here holds the lock.
+        // Some filesystems, such as NFS, do not support this flag. In a repository the caller holds the lock.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
             if place.symlink_metadata().is_ok() {
                 return Err(io::ErrorKind::AlreadyExists.into());

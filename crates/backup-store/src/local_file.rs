@@ -15,7 +15,7 @@ pub enum OpenError {
     /// Opening failed.
     #[error("cannot open {path}: {source}")]
     Open {
-        /// The path.
+        /// The path, as the caller gave it.
         path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
@@ -23,7 +23,7 @@ pub enum OpenError {
     /// A directory, a pipe, a device or a socket.
     #[error("{path} is {found}, expected a file")]
     NotAFile {
-        /// The path.
+        /// The path, as the caller gave it.
         path: PathBuf,
         /// The type of file that was found.
         found: &'static str,
@@ -56,7 +56,7 @@ pub fn read_small(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What changes when somebody writes to a file.
+/// The size and the time of the last change. A write to the file changes them.
 #[derive(PartialEq, Eq)]
 struct Stamp {
     size_bytes: u64,
@@ -125,12 +125,11 @@ impl LocalFile {
         })
     }
 
-    /// The file itself.
     pub(crate) fn into_file(self) -> File {
         self.file
     }
 
-    /// How large it was when it was opened, in bytes.
+    /// The size of the file when it was opened, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.before.size_bytes

@@ -27,8 +27,8 @@ const QUORUM_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much of a snapshot a member may send ahead. With HTTP/2's default of 64 KiB it waits after every
 /// second piece.
 const WINDOW_BYTES: u32 = 1 << 20;
-/// The stream fails after this many empty pieces in a row: a server whose disk failed sends them
-/// for ever.
+/// The stream fails after more empty pieces in a row than this: a member whose disk failed sends them
+/// forever.
 const MAX_EMPTY_PIECES: u32 = 64;
 /// A member hashes a few hundred MB per second, and answers at the end.
 const HASH_TIMEOUT: Duration = Duration::from_secs(300);
@@ -51,9 +51,9 @@ pub struct Connection {
 /// A user of etcd.
 #[derive(Clone)]
 pub struct User {
-    /// Its name.
+    /// Its name in etcd's authentication.
     pub name: String,
-    /// Its password.
+    /// Its password, in plain text. `Debug` output does not contain it.
     pub password: String,
 }
 
@@ -68,7 +68,7 @@ impl std::fmt::Debug for User {
 /// A member's own HashKV.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HashKv {
-    /// The hash.
+    /// CRC-32C over the member's records up to the requested revision.
     pub hash: u32,
     /// The compact revision it was computed with.
     pub compact_revision: i64,
@@ -79,7 +79,7 @@ pub struct HashKv {
 /// The status of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// Its id.
+    /// Its id. etcd prints it in hexadecimal.
     pub member_id: u64,
     /// Its cluster's id.
     pub cluster_id: u64,
@@ -96,7 +96,7 @@ pub struct Status {
 /// A member of the cluster, as the asked member knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Its id.
+    /// Its id. etcd prints it in hexadecimal.
     pub id: u64,
     /// Its name; empty before it has started.
     pub name: String,
@@ -109,7 +109,7 @@ pub struct Peer {
 /// The answer of a member to a HashKV request.
 #[derive(Debug)]
 pub enum HashKvAnswer {
-    /// The hash.
+    /// The member has computed the hash.
     Hash(HashKv),
     /// The member has compacted its history beyond the requested revision.
     Compacted,
@@ -146,7 +146,7 @@ impl Member {
                 .tls_config(tls(connection).await?)
                 .map_err(|error| endpoint_error(causes(&error)))?;
         }
-        // The handshake of TLS as well: a frozen member takes connections.
+        // The limit includes the TLS handshake: a frozen member still accepts connections.
         let channel = tokio::time::timeout(DIAL_TIMEOUT, endpoint.connect())
             .await
             .map_err(|_| MemberError::NoAnswer {
@@ -290,7 +290,7 @@ impl Member {
     /// # Errors
     /// The stream cannot be started.
     pub async fn snapshot(&self) -> Result<SnapshotStream, MemberError> {
-        // Without a deadline: how long it takes is the network's affair, the stall timer's that it goes on.
+        // No deadline: how long the stream takes depends on the network. STALL_TIMEOUT detects a stream that stopped.
         let mut request = Request::new(api::SnapshotRequest {});
         self.authorize(&mut request);
         let mut client = MaintenanceClient::new(self.channel.clone());
@@ -373,7 +373,7 @@ fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 fn refused(endpoint: &str, had_certificate: bool, status: tonic::Status) -> MemberError {
-    // What comes from the member has no cause on this side.
+    // An error that the member sent has no local cause. With a local cause, the connection broke.
     if std::error::Error::source(&status).is_some() {
         return MemberError::Closed {
             endpoint: endpoint.into(),

@@ -1,4 +1,4 @@
-//! Why a member could not be asked.
+//! Why a request to a member failed.
 
 use std::io;
 use std::path::PathBuf;
@@ -30,9 +30,9 @@ pub enum MemberError {
     /// The connection or the TLS handshake failed.
     #[error("cannot connect to {endpoint}: {problem}")]
     Dial {
-        /// The endpoint.
+        /// The URL of the member.
         endpoint: String,
-        /// The error.
+        /// The error with all its causes.
         problem: String,
         /// Whether the connection was refused.
         refused: bool,
@@ -42,9 +42,9 @@ pub enum MemberError {
         "{endpoint} did not answer {what} within {} s: the member may be frozen, or its disk may hang", .within.as_secs()
     )]
     NoAnswer {
-        /// The endpoint.
+        /// The URL of the member.
         endpoint: String,
-        /// The request.
+        /// The request, such as `the status request`.
         what: &'static str,
         /// The time limit.
         within: Duration,
@@ -52,9 +52,9 @@ pub enum MemberError {
     /// The connection broke before the answer.
     #[error("{endpoint} closed the connection without an answer: {problem}{}", hint(.endpoint, *.had_certificate))]
     Closed {
-        /// The endpoint.
+        /// The URL of the member.
         endpoint: String,
-        /// The error of the connection.
+        /// The error of the connection with all its causes.
         problem: String,
         /// Whether a client certificate was sent.
         had_certificate: bool,
@@ -62,15 +62,15 @@ pub enum MemberError {
     /// The snapshot stream stopped.
     #[error("{endpoint} sent nothing for {} s: the member may be frozen, or its disk may hang", STALL_TIMEOUT.as_secs())]
     Stalled {
-        /// The endpoint.
+        /// The URL of the member.
         endpoint: String,
     },
-    /// A server whose disk fails in the middle of a snapshot sends empty pieces for ever.
+    /// A server whose disk fails in the middle of a snapshot sends empty pieces forever.
     #[error(
         "{endpoint} sends no data although {remaining_bytes} bytes are missing: the member cannot read its own database"
     )]
     EmptyPieces {
-        /// The endpoint.
+        /// The URL of the member.
         endpoint: String,
         /// How many bytes are missing, as the member reports.
         remaining_bytes: u64,
@@ -78,7 +78,7 @@ pub enum MemberError {
     /// The member answered with an error.
     #[error("{endpoint} answered: {} ({:?})", .status.message(), .status.code())]
     Refused {
-        /// The endpoint.
+        /// The URL of the member.
         endpoint: String,
         /// The error of the member.
         status: Box<tonic::Status>,

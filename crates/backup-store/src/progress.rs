@@ -58,7 +58,7 @@ impl Monitor for Limited {
         if let Some(limit) = self.max_bytes_per_s {
             let done = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
             let due = Duration::from_secs_f64(done as f64 / limit.max(1) as f64);
-            // In short sleeps, so that the wish to end is heard.
+            // Sleeps only briefly each time, so that a request to stop is noticed.
             while let Some(rest) = due.checked_sub(self.since.elapsed())
                 && self.monitor.advance(0).is_continue()
                 && !rest.is_zero()

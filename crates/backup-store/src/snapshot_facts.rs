@@ -1,4 +1,4 @@
-//! What a record says of a snapshot's content.
+//! The content of a snapshot, as it is written into the record.
 
 use backup_plan::record::SnapshotRecord;
 use etcd_file::mvcc::Summary;
@@ -19,7 +19,7 @@ pub(crate) fn snapshot_record(
         file_bytes: None,
         storage_version: summary.storage_version.clone(),
     };
-    // The usual length needs no words.
+    // The usual length is not recorded.
     if record.file_bytes() != Some(file_bytes) {
         record.file_bytes = Some(file_bytes);
     }

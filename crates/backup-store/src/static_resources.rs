@@ -27,15 +27,15 @@ pub struct Archived {
     pub warnings: Vec<String>,
     /// Missing files and why they are missing. The archive is complete if this is empty.
     pub lacks: Vec<String>,
-    lacking: usize,
-    went_away: usize,
+    missing_files: usize,
+    removed_files: usize,
     bytes: u64,
 }
 
 impl Archived {
-    fn lacks(&mut self, path: &Path, why: impl std::fmt::Display) {
-        self.lacking += 1;
-        match self.lacking {
+    fn add_missing(&mut self, path: &Path, why: impl std::fmt::Display) {
+        self.missing_files += 1;
+        match self.missing_files {
             count if count <= NAMED => self.lacks.push(format!("{}: {why}", path.display())),
             count if count == NAMED + 1 => self.lacks.push("and more files".into()),
             _ => {}
@@ -63,21 +63,21 @@ pub fn archive(
     // What is still to be added, the next one last.
     let mut waiting: Vec<PathBuf> = dirs.iter().rev().cloned().collect();
     while let Some(path) = waiting.pop() {
-        let room = go_on().and_then(|()| {
+        let allowed = go_on().and_then(|()| {
             if archived.entries < MAX_ENTRIES {
                 Ok(())
             } else {
                 Err(format!("there are more than {MAX_ENTRIES} files"))
             }
         });
-        if let Err(why) = room {
-            archived.lacks(
+        if let Err(why) = allowed {
+            archived.add_missing(
                 &path,
                 format!("{why}; this file and all files after it are missing"),
             );
             break;
         }
-        let Some(metadata) = there(&path, std::fs::symlink_metadata(&path), &mut archived) else {
+        let Some(metadata) = noted(&path, std::fs::symlink_metadata(&path), &mut archived) else {
             continue;
         };
         let name = path.strip_prefix(root).unwrap_or(&path).to_path_buf();
@@ -87,11 +87,11 @@ pub fn archive(
                     .map(|entry| entry.map(|entry| entry.path()))
                     .collect::<io::Result<Vec<_>>>()
             });
-            let Some(mut below) = there(&path, below, &mut archived) else {
+            let Some(mut below) = noted(&path, below, &mut archived) else {
                 continue;
             };
-            let is_ours = dirs.contains(&path);
-            below.retain(|path| !(is_ours && path.ends_with(LEFT_OUT)));
+            let is_given = dirs.contains(&path);
+            below.retain(|path| !(is_given && path.ends_with(LEFT_OUT)));
             below.sort_by(|left, right| right.cmp(left));
             waiting.extend(below);
             let mut header = header_of(&metadata);
@@ -99,13 +99,13 @@ pub fn archive(
             header.set_size(0);
             tar.append_data(&mut header, &name, io::empty())?;
         } else if metadata.is_symlink() {
-            let Some(target) = there(&path, std::fs::read_link(&path), &mut archived) else {
+            let Some(target) = noted(&path, std::fs::read_link(&path), &mut archived) else {
                 continue;
             };
             let place = place_of(root, &path, &target);
             if !dirs.iter().any(|dir| place.starts_with(dir)) {
                 let target = target.display();
-                archived.lacks(
+                archived.add_missing(
                     &path,
                     format!("a link to {target}, which is not in the archive"),
                 );
@@ -117,7 +117,7 @@ pub fn archive(
         } else if metadata.is_file() {
             let left_bytes = MAX_TOTAL_BYTES.saturating_sub(archived.bytes);
             let content = read_small(&path, MAX_FILE_BYTES.min(left_bytes));
-            let Some(content) = there(&path, content, &mut archived) else {
+            let Some(content) = noted(&path, content, &mut archived) else {
                 continue;
             };
             archived.bytes += content.len() as u64;
@@ -152,25 +152,25 @@ fn place_of(root: &Path, link: &Path, target: &Path) -> PathBuf {
 fn header_of(metadata: &Metadata) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_metadata_in_mode(metadata, tar::HeaderMode::Complete);
-    // The format knows no time before 1970.
+    // The tar format has no times before 1970.
     header.set_mtime(metadata.mtime().try_into().unwrap_or_default());
     header
 }
 
-/// The result, or none if a file is missing or cannot be read.
-fn there<T>(path: &Path, result: io::Result<T>, archived: &mut Archived) -> Option<T> {
+/// The value. If a file was removed or cannot be read, notes this in `archived` and returns `None`.
+fn noted<T>(path: &Path, result: io::Result<T>, archived: &mut Archived) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            archived.went_away += 1;
-            match archived.went_away {
+            archived.removed_files += 1;
+            match archived.removed_files {
                 count if count <= NAMED => archived.warnings.push(format!(
                     "{} was removed while the archive was written",
                     path.display()
                 )),
-                // One file or another is replaced at times; so many are a directory that was taken away.
+                // A few files may be replaced at any time. More than that means that a directory was removed.
                 count if count == NAMED + 1 => {
-                    archived.lacks(
+                    archived.add_missing(
                         path,
                         "this and more files were removed while the archive was written",
                     );
@@ -180,7 +180,7 @@ fn there<T>(path: &Path, result: io::Result<T>, archived: &mut Archived) -> Opti
             None
         }
         Err(error) => {
-            archived.lacks(path, error);
+            archived.add_missing(path, error);
             None
         }
     }

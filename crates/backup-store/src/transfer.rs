@@ -31,7 +31,7 @@ pub enum TransferError {
     NoBackup {
         /// The repository.
         root: PathBuf,
-        /// The name.
+        /// The requested name.
         name: String,
         /// The existing backups.
         there: String,
@@ -65,7 +65,7 @@ pub enum TransferError {
     /// A file or directory with the backup's name exists.
     #[error("{place} already exists: remove it, or choose another directory with --to")]
     There {
-        /// Its path.
+        /// The path that exists.
         place: PathBuf,
     },
     /// Not enough space for the backup.
@@ -85,7 +85,7 @@ pub enum TransferError {
     /// The backup cannot be written.
     #[error("cannot {what} {path}: {source}")]
     Write {
-        /// The operation.
+        /// The operation as a verb, such as `create`.
         what: &'static str,
         /// The file or directory.
         path: PathBuf,
@@ -134,7 +134,7 @@ pub fn send(
         let path = format!("{}/{file}", backup.name());
         tar.append_data(&mut header, path, &mut opened)
             .map_err(send_error)?;
-        // A backup that is sent away must not push the member's own pages out of memory.
+        // Sending a backup must not push the member's own files out of the page cache.
         let _ = rustix::fs::fadvise(&opened, 0, None, Advice::DontNeed);
     }
     let mut out = tar.into_inner().map_err(send_error)?;
@@ -169,7 +169,7 @@ fn chosen(repository: &Repository, name: Option<&str>) -> Result<Backup, Transfe
     })
 }
 
-/// A backup that has arrived and is not yet published. Unless it is, it is removed when this is dropped.
+/// A received backup that is not published yet. Its files are removed if this is dropped before it is published.
 pub struct Arrived {
     /// Its record, as it was sent.
     pub record: Record,
@@ -177,7 +177,7 @@ pub struct Arrived {
 }
 
 impl Arrived {
-    /// Its name.
+    /// The name of the backup, as the sender named it.
     #[must_use]
     pub fn name(&self) -> &str {
         self.staging.name()
@@ -208,7 +208,7 @@ impl Arrived {
 pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arrived, TransferError> {
     let broken = |error: io::Error| TransferError::Broken(error.to_string());
     let mut tar = tar::Archive::new(input);
-    // As they are: what a long name is said to be would be read into memory, however long that is.
+    // Raw entries: otherwise the library reads a long name into memory, whatever length the sender claims.
     let mut entries = tar.entries().map_err(broken)?.raw(true);
     let first = entries.next().transpose().map_err(broken)?;
     let mut first = first.ok_or_else(|| TransferError::Cut("no data arrived".into()))?;
@@ -246,7 +246,7 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
     arrived.write(RECORD_FILE, |path| durable_file::write(path, &json))?;
     for entry in entries {
         let mut entry = entry.map_err(|error| match error.kind() {
-            // What the library says of a header that is not all there.
+            // These are the errors of the library for a truncated header.
             io::ErrorKind::UnexpectedEof | io::ErrorKind::Other => {
                 TransferError::Cut(error.to_string())
             }
@@ -403,7 +403,7 @@ mod tests {
         for (path, bytes) in files {
             let mut header = tar::Header::new_gnu();
             header.set_size(bytes.len() as u64);
-            // What is no proper path can be written only by hand.
+            // An invalid path can only be written directly into the header.
             let place = header.as_gnu_mut().unwrap();
             place.name[..path.len()].copy_from_slice(path.as_bytes());
             header.set_cksum();
@@ -437,7 +437,7 @@ mod tests {
         for (file, bytes) in files() {
             assert_eq!(std::fs::read(arrived.staging.path(&file)).unwrap(), bytes);
         }
-        // Nobody has proven it.
+        // It was not proven.
         drop(arrived);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -445,7 +445,7 @@ mod tests {
     #[test]
     fn what_ends_too_soon_is_not_taken_wherever_it_ends() {
         let whole = archive(&sent(&files()));
-        // Behind the last file there are only zeros, and nothing is lost with them.
+        // After the last file there are only zeros, so nothing is lost without them.
         let needed = whole.len() - 2 * 512;
         let last_padding = 512 - 6;
         for end in (0..needed - last_padding).step_by(61) {
@@ -460,11 +460,11 @@ mod tests {
         let head = whole.len() - archive(&sent(&files())[1..]).len() + 512;
         let dir = tempfile::tempdir().unwrap();
         let taken = take(&whole[..head + 1000], dir.path(), &Silent);
-        let Err(TransferError::Cut(told)) = taken else {
+        let Err(TransferError::Cut(problem)) = taken else {
             panic!("{:?}", taken.err());
         };
         let expected = format!("snapshot_{NAME}.db ended after 1000 of 5000 bytes");
-        assert_eq!(told, expected);
+        assert_eq!(problem, expected);
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub enum Level {
 /// The settings of a verification.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The level.
+    /// The highest level to check. It includes all lower levels.
     pub level: Level,
     /// Whether a file without a trailer, such as a member's own `db`, is accepted.
     pub trailer_optional: bool,
@@ -70,7 +70,7 @@ pub enum VerifyError {
     SeveralSnapshots {
         /// The directory.
         path: PathBuf,
-        /// Some of their names.
+        /// Names of at most six of them.
         names: Vec<String>,
     },
 }
@@ -176,7 +176,7 @@ impl Verification {
     }
 
     fn report(mut self) -> Report {
-        // A member commits several times a second: a time stamp alone may not show the last one.
+        // A member commits several times a second: the time stamp alone may not show the last commit.
         let data = Part::first(&self.file, self.data_bytes);
         let meta = Bolt::open(&data).ok().map(|bolt| *bolt.meta());
         let checked = self.checked.as_ref();
@@ -192,7 +192,7 @@ impl Verification {
                 );
             }
         }
-        // Nothing but the trailer of a raw database may be left open.
+        // Every check must be made, except that of the trailer of a member's own database.
         let ok = self.checks.iter().all(|check| match check.ok {
             Some(ok) => ok,
             None => check.name == TRAILER && self.trailer_optional,
@@ -308,14 +308,14 @@ fn check_trailer(
 
 /// The parts of a snapshot that differ from the block hashes.
 fn damaged_blocks(file: &LocalFile, dir: &Path) -> Vec<String> {
-    const TOLD: usize = 20;
-    // A cut snapshot has more hashes than blocks: so many more, and no more memory.
+    const REPORTED: usize = 20;
+    // A truncated snapshot has more hashes than blocks. Some more are accepted, but the memory is limited.
     let max_bytes = blocks::max_bytes(file.size_bytes()).saturating_add(MAX_RECORD_BYTES);
     let Ok(hashes) = read_small(&dir.join(blocks::FILE), max_bytes) else {
         return Vec::new();
     };
     let mut go_on = |_| std::ops::ControlFlow::Continue(());
-    match blocks::damaged(file, &hashes, TOLD, &mut go_on) {
+    match blocks::damaged(file, &hashes, REPORTED, &mut go_on) {
         Ok(places) => places
             .into_iter()
             .map(|place| {
@@ -329,22 +329,25 @@ fn damaged_blocks(file: &LocalFile, dir: &Path) -> Vec<String> {
     }
 }
 
-/// Checks the other files of a backup of ours, by the SHA-256 in its record. Other directories have no such check.
+/// Checks the other files of a backup by the SHA-256 in its record. Directories of other programs have no such check.
 fn check_files(dir: &Path, snapshot: &Path) -> (Option<Check>, Option<Backup>) {
     let start = Instant::now();
     if !dir.join(RECORD_FILE).exists() {
-        // Only we write block hashes.
-        let ours = dir.join(blocks::FILE).exists();
+        // Only this program writes block hashes.
+        let has_hashes = dir.join(blocks::FILE).exists();
         let detail =
             format!("{RECORD_FILE} is missing: the other files of the backup cannot be checked");
-        return (ours.then(|| Check::new(FILES, None, detail, start)), None);
+        return (
+            has_hashes.then(|| Check::new(FILES, None, detail, start)),
+            None,
+        );
     }
     let failed = |detail: String| (Some(Check::new(FILES, Some(false), detail, start)), None);
     let backup = match Backup::read(dir, &name_in(snapshot)) {
         Ok(backup) => backup,
         Err(problem) => return failed(problem),
     };
-    let mut whole = 0;
+    let mut unchanged = 0;
     for (name, expected) in &backup.record.sha256 {
         let path = backup.path(name);
         // The snapshot has its own checks.
@@ -358,14 +361,14 @@ fn check_files(dir: &Path, snapshot: &Path) -> (Option<Check>, Option<Backup>) {
             Ok(hashed.hex())
         });
         match found {
-            Ok(found) if found == *expected => whole += 1,
+            Ok(found) if found == *expected => unchanged += 1,
             Ok(found) => {
                 return failed(format!("{name}: SHA-256 is {found}, expected {expected}"));
             }
             Err(error) => return failed(format!("{name}: {error}")),
         }
     }
-    let detail = format!("{whole} files beside the snapshot are unchanged");
+    let detail = format!("{unchanged} files beside the snapshot are unchanged");
     (
         Some(Check::new(FILES, Some(true), detail, start)),
         Some(backup),
@@ -483,14 +486,14 @@ fn judged(name: &'static str, findings: &Findings, sound: String, since: Instant
         let detail = format!("{errors} error{}", if errors == 1 { "" } else { "s" });
         Check::new(name, Some(false), detail, since)
     };
-    let told = |severity| {
+    let texts = |severity| {
         findings
             .of(severity)
             .map(Finding::to_string)
             .collect::<Vec<_>>()
     };
-    check.errors = told(Severity::Error);
-    check.warnings = told(Severity::Warning);
+    check.errors = texts(Severity::Error);
+    check.warnings = texts(Severity::Warning);
     check
 }
 

@@ -15,7 +15,7 @@ pub struct Report {
     pub hash: Option<String>,
     /// The revision of the last record.
     pub revision: Option<i64>,
-    /// Keys with a value.
+    /// Number of keys with a value at the newest revision.
     pub total_keys: Option<u64>,
     /// High-water mark × page size, in bytes.
     pub size_bytes: Option<u64>,
@@ -35,7 +35,7 @@ pub struct Details {
     pub current_revision: i64,
     /// The revision up to which history is compacted, or -1.
     pub compact_revision: i64,
-    /// Records, which are all changes that are stored.
+    /// Number of stored changes, including deletions.
     pub records: u64,
     /// The raft index that the file reflects.
     pub consistent_index: Option<u64>,
@@ -43,7 +43,7 @@ pub struct Details {
     pub storage_version: Option<String>,
     /// The cluster version, from etcd 3.5 on.
     pub cluster_version: Option<String>,
-    /// Members of the cluster the file is from.
+    /// Number of members of the cluster that the file comes from.
     pub members: u64,
 }
 
@@ -61,7 +61,7 @@ pub struct Check {
     /// The first errors, with their place. `detail` has the number of all errors.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<String>,
-    /// Unusual, but no damage.
+    /// What is unusual but not damage.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -84,7 +84,7 @@ impl Check {
     }
 
     pub(crate) fn failed(name: &'static str, failure: &Failure, since: Instant) -> Self {
-        // A file that can't be read is no backup; a full temporary directory says nothing about it.
+        // A file that cannot be read fails the check. A full temporary directory does not mean that the file is damaged.
         let ok = match failure {
             Failure::Read { .. } => Some(false),
             _ => None,

@@ -1,13 +1,14 @@
 //! CEL rules with which the API server itself refuses a `Backup` whose schedule or time zone is not valid.
 //!
-//! They refuse nothing that [`crate::validation::validate`] takes, and leave to it what no regular expression sees: ranges that end
-//! before they begin, days that no month has, names that no zone has. The lengths of the fields bound what the rules may cost.
+//! They accept everything that [`crate::validation::validate`] accepts. They leave to it what a regular expression cannot find:
+//! ranges that end before they begin, days that no month has, unknown time zones. The maximum lengths of the fields limit the cost
+//! of the rules.
 
 use serde_json::{Value, json};
 
-/// White space, as the parser has it, inside a class of a regular expression.
+/// White space as in the parser of schedules, for a character class of a regular expression.
 const SPACE: &str = r"\s\v\x{85}\pZ";
-/// A schedule without five fields: a descriptor, or a time zone, which has its own rule.
+/// Matches a schedule that does not consist of fields: a descriptor, or one with a time zone, which has its own rule.
 const NO_FIELDS: &str = "self.matches('^(@|(CRON_)?TZ=)')";
 
 /// The fields of a schedule: the name of the field, a pattern of one number or name, what to write.
@@ -67,10 +68,10 @@ pub fn schedule() -> Vec<Value> {
             r"(?:(?:[*?](?:-[^/,{SPACE}]*)?|{number}(?:-{number})?)(?:/\+?0*[1-9]\d{{0,9}})?)?"
         );
         let word = format!("[^{SPACE}]+");
-        let (before, behind) = (index, 4 - index);
-        // There are five words: what is left when four of them are outside is this one.
+        let (before, after) = (index, 4 - index);
+        // The schedule has five words. The pattern matches the words before and after this one.
         let field = format!(
-            "(?i)^[{SPACE}]*(?:{word}[{SPACE}]+){{{before}}}(?:{part}(?:[,{SPACE}]|$))+(?:{word}(?:[{SPACE}]+|$)){{{behind}}}$"
+            "(?i)^[{SPACE}]*(?:{word}[{SPACE}]+){{{before}}}(?:{part}(?:[,{SPACE}]|$))+(?:{word}(?:[{SPACE}]+|$)){{{after}}}$"
         );
         rule(
             format!("{NO_FIELDS} || !({five}) || self.matches(r'{field}')"),

@@ -1,4 +1,4 @@
-//! The words of conditions and events, each spelled once. People write alerts and scripts with them.
+//! The types and reasons of conditions and events. Users write alerts and scripts with them, so each is defined only here.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ pub enum StatusReason {
     BackupSkipped,
     /// A backup server makes backups again after failures.
     BackupRecovered,
-    /// A backup was removed because its disk was short of space.
+    /// A backup was removed because its disk had not enough space.
     BackupRemovedForSpace,
     /// The operator created `Backup/default`.
     DefaultBackupCreated,
@@ -38,7 +38,7 @@ pub enum StatusReason {
 }
 
 impl StatusReason {
-    /// The word, in CamelCase as Kubernetes wants it.
+    /// The value of `reason` in conditions and events, in CamelCase as Kubernetes requires.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -79,7 +79,7 @@ pub enum ConditionType {
 }
 
 impl ConditionType {
-    /// The word, in CamelCase as Kubernetes wants it.
+    /// The value of `type` in a condition, in CamelCase as Kubernetes requires.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -320,25 +320,25 @@ pub fn crds() -> [CustomResourceDefinition; 3] {
         for version in &mut definition.spec.versions {
             let schema = version.schema.as_mut();
             if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
-                forget_defaults(schema);
+                remove_defaults(schema);
             }
         }
         definition
     })
 }
 
-fn forget_defaults(schema: &mut JSONSchemaProps) {
+fn remove_defaults(schema: &mut JSONSchemaProps) {
     schema.default = None;
     for property in schema
         .properties
         .iter_mut()
         .flat_map(|all| all.values_mut())
     {
-        forget_defaults(property);
+        remove_defaults(property);
     }
     match &mut schema.items {
-        Some(JSONSchemaPropsOrArray::Schema(items)) => forget_defaults(items),
-        Some(JSONSchemaPropsOrArray::Schemas(all)) => all.iter_mut().for_each(forget_defaults),
+        Some(JSONSchemaPropsOrArray::Schema(items)) => remove_defaults(items),
+        Some(JSONSchemaPropsOrArray::Schemas(all)) => all.iter_mut().for_each(remove_defaults),
         None => {}
     }
 }

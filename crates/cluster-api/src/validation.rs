@@ -1,4 +1,4 @@
-//! What a `Backup` means: its defaults, and what cannot be done.
+//! Validates a `Backup` and fills in its defaults.
 
 use crate::resources::{
     BackupSpec, DEFAULT_BACKUP, DEFAULT_BACKUP_NUMBER, DEFAULT_NUMBER, DEFAULT_SCHEDULE,
@@ -13,13 +13,13 @@ use jiff::tz::TimeZone;
 /// A valid `Backup` with all defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValidBackup {
-    /// The schedule, as it was written.
+    /// The schedule as it was written, or the default. It can be parsed, and has a due time within five years.
     pub schedule: String,
-    /// The time zone, as it was written.
+    /// The time zone as it was written, or the default. It is known to this program.
     pub time_zone: String,
-    /// The retention policy.
+    /// Which backups are kept. Limits that were not written have their defaults.
     pub policy: Policy,
-    /// The PersistentVolumeClaim, if one is used.
+    /// The PersistentVolumeClaim. `None` if backups are stored on the local disk of each control-plane node.
     pub pvc_name: Option<String>,
 }
 
@@ -48,9 +48,10 @@ pub struct InvalidBackup(String);
 pub fn validate(name: &str, spec: &BackupSpec) -> Result<ValidBackup, InvalidBackup> {
     let invalid = |problem: String| Err(InvalidBackup(problem));
     let etcd = &spec.etcd;
-    let or = |text: &str, default: &str| if text.is_empty() { default } else { text }.to_string();
-    let schedule = or(&etcd.schedule, DEFAULT_SCHEDULE);
-    let time_zone = or(&etcd.time_zone, DEFAULT_TIME_ZONE);
+    let or_default =
+        |text: &str, default: &str| if text.is_empty() { default } else { text }.to_string();
+    let schedule = or_default(&etcd.schedule, DEFAULT_SCHEDULE);
+    let time_zone = or_default(&etcd.time_zone, DEFAULT_TIME_ZONE);
     // The zone has a field of its own, as in a CronJob.
     if schedule.starts_with("TZ=") || schedule.starts_with("CRON_TZ=") {
         return invalid(format!(
@@ -66,7 +67,7 @@ pub fn validate(name: &str, spec: &BackupSpec) -> Result<ValidBackup, InvalidBac
             "spec.etcd.timeZone {time_zone:?} is not an IANA time zone: use a name such as UTC or Europe/Berlin"
         ));
     };
-    // Five years have all dates there are, whichever they are.
+    // Every date that exists occurs within the five years that are searched.
     if parsed.next_after(Timestamp::UNIX_EPOCH, &zone).is_none() {
         return invalid(format!(
             "spec.etcd.schedule {schedule:?} is never due: no date matches it; change the day or the month"
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_can_not_be_done_is_told_with_what_to_write() {
-        for (name, etcd, told) in [
+        for (name, etcd, expected) in [
             (
                 "a",
                 json!({"schedule": "*/5 */0 * * *"}),
@@ -227,16 +228,16 @@ mod tests {
             ),
         ] {
             let error = judged(name, etcd).unwrap_err();
-            assert!(error.contains(told), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
     }
 
     #[test]
     fn what_another_version_wrote_is_read_as_far_as_it_is_known() {
-        let told = judged(
+        let result = judged(
             "a",
             json!({"retentionPolicy": {"retentionType": "RetentionAge", "retentionAge": {}}, "more": 1}),
         );
-        assert!(told.unwrap_err().contains("not known to this version"));
+        assert!(result.unwrap_err().contains("not known to this version"));
     }
 }

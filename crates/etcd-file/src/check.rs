@@ -8,9 +8,9 @@ use crate::{Failure, Progress, ReadAhead, ReadAt, ScratchSource};
 /// Where a file comes from. This decides how strictly its two meta pages are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// The data of a snapshot, which had a trailer: a server has written both metas anew.
+    /// The data of a snapshot with a trailer: the server wrote both meta pages for the snapshot, so both must be valid.
     Snapshot,
-    /// A member's own file, or a copy of it: after a crash one meta may be torn.
+    /// A member's own file, or a copy of it: after a crash one meta page may be partly written.
     Database,
 }
 
@@ -19,17 +19,17 @@ const MAX_TXID: u64 = 1 << 62;
 /// The result of a check.
 #[derive(Debug, Clone)]
 pub struct Checked {
-    /// The meta that counts, if the file could be opened at all.
+    /// The valid meta with the higher transaction id. `None` if the file has no valid meta, or is truncated.
     pub meta: Option<Meta>,
-    /// High-water mark × page size, in bytes.
+    /// High-water mark × page size, in bytes. `None` like `meta`.
     pub logical_bytes: Option<u64>,
-    /// Pages that the trees use.
+    /// Number of pages that the trees use, including overflow pages.
     pub tree_pages: u64,
     /// Problems of the pages.
     pub structure: Findings,
     /// Problems of the content. Not reliable if the structure has errors.
     pub content: Findings,
-    /// The content, if the structure has no errors.
+    /// The numbers of the content. `None` if the structure has errors.
     pub summary: Option<Summary>,
 }
 
@@ -38,7 +38,7 @@ pub struct Checked {
 /// Uses at most about 16 MiB of memory for any file; more data goes to `scratch`.
 ///
 /// # Errors
-/// Why the check could not be made to its end. Damage is not an error but a finding.
+/// Why the check could not be completed. Damage is not an error but a finding.
 pub fn check(
     file: &dyn ReadAt,
     origin: Origin,
@@ -89,17 +89,17 @@ fn judge_metas(bolt: &Bolt<'_>, origin: Origin, findings: &mut Findings) {
             Origin::Database => finding.as_warning(),
         });
     }
-    // Behind the largest there is comes 0, and bbolt frees pages that are in use.
+    // After the largest possible id comes 0, and then bbolt frees pages that are in use.
     if bolt.meta.txid > MAX_TXID {
         findings.push(Finding::error(format!(
             "the transaction id {} is too high for a real database",
             bolt.meta.txid
         )));
     }
-    let behind = bolt.size_bytes.saturating_sub(bolt.logical_bytes());
-    if origin == Origin::Snapshot && behind > 0 {
+    let extra_bytes = bolt.size_bytes.saturating_sub(bolt.logical_bytes());
+    if origin == Origin::Snapshot && extra_bytes > 0 {
         let finding = Finding::error(format!(
-            "{behind} bytes after the high-water mark {}; etcd ignores them",
+            "{extra_bytes} bytes after the high-water mark {}; etcd ignores them",
             bolt.meta.high_water_mark
         ));
         findings.push(finding.as_warning().at_offset(bolt.logical_bytes()));

@@ -3,14 +3,14 @@
 use std::io;
 use std::ops::ControlFlow;
 
-/// The check could not be completed. This is not a finding about the file, and no proof of it either.
+/// The check could not be completed. This does not mean that the file is damaged, or that it is intact.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
     /// The file could not be read.
     #[error("cannot read at offset {offset_bytes}: {source}")]
     Read {
-        /// The offset, in bytes.
+        /// Offset in the file where the read started, in bytes.
         offset_bytes: u64,
         /// The error of the operating system.
         source: io::Error,
@@ -21,7 +21,7 @@ pub enum Failure {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// The caller asked for it.
+    /// The caller's [`Progress`] returned that the check should stop.
     #[error("cancelled")]
     Cancelled,
 }

@@ -5,22 +5,22 @@ use std::fmt;
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Unusual, but etcd reads the file and loses nothing: worth telling, no reason to refuse it.
+    /// Unusual, but etcd reads the file and loses nothing. It is reported, but the file is not refused.
     Warning,
-    /// The file is damaged: it must not be taken for a backup.
+    /// The file is damaged: it must not be used as a backup.
     Error,
 }
 
-/// One thing that is not as it should be, with its place in the file.
+/// A problem in a file, with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
+    /// Whether the file is damaged, or only unusual.
     pub severity: Severity,
-    /// The page, where the problem belongs to one.
+    /// The page of the problem. `None` if it does not belong to one page.
     pub page: Option<u64>,
-    /// Offset in the file, in bytes, where the problem has one.
+    /// Offset in the file, in bytes. `None` if the problem has no place.
     pub offset_bytes: Option<u64>,
-    /// The bucket, as text, where the problem belongs to one.
+    /// The name of the bucket, shortened and made printable. `None` if the problem does not belong to one bucket.
     pub bucket: Option<String>,
     /// What was expected and what was found.
     pub problem: String,
@@ -102,7 +102,7 @@ pub fn printable(name: &[u8]) -> String {
     text
 }
 
-/// Findings as they come, bounded: the first ones are kept, all are counted.
+/// Findings in the order in which they are found. All are counted, but only the first ones are kept.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
     kept: Vec<Finding>,
@@ -111,17 +111,17 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// How many findings of each severity are kept; a file that is all damage must not fill the memory.
+    /// How many findings of each severity are kept, so that a badly damaged file does not fill the memory.
     pub const KEPT: usize = 50;
 
     /// Counts a finding, and keeps it if it is among the first of its severity.
     pub fn push(&mut self, finding: Finding) {
-        let seen = match finding.severity {
+        let count = match finding.severity {
             Severity::Error => &mut self.errors,
             Severity::Warning => &mut self.warnings,
         };
-        *seen += 1;
-        if *seen <= Self::KEPT as u64 {
+        *count += 1;
+        if *count <= Self::KEPT as u64 {
             self.kept.push(finding);
         }
     }

@@ -1,9 +1,9 @@
 //! etcd's files: bytes in, values out.
 //!
-//! This room reads the formats that etcd keeps on disk and says whether they are whole. It does no
-//! network and reads no clock; what it needs of a disk comes through [`ReadAt`] and [`Scratch`], so
-//! that the caller decides where bytes come from and where temporary ones may go. Every length that
-//! comes from a file is checked before it is used, and memory never grows with the file.
+//! This crate reads the formats that etcd stores on disk, and checks whether they are intact. It does not use the
+//! network or the clock. It uses a disk only through [`ReadAt`] and [`Scratch`], so that the caller decides where bytes
+//! come from and where temporary data is stored. Every length that comes from a file is checked before it is used, and
+//! memory does not grow with the file.
 //!
 //! - [`bolt`]: bbolt, the database file: pages, metas, cursor, structural check.
 //! - [`mvcc`]: what etcd stores in it: revisions, records, hashes, semantic checks.

@@ -1,4 +1,4 @@
-//! Where bytes come from.
+//! Reads bytes at offsets.
 
 use std::cell::RefCell;
 use std::io;
@@ -11,14 +11,14 @@ pub trait ReadAt {
     /// Fills `buf` with the bytes at `offset`.
     ///
     /// # Errors
-    /// What the operating system says; [`io::ErrorKind::UnexpectedEof`] where the bytes end before
+    /// The error of the operating system; [`io::ErrorKind::UnexpectedEof`] if the bytes end before
     /// `buf` is full.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// How many bytes there are.
+    /// The total number of bytes.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The error of the operating system.
     fn size_bytes(&self) -> io::Result<u64>;
 }
 
@@ -61,7 +61,7 @@ impl ReadAt for std::fs::File {
     }
 }
 
-/// The first bytes of another source, as if the rest were not there: a snapshot without its trailer.
+/// The first bytes of another source, such as a snapshot without its trailer.
 #[derive(Clone, Copy)]
 pub struct Part<'a> {
     whole: &'a dyn ReadAt,
@@ -88,7 +88,7 @@ impl ReadAt for Part<'_> {
     }
 }
 
-/// Reads ahead where reads follow one another, as the leaf pages of a tree often do.
+/// Reads ahead when reads are sequential, as for the leaf pages of a tree.
 pub(crate) struct ReadAhead<'a> {
     file: &'a dyn ReadAt,
     size_bytes: u64,
@@ -106,7 +106,7 @@ struct Ahead {
 
 impl<'a> ReadAhead<'a> {
     const AHEAD_BYTES: usize = 128 * 1024;
-    /// A gap up to here still counts as following: pages in between that are free or of another tree.
+    /// Reads with a gap up to this size still count as sequential: the pages between may be free, or belong to another tree.
     const GAP_BYTES: u64 = 16 * 1024;
 
     pub(crate) fn of(file: &'a dyn ReadAt) -> io::Result<Self> {
@@ -127,13 +127,13 @@ impl ReadAt for ReadAhead<'_> {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let ahead = &mut *self.ahead.borrow_mut();
         let end = offset.saturating_add(buf.len() as u64);
-        let follows = offset
+        let is_sequential = offset
             .checked_sub(ahead.last_end)
             .is_some_and(|gap| gap <= Self::GAP_BYTES);
         ahead.last_end = end;
-        let held = ahead.start..ahead.start + ahead.valid_bytes as u64;
-        if !(held.contains(&offset) && end <= held.end) {
-            if !follows || buf.len() >= Self::AHEAD_BYTES || end > self.size_bytes {
+        let buffered = ahead.start..ahead.start + ahead.valid_bytes as u64;
+        if !(buffered.contains(&offset) && end <= buffered.end) {
+            if !is_sequential || buf.len() >= Self::AHEAD_BYTES || end > self.size_bytes {
                 return self.file.read_exact_at(buf, offset);
             }
             let rest = usize::try_from(self.size_bytes - offset).unwrap_or(usize::MAX);
@@ -141,7 +141,7 @@ impl ReadAt for ReadAhead<'_> {
             ahead.valid_bytes = 0;
             let place = ahead.buf.get_mut(..wanted).unwrap_or_default();
             if self.file.read_exact_at(place, offset).is_err() {
-                // Something behind what is wanted can't be read: only what is wanted may say so.
+                // Perhaps only bytes that were not requested cannot be read. Only the requested bytes may cause an error.
                 return self.file.read_exact_at(buf, offset);
             }
             ahead.start = offset;

@@ -1,14 +1,14 @@
-//! Where bytes may wait that do not fit in the memory budget.
+//! Temporary files for data that does not fit in the memory budget.
 
 use crate::ReadAt;
 use std::io;
 
-/// A temporary file that is gone when it is dropped.
+/// A temporary file. It is removed when it is dropped.
 pub trait Scratch: ReadAt {
     /// Adds `bytes` at the end.
     ///
     /// # Errors
-    /// What the operating system says, most likely that the disk is full.
+    /// The error of the operating system, most likely that the disk is full.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
@@ -19,12 +19,12 @@ impl Scratch for Vec<u8> {
     }
 }
 
-/// Makes scratch files when they are needed, which for most databases is never.
+/// Creates scratch files when they are needed. Most databases need none.
 pub trait ScratchSource {
     /// A new, empty scratch file.
     ///
     /// # Errors
-    /// Where none can be made.
+    /// The file cannot be created.
     fn create(&self) -> io::Result<Box<dyn Scratch>>;
 }
 

@@ -1,6 +1,6 @@
 //! The trailer of a snapshot file.
 //!
-//! `etcdctl snapshot save` writes the database as the server streamed it and behind it the 32 bytes of
+//! `etcdctl snapshot save` writes the database as the server streamed it, and after it the 32 bytes of
 //! its SHA-256, which the server sent last. A database is a whole number of pages and so a multiple of
 //! 512 bytes: a file with 32 bytes more carries a trailer (etcd-io/etcd:
 //! `etcdutl/snapshot/v3_snapshot.go`, `hasChecksum`).
@@ -15,7 +15,7 @@ pub const TRAILER_BYTES: u64 = 32;
 /// Every page size is a multiple of it.
 const SECTOR_BYTES: u64 = 512;
 
-/// The kind of trailer, by the length of the file.
+/// Whether a file has a trailer, by the length of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trailer {
     /// The last 32 bytes are the SHA-256 of the first `data_bytes`.
@@ -25,7 +25,7 @@ pub enum Trailer {
     },
     /// The file is a database without a trailer, such as a member's own `db`.
     Absent,
-    /// Neither: the file was cut, or something was added to it.
+    /// Neither: the file is truncated, or data was added.
     Misplaced {
         /// Bytes after the last full sector; 0 without and 32 with a trailer.
         odd_bytes: u64,
@@ -33,7 +33,7 @@ pub enum Trailer {
 }
 
 impl Trailer {
-    /// Tells by the length of a file.
+    /// Decides by the length of a file, in bytes. Reads nothing.
     #[must_use]
     pub fn of(file_bytes: u64) -> Self {
         match file_bytes % SECTOR_BYTES {
@@ -109,15 +109,15 @@ mod tests {
         let data_bytes = file.len() as u64;
         let wanted: [u8; 32] = Sha256::digest(&file).into();
         file.extend_from_slice(&wanted);
-        let mut seen = 0;
+        let mut reported_bytes = 0;
         let digests = digests(&file, data_bytes, &mut |step| {
-            seen += step;
+            reported_bytes += step;
             ControlFlow::Continue(())
         })
         .unwrap();
         assert_eq!(digests.stored, wanted);
         assert_eq!(digests.computed, wanted);
-        assert_eq!(seen, data_bytes);
+        assert_eq!(reported_bytes, data_bytes);
     }
 
     #[test]

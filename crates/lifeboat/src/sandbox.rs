@@ -86,7 +86,7 @@ pub(crate) fn write_only_below(dir: &Path) -> Result<(), String> {
             .handle_access(writes)?
             .create()?
             .add_rule(PathBeneath::new(PathFd::new(dir)?, writes))?;
-        // For output that nobody wants.
+        // Writes to /dev/null are harmless.
         let ruleset = match PathFd::new("/dev/null") {
             Ok(null) => ruleset.add_rule(PathBeneath::new(null, AccessFs::WriteFile))?,
             Err(_) => ruleset,

@@ -1,6 +1,6 @@
 //! Errors of the API server.
 
-/// The error message of the API server. The text of the library repeats it three times.
+/// The message of an error of the API server, without the repetitions in the library's text.
 #[must_use]
 pub fn api_error_message(error: &kube::Error) -> String {
     match error {

@@ -27,7 +27,7 @@ pub(crate) struct Context {
     lease: Arc<Lease>,
     pub(crate) events: Events,
     pub(crate) state: Arc<SharedState>,
-    /// Whether the CRD of `Backup` is upstream's, which has no conditions. Each try to write them would only wake all watchers.
+    /// Whether the CRD of `Backup` is upstream's, which has no conditions. Each attempt to write them would only wake all watchers.
     conditions_unsupported: AtomicBool,
 }
 

@@ -3,7 +3,7 @@
 use crate::cluster::node_layout::NodeLayout;
 use std::collections::BTreeSet;
 
-/// Options of the operator.
+/// How the operator runs, as the flags of `etcd-lifeboat operator` set it.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The image of the pods that the operator creates.
@@ -38,7 +38,7 @@ pub(crate) const FRESHNESS: &str = "freshness";
 pub struct Controllers(BTreeSet<&'static str>);
 
 impl Controllers {
-    /// The names of all controllers.
+    /// The names of all controllers, as in the flag `--controllers`, in logs and in metrics.
     pub const NAMES: [&'static str; 5] = [
         DEFAULT_BACKUP,
         PERIODIC_BACKUP,
@@ -101,10 +101,10 @@ mod tests {
             chosen("backup, backup-removal").map(|chosen| chosen.len()),
             Ok(2)
         );
-        let told = chosen("freshnes").err().unwrap_or_default();
+        let problem = chosen("freshnes").err().unwrap_or_default();
         assert!(
-            told.contains("expected * for all, or names of default-backup"),
-            "{told}"
+            problem.contains("expected * for all, or names of default-backup"),
+            "{problem}"
         );
     }
 }

@@ -38,24 +38,24 @@ async fn retry_until_success<T, F>(what: &str, attempt: impl Fn() -> F) -> T
 where
     F: Future<Output = Result<T, kube::Error>>,
 {
-    let mut again = FIRST_RETRY;
-    let mut said = String::new();
+    let mut delay = FIRST_RETRY;
+    let mut reported = String::new();
     loop {
         let problem = match tokio::time::timeout(ANSWER_WITHIN, attempt()).await {
             Ok(Ok(done)) => return done,
             Ok(Err(error)) => api_error_message(&error),
             Err(_) => "the API server does not answer".into(),
         };
-        if problem != said {
+        if problem != reported {
             tracing::warn!("{what} failed: {problem}; trying again until it succeeds");
-            said = problem;
+            reported = problem;
         }
-        tokio::time::sleep(again).await;
-        again = (again * 2).min(LONGEST_RETRY);
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(LONGEST_RETRY);
     }
 }
 
-/// Runs until the lease is lost. Then the caller must end the process.
+/// Runs until the lease is lost, a feature gate has changed, or a controller has stopped. Then the caller must end the process.
 ///
 /// # Errors
 /// The reason why the operator ended.
@@ -135,7 +135,7 @@ async fn run_controllers(context: Arc<Context>) -> Result<(), OperatorError> {
     if tasks.is_empty() {
         return pending().await;
     }
-    // None ends by itself.
+    // No controller ends in normal operation.
     let _ = tasks.join_next().await;
     Ok(())
 }

@@ -25,9 +25,9 @@ pub struct Options {
     pub big_endian: bool,
     /// Whether small buckets go into their parent's page, as bbolt does it.
     pub inline: bool,
-    /// Most elements of a page, to make trees deep with little data.
+    /// Maximum number of elements per page, to make deep trees with little data.
     pub max_elements: usize,
-    /// The ids of a stored free list; without, none is stored, as etcd does it.
+    /// The page ids of the stored free list. If `None`, no free list is stored, as etcd does it.
     pub freelist: Option<Vec<u64>>,
     /// Pages behind the ones in use that no tree refers to.
     pub unused_pages: u64,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A folder with etcd programs, or with folders of them.
+/// Environment variable: a folder with etcd programs, or with one such folder per version.
 pub const ETCD_DIR: &str = "ETCD_LIFEBOAT_TEST_ETCD_DIR";
 
 /// A minor version of etcd.
@@ -23,7 +23,7 @@ impl fmt::Display for Version {
 /// The programs of one version.
 #[derive(Debug, Clone)]
 pub struct Binaries {
-    /// Which version.
+    /// Minor version, as `etcd --version` shows it.
     pub version: Version,
     /// The server.
     pub etcd: PathBuf,
@@ -33,7 +33,7 @@ pub struct Binaries {
     pub etcdutl: Option<PathBuf>,
 }
 
-/// Where programs that were fetched or built for tests stay.
+/// The cache folder for fetched or built etcd programs. It has a folder per version.
 pub fn cache_dir() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
@@ -70,9 +70,9 @@ pub fn in_dir(dir: &Path, version: Version) -> Option<Binaries> {
     let program = |name: &str| Some(dir.join(name)).filter(|path| path.is_file());
     let etcd = program("etcd")?;
     let output = Command::new(&etcd).arg("--version").output().ok()?;
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let wanted = format!("etcd Version: {version}.");
-    told.starts_with(&wanted).then_some(())?;
+    printed.starts_with(&wanted).then_some(())?;
     Some(Binaries {
         version,
         etcd,
@@ -81,10 +81,10 @@ pub fn in_dir(dir: &Path, version: Version) -> Option<Binaries> {
     })
 }
 
-/// Which version tests run with that say nothing of versions; 3.6 where this says nothing.
+/// Environment variable: the version for tests that do not name one. The default is 3.6.
 pub const USUAL_VERSION: &str = "LIFEBOAT_TEST_ETCD_VERSION";
 
-/// The programs of the version that most tests run with, or a skipped test.
+/// The programs of the version that most tests use. If they are missing, skips the test and returns `None`.
 pub fn require_usual() -> Option<Binaries> {
     let named = std::env::var(USUAL_VERSION).ok();
     let version = named.map_or(Version(3, 6), |named| {
@@ -97,7 +97,7 @@ pub fn require_usual() -> Option<Binaries> {
     require(version)
 }
 
-/// The programs of a version, or a skipped test.
+/// The programs of a version. If they are missing, skips the test and returns `None`.
 pub fn require(version: Version) -> Option<Binaries> {
     let found = find(version);
     if found.is_none() {

@@ -93,7 +93,7 @@ impl Client {
         response.header.unwrap_or_default().revision
     }
 
-    /// Puts one value and gives the revision; nothing if nobody answers now.
+    /// Puts one value and returns the revision, or `None` if the server does not answer within 2 s.
     pub fn try_put(&self, key: &[u8], value: &[u8]) -> Option<i64> {
         let request = api::PutRequest {
             key: key.to_vec(),
@@ -163,7 +163,6 @@ impl Client {
         });
     }
 
-    /// Grants a lease.
     pub fn grant_lease(&self, id: i64, ttl_s: i64) {
         let request = api::LeaseGrantRequest { ttl: ttl_s, id };
         self.run(request, async |channel, request| {
@@ -200,7 +199,7 @@ impl Client {
         });
     }
 
-    /// Makes the server write its file anew.
+    /// Defragments the database file of the server.
     pub fn defragment(&self) {
         self.run(api::DefragmentRequest {}, async |channel, request| {
             MaintenanceClient::new(channel).defragment(request).await

@@ -1,4 +1,4 @@
-//! Records as etcd writes them, and a store that makes them as etcd's would.
+//! Records as etcd writes them, and a store that makes them as etcd does.
 
 use crate::bolt_file::{Node, Tree, values};
 use std::collections::BTreeMap;
@@ -56,7 +56,7 @@ pub fn key_value(
     out
 }
 
-/// A little store: one change a revision, as etcd numbers them.
+/// A small store with one change per revision, as etcd numbers them.
 #[derive(Debug, Clone)]
 pub struct Store {
     /// The newest revision; an empty store is at 1.
@@ -77,7 +77,6 @@ impl Default for Store {
 }
 
 impl Store {
-    /// Puts a value.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
         self.put_with_lease(key, value, 0);
     }

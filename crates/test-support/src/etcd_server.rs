@@ -11,16 +11,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Where a server keeps its data unless told otherwise: below its own folder as a node has it below its root.
+/// The default data directory of a server. It is below the server's own folder, as it is below the root directory on a node.
 const DATA_DIR: &str = "/var/lib/etcd";
 
 /// A running server; dropping it ends it and removes its data.
 pub struct Server {
-    /// Its programs.
+    /// Programs of the running version. `start_again` can change the version.
     pub binaries: Binaries,
-    /// Where clients find it.
+    /// URL for clients. It stays the same when the server is started again.
     pub endpoint: String,
-    /// Its certificates, if it speaks TLS.
+    /// Certificates of the server and of its clients, or `None` without TLS.
     pub pki: Option<Pki>,
     place: Place,
     child: Child,
@@ -35,7 +35,7 @@ struct Place {
     data_dir: &'static str,
     network: Option<Arc<PrivateNetwork>>,
     flags: Vec<String>,
-    // Also while it is down.
+    // Reserved also while the server is down.
     _ports: Option<[ReservedPort; 2]>,
 }
 
@@ -43,7 +43,7 @@ impl Place {
     fn new(options: &Options) -> Self {
         let dir = ScratchDir::create("lifeboat-etcd-");
         let scheme = if options.tls { "https" } else { "http" };
-        // Nobody else has the usual ports of a network of one's own.
+        // In a separate network, etcd's usual ports are free.
         let reserved = match options.network {
             Some(_) => None,
             None => Some([(); 2].map(|()| ReservedPort::new())),
@@ -111,7 +111,7 @@ impl Place {
                 .arg("--key-file")
                 .arg(&pki.server_key);
         }
-        // Only here, as etcd wants it: the folder is its own.
+        // Only the parent directory: etcd creates its data directory.
         std::fs::create_dir_all(self.data_dir().parent().unwrap()).unwrap();
         command
             .stdout(log.try_clone().unwrap())
@@ -137,11 +137,11 @@ impl Place {
 pub struct Options {
     /// With TLS, and only for clients with a certificate.
     pub tls: bool,
-    /// More flags.
+    /// Additional flags of etcd.
     pub flags: Vec<String>,
     /// Where its data is below its own folder, if not in `/var/lib/etcd`.
     pub data_dir: Option<&'static str>,
-    /// With a network of its own it listens on etcd's usual ports there.
+    /// The network of the server, in which it listens on etcd's usual ports. If `None`, it listens on free ports of loopback.
     pub network: Option<Arc<PrivateNetwork>>,
 }
 
@@ -151,7 +151,7 @@ impl Server {
         Server::start_with(binaries, &Options::default())
     }
 
-    /// Starts a server in a way of the caller's.
+    /// Starts a server with these options.
     pub fn start_with(binaries: &Binaries, options: &Options) -> Server {
         Server::start_cluster(binaries, options, 1).remove(0)
     }
@@ -229,7 +229,7 @@ impl Server {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Saves a snapshot as users do today.
+    /// Saves a snapshot with etcdctl.
     pub fn snapshot(&self, name: &str, more_flags: &[&str]) -> PathBuf {
         let path = self.place.dir.path().join(name);
         let args = [more_flags, &["snapshot", "save", path.to_str().unwrap()]].concat();
@@ -242,7 +242,7 @@ impl Server {
         Client::connect_with(&self.endpoint, self.pki.as_ref())
     }
 
-    /// A folder that goes with the server.
+    /// The folder of the server, which is removed with it.
     pub fn dir(&self) -> &Path {
         self.place.dir.path()
     }
@@ -252,19 +252,18 @@ impl Server {
         self.place.data_dir().join("member/snap/db")
     }
 
-    /// The server's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends it a signal.
+    /// Sends a signal, with the name as `kill` expects it, such as `-STOP`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args([name, &pid]).status();
         assert!(sent.unwrap().success(), "{name} was not sent");
     }
 
-    /// Whether it runs.
+    /// Whether the process exists. A frozen server counts as running.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|status| status.is_none())
     }
@@ -283,8 +282,8 @@ impl Server {
             "--peer-urls",
             &place.peer,
         ];
-        let told = of.etcdctl_ok(&add);
-        let cluster = told
+        let printed = of.etcdctl_ok(&add);
+        let cluster = printed
             .lines()
             .find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER=\""))
             .and_then(|line| line.strip_suffix('"'))
@@ -294,7 +293,7 @@ impl Server {
             "--initial-cluster-state=existing".into(),
         ];
         let learner = place.start(&of.binaries, of.pki.clone());
-        // A learner answers no list of members: that it serves its status is all there is to see.
+        // A learner does not answer requests for the member list. So its status shows that it has started.
         let deadline = Instant::now() + Duration::from_secs(20);
         while !learner.etcdctl(&["endpoint", "status"]).status.success() {
             assert!(Instant::now() < deadline, "the learner did not start");
@@ -317,7 +316,7 @@ impl Server {
         }
     }
 
-    /// Starts a server again that was stopped, of whichever version.
+    /// Starts a stopped server again, with any version.
     pub fn start_again(&mut self, binaries: &Binaries) {
         self.binaries = binaries.clone();
         self.child = self.place.spawn(binaries, self.pki.as_ref());
@@ -330,7 +329,7 @@ impl Server {
         self.child.wait().unwrap();
     }
 
-    /// Ends the server in order and keeps its data until the value is dropped.
+    /// Stops the server with SIGTERM and keeps its data until the value is dropped.
     pub fn stop(&mut self) {
         let pid = self.child.id().to_string();
         let killed = Command::new("kill").arg(&pid).status();

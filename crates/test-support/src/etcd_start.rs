@@ -1,4 +1,4 @@
-//! What a real etcd makes of a snapshot: restored by its own tool, and started on that.
+//! Restores a snapshot with etcd's own tool, and starts a real etcd on the result.
 
 use crate::etcd_binaries::Binaries;
 use crate::reserved_port::ReservedPort;
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What came of it.
+/// Whether etcd works with the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Started {
     /// It serves clients.
@@ -16,10 +16,10 @@ pub enum Started {
     Died(String),
 }
 
-/// A process that ends with this.
-struct Ended(Child);
+/// A process that is killed when this value is dropped.
+struct KilledOnDrop(Child);
 
-impl Drop for Ended {
+impl Drop for KilledOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -53,7 +53,7 @@ pub fn start(binaries: &Binaries, snapshot: &Path) -> Started {
         .args(["--listen-client-urls", &url(&client)])
         .args(["--advertise-client-urls", &url(&client)])
         .args(["--listen-peer-urls", &url(&peer)])
-        // Without waiting for others, of whom there are none.
+        // A short election, because there are no other members.
         .args(["--heartbeat-interval", "20", "--election-timeout", "200"]);
     let serves = |log: &str| log.contains("ready to serve client requests");
     match run(&mut server, &dir.path().join("log"), serves) {
@@ -62,7 +62,7 @@ pub fn start(binaries: &Binaries, snapshot: &Path) -> Started {
     }
 }
 
-/// Runs it until it says what is waited for, or ends well.
+/// Runs a command until its output is enough, or until it exits with success.
 fn run(command: &mut Command, log: &Path, enough: impl Fn(&str) -> bool) -> Result<(), String> {
     const WITHIN: Duration = Duration::from_secs(60);
     let out = std::fs::File::create(log).unwrap();
@@ -71,7 +71,7 @@ fn run(command: &mut Command, log: &Path, enough: impl Fn(&str) -> bool) -> Resu
         .stdout(out.try_clone().unwrap())
         .stderr(out)
         .spawn();
-    let mut child = Ended(child.expect("start etcd's programs"));
+    let mut child = KilledOnDrop(child.expect("start etcd's programs"));
     let start = Instant::now();
     loop {
         let ended = child.0.try_wait().unwrap();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const BLOCK_BYTES: usize = 4096;
-/// By so many bytes a block is recognised, before all of it is compared.
+/// A block is first recognised by this number of bytes, and then compared completely.
 const KEY_BYTES: usize = 64;
 
 /// What the image is formatted with.
@@ -34,7 +34,7 @@ impl Filesystem {
     }
 }
 
-/// A mounted filesystem in an image; it goes when this is dropped.
+/// A mounted filesystem in an image. It is unmounted and removed when this value is dropped.
 #[derive(Debug)]
 pub struct FaultyDisk {
     dir: ScratchDir,
@@ -42,7 +42,7 @@ pub struct FaultyDisk {
 }
 
 impl FaultyDisk {
-    /// Makes and mounts one; skips the test where that can't be done.
+    /// Creates and mounts a filesystem of this size. If this machine cannot do that, skips the test and returns `None`.
     #[must_use]
     pub fn mount(filesystem: Filesystem, mib: u64) -> Option<FaultyDisk> {
         let dir = ScratchDir::create("lifeboat-disk-");
@@ -85,7 +85,7 @@ impl FaultyDisk {
         mount("loop").or_else(|problem| mount("loop,nouuid").map_err(|_| problem))
     }
 
-    /// Its root directory.
+    /// The directory on which the filesystem is mounted.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.mount
@@ -103,11 +103,11 @@ impl FaultyDisk {
         text.lines().last().unwrap().trim().parse().unwrap()
     }
 
-    /// Makes a file so large that only this much is left free.
+    /// Creates a file that is so large that only this number of MiB is free.
     pub fn leave_free(&self, mib: u64) {
         self.sync();
         let size_bytes = self.free_bytes().saturating_sub(mib << 20);
-        // One more each time.
+        // Each call creates another file.
         let path = self.mount.join(format!("file-of-{size_bytes}-bytes"));
         run(Command::new("fallocate")
             .args(["-l", &size_bytes.to_string()])
@@ -121,18 +121,18 @@ impl FaultyDisk {
         run(Command::new("sync").arg("-f").arg(&self.mount)).unwrap();
     }
 
-    /// From now on each write waits, and can't be interrupted, until this is dropped.
+    /// Makes each write wait, without a way to interrupt it, until the returned value is dropped.
     #[must_use]
     pub fn freeze(&self) -> Frozen<'_> {
         run(Command::new("fsfreeze").arg("-f").arg(&self.mount)).unwrap();
         Frozen(self)
     }
 
-    /// Changes a byte in some of a file's blocks on the disk, below the filesystem: who reads the file from memory
-    /// sees nothing of it. Gives how many blocks were changed.
+    /// Changes a byte in some of a file's blocks on the disk, below the filesystem: a process that reads the file
+    /// from memory does not see the change. Returns the number of changed blocks.
     pub fn corrupt(&self, file: &Path, from_block: usize, blocks: usize) -> usize {
         let bytes = std::fs::read(file).unwrap();
-        // Blocks of one byte again and again are on the disk in many places.
+        // A block that only repeats one byte can be on the disk in many places.
         let wanted: HashMap<&[u8], &[u8]> = bytes
             .chunks_exact(BLOCK_BYTES)
             .skip(from_block)
@@ -159,12 +159,12 @@ impl FaultyDisk {
         changed
     }
 
-    /// As when the power fails: what was not synced is gone. Mounted again when this returns.
+    /// Simulates a power failure: data that was not synced is lost. The filesystem is mounted again when this returns.
     pub fn cut_power(&self) {
         let mut shutdown = Command::new("xfs_io");
         run(shutdown.args(["-x", "-c", "shutdown"]).arg(&self.mount)).unwrap();
         run(Command::new("umount").arg(&self.mount)).unwrap();
-        // Another process may have copied its mounts, and keep the filesystem as it is: what is on the disk is mounted from a copy.
+        // Another process may have inherited the mount, which keeps the filesystem in its state. So a copy of the image is mounted.
         let copy = self.dir.path().join("copy");
         run(Command::new("cp")
             .arg("--sparse=always")
@@ -181,7 +181,7 @@ impl Drop for FaultyDisk {
     }
 }
 
-/// A filesystem whose writes wait.
+/// While this value exists, writes to the filesystem wait.
 pub struct Frozen<'d>(&'d FaultyDisk);
 
 impl Drop for Frozen<'_> {

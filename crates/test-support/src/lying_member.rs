@@ -14,24 +14,24 @@ use api::cluster_server::{Cluster, ClusterServer};
 use api::kv_server::{Kv, KvServer};
 use api::maintenance_server::{Maintenance, MaintenanceServer};
 
-/// How it lies.
+/// What the member does wrong.
 #[derive(Debug, Clone)]
 pub enum Lie {
-    /// Not at all: these bytes, in pieces.
+    /// Nothing: sends these bytes in pieces of 32 KiB.
     None(Vec<u8>),
-    /// Only the first so many of these bytes, and then the end of the stream, as if that were all.
+    /// Sends only this number of the bytes, and then ends the stream as if it were complete.
     EndsEarly(Vec<u8>, usize),
-    /// Only the first so many of these bytes, and then an error.
+    /// Sends only this number of the bytes, and then an error.
     Fails(Vec<u8>, usize),
-    /// Only the first so many of these bytes, and then pieces without a byte, for ever.
+    /// Sends only this number of the bytes, and then empty pieces for ever.
     SendsNothingForEver(Vec<u8>, usize),
-    /// Says that the cluster is at this revision.
+    /// Sends the bytes, but reports that the cluster is at this revision.
     IsAhead(Vec<u8>, i64),
 }
 
-/// A running one; dropping it ends it.
+/// A running member. It ends when this value is dropped.
 pub struct LyingMember {
-    /// Where clients find it.
+    /// URL for clients, with a free port of loopback.
     pub endpoint: String,
     _runtime: tokio::runtime::Runtime,
 }

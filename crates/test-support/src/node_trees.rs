@@ -1,6 +1,6 @@
-//! The files of control-plane nodes, laid out below a folder as each platform lays them out on a node. Where
-//! that is written down is said at each. The manifests and configurations are as short as they can be with
-//! everything in them that tells where etcd is, and with what could mislead.
+//! The files of control-plane nodes, laid out below a folder as each platform lays them out on a node. Each
+//! platform has the source of its layout in a comment. The manifests and configurations are short: they have only what shows
+//! where etcd is, and what could mislead.
 
 use crate::pki::Pki;
 use std::os::unix::fs::PermissionsExt;
@@ -13,9 +13,9 @@ pub enum Kind {
     OpenShift,
     /// A single node of OpenShift 4.12.
     OpenShiftSingleNode,
-    /// MicroShift.
+    /// MicroShift, which keeps etcd's data in `/var/lib/microshift/etcd`.
     MicroShift,
-    /// kubeadm.
+    /// kubeadm as it is called directly.
     Kubeadm,
     /// kubeadm as kubespray calls it.
     KubesprayKubeadm,
@@ -23,11 +23,11 @@ pub enum Kind {
     K3s,
     /// RKE2 with its data elsewhere.
     Rke2,
-    /// kubespray.
+    /// kubespray with etcd as a service of the node.
     Kubespray,
     /// Debian's package, with TLS set up.
     Debian,
-    /// A unit that somebody wrote.
+    /// A systemd unit that an administrator wrote.
     OwnUnit,
 }
 
@@ -198,7 +198,7 @@ status: {{}}
         };
         for dir in ["etcd-certs", "etcd-pod-7"] {
             self.copy(&self.pki.ca, &format!("{resources}/{dir}/{bundle}"));
-            // The certificates of all masters are on each of them; only its own will do.
+            // Each master has the certificates of all masters. Only its own certificate works.
             for master in masters {
                 let peer = format!("{resources}/{dir}/secrets/etcd-all-certs/etcd-peer-{master}");
                 let (cert, key) = (format!("{peer}.crt"), format!("{peer}.key"));
@@ -240,7 +240,7 @@ status: {{}}
         let mounts = format!(
             r#"[{{"name":"static-pod-dir","mountPath":"/etc/kubernetes/manifests"}},{{"name":"resource-dir","mountPath":"{resources}"}},{{"name":"cert-dir","mountPath":"{in_container}"}},{{"name":"data-dir","mountPath":"/var/lib/etcd/"}}]"#
         );
-        // What else the script starts has flags of the same names, and a shell's words are escaped.
+        // The script starts other programs with flags of the same names, and its words are escaped for the shell.
         let script = format!(
             r#"#!/bin/sh\nset -e\nETCD_INITIAL_CLUSTER=$(discover-etcd-initial-cluster \\\n  --endpoints=${{ALL_ETCD_ENDPOINTS}} \\\n  --data-dir=/nowhere)\necho \"a\" \u0026\u0026 exec nice -n -19 etcd \\\n  --cert-file={in_container}/secrets/etcd-all-certs/etcd-serving-master-0.crt \\\n  --advertise-client-urls=https://${{NODE_master_0_IP}}:{port} \\\n  --listen-client-urls=https://0.0.0.0:{port}{more_urls} \\\n  --listen-peer-urls=https://0.0.0.0:2380 ||  mv a b\n"#
         );
@@ -272,7 +272,7 @@ status: {{}}
             self.files(&[
                 &format!("{dir}/secrets/encryption-config/encryption-config"),
                 &format!("{resources}/{component}-pod-6/{component}-pod.yaml"),
-                // Newer, and being installed: not the one that runs.
+                // A newer revision that is being installed and does not run yet.
                 &format!("{resources}/{component}-pod-13/{component}-pod.yaml"),
                 &format!("{resources}/{component}-certs/secrets/cert/tls.key"),
             ]);
@@ -441,7 +441,7 @@ socket-options:
             self.path(&format!("{ssl}/node-node2.pem")),
         )
         .unwrap();
-        // Its certificates are another user's.
+        // The certificates belong to another user.
         for path in [ssl.to_string(), format!("{ssl}/member-node1-key.pem")] {
             let path = self.path(&path);
             let _ = std::os::unix::fs::chown(path, Some(997), Some(0));

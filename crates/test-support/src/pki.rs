@@ -13,25 +13,25 @@ pub struct Pki {
     pub ca: PathBuf,
     /// The server's certificate, for 127.0.0.1 and localhost.
     pub server_cert: PathBuf,
-    /// Its key.
+    /// Private key of the server's certificate.
     pub server_key: PathBuf,
     /// The client's certificate.
     pub client_cert: PathBuf,
-    /// Its key.
+    /// Private key of the client's certificate.
     pub client_key: PathBuf,
 }
 
-/// Who signs certificates.
+/// The authority that signs the certificates of a test.
 pub struct CertificateAuthority(CertifiedIssuer<'static, KeyPair>);
 
 /// What a certificate is for.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'s> {
-    /// Whom it names.
+    /// Common name, which is the user name for etcd and Kubernetes.
     pub name: &'s str,
-    /// Which group the name is in.
+    /// Organization, which is the group for Kubernetes.
     pub organization: Option<&'s str>,
-    /// Addresses and host names it is good for; for a server.
+    /// Addresses and host names of a server. Empty for a client.
     pub hosts: &'s [&'s str],
 }
 
@@ -65,7 +65,7 @@ impl CertificateAuthority {
         (cert.pem(), key.serialize_pem())
     }
 
-    /// A new one.
+    /// Creates an authority with a self-signed certificate.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
@@ -77,12 +77,12 @@ impl CertificateAuthority {
 }
 
 impl Pki {
-    /// Makes all of them in a folder, with an authority of their own.
+    /// Creates all files in a folder, with a new authority.
     pub fn create(dir: &Path) -> Pki {
         Pki::by(&CertificateAuthority::new(), dir)
     }
 
-    /// Makes certificates of an authority in a folder.
+    /// Creates all files in a folder, with certificates of this authority.
     pub fn by(ca: &CertificateAuthority, dir: &Path) -> Pki {
         let ca = &ca.0;
         let file = |name: &str, text: String| {

@@ -1,17 +1,17 @@
-//! A network with nothing but a loopback, so that a server can have the port that it has in real life.
+//! A network namespace with only a loopback interface, so that a server can use its usual port.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// A network of one's own; it goes when nobody is in it any more.
+/// A separate network. The kernel removes it when no process is in it any more.
 #[derive(Debug)]
 pub struct PrivateNetwork {
     holder: Child,
 }
 
 impl PrivateNetwork {
-    /// Makes one, if the machine lets us.
+    /// Creates a network. Returns `None` if this machine does not allow that.
     #[must_use]
     pub fn create() -> Option<PrivateNetwork> {
         let script = "ip link set lo up && echo up && exec sleep infinity";

@@ -1,14 +1,14 @@
-//! What a test needs of the machine, and what happens where it is not there.
+//! What a test needs from the machine, and what happens if it is missing.
 //!
 //! Under `cargo xtask test` a test that can't run is skipped, and named at the end of the output. Under a
 //! bare `cargo test` nobody would see that, so there it fails and says how to get what is missing.
 
 use std::io::Write;
 
-/// Where skipped tests are written down, a line each; set by `cargo xtask test`.
+/// Environment variable: the file for the names of skipped tests, one per line. `cargo xtask test` sets it.
 pub const SKIPS_FILE: &str = "LIFEBOAT_TEST_SKIPS_FILE";
 
-/// Skips the running test, or fails it; see the module. The caller returns after it.
+/// Skips the running test or fails it, as the module describes. The caller must return after this call.
 pub fn skip(missing: &str) {
     let test = std::thread::current()
         .name()

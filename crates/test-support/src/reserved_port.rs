@@ -1,12 +1,12 @@
-//! Ports for servers that must be told theirs before they start.
+//! Ports for servers that need a fixed port before they start.
 
 use std::net::Ipv4Addr;
 use tokio::net::TcpSocket;
 
-/// A port of loopback that the kernel assigned, and gives to nobody else while this is there.
+/// A port of loopback that the kernel assigned. No other process gets it while this value exists.
 ///
-/// It is bound and does not listen. Beside such a socket a server that allows the address to be used again, as all in Go do,
-/// can listen on it; whoever connects before is refused.
+/// A socket is bound to the port but does not listen. A server that sets SO_REUSEADDR, as all Go servers do, can listen on the port.
+/// Before that, connections are refused.
 pub(crate) struct ReservedPort {
     number: u16,
     _socket: TcpSocket,
@@ -42,13 +42,13 @@ mod tests {
         let reserved = ReservedPort::new();
         let address = (Ipv4Addr::LOCALHOST, reserved.number());
         assert!(TcpStream::connect(address).is_err(), "nobody is there yet");
-        // The standard library allows the address to be used again, too.
+        // The standard library sets SO_REUSEADDR, too.
         for _ in 0..2 {
             let server = TcpListener::bind(address).unwrap();
             assert!(TcpStream::connect(address).is_ok());
             drop(server);
         }
-        // Whoever asks for any port gets another one.
+        // A server that asks for any free port gets another one.
         let others: Vec<_> = (0..200)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
             .map(|other| other.local_addr().unwrap().port())

@@ -1,16 +1,16 @@
-//! A folder for the time of a test. One that a killed test left behind is cleared by the next that makes one.
+//! A folder for the time of a test. If a killed test leaves its folder behind, the next test with the same prefix removes it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Held by whoever uses the folder, and let go by the kernel when that ends, however it ends.
+/// The process that uses the folder holds a lock on this file. The kernel releases the lock when the process ends in any way.
 const LOCK: &str = ".in-use";
-/// Between making a folder and locking it nobody may take it for one that was left.
+/// A younger folder without a lock file is not removed: another process may be creating it.
 const YOUNG: Duration = Duration::from_secs(60);
 
-/// A folder that goes when this is dropped.
+/// A folder that is removed when this value is dropped.
 #[derive(Debug)]
 pub struct ScratchDir {
     dir: TempDir,
@@ -18,12 +18,12 @@ pub struct ScratchDir {
 }
 
 impl ScratchDir {
-    /// Makes one in the temporary directory, and clears those of this prefix that were left.
+    /// Creates a folder in the temporary directory. Removes folders with this prefix that killed tests left behind.
     #[must_use]
     pub fn create(prefix: &str) -> ScratchDir {
         clear_left(prefix);
         let dir = tempfile::Builder::new().prefix(prefix).tempdir().unwrap();
-        // It has its name only when it is locked: before that another thread would take the folder for one that was left.
+        // The lock file gets its name after it is locked. Otherwise another thread could remove the folder before that.
         let unnamed = dir.path().join(".new");
         let lock = File::create(&unnamed).unwrap();
         lock.lock().unwrap();
@@ -31,14 +31,14 @@ impl ScratchDir {
         ScratchDir { dir, _lock: lock }
     }
 
-    /// Where it is.
+    /// The path of the folder, which has a random name.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 }
 
-/// Removes folders of a prefix that nobody uses any more, and says which.
+/// Removes the folders with a prefix that no process uses any more, and returns their paths.
 pub fn clear_left(prefix: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(std::env::temp_dir())
         .into_iter()
@@ -75,7 +75,7 @@ mod tests {
         let used = ScratchDir::create(&prefix);
         let left = ScratchDir::create(&prefix);
         let path = left.path().to_path_buf();
-        // As if its process had been killed: unlocked, and still there.
+        // As if its process had been killed: the folder is unlocked and still exists.
         let ScratchDir { dir, _lock } = left;
         drop(_lock);
         let kept = dir.keep();

@@ -6,7 +6,7 @@ use super::{kubeadm, microshift, openshift, rancher, systemd};
 const PLAIN_DATA_DIR: &str = "/var/lib/etcd";
 
 /// Finds a node's etcd: `OpenShift`, kubeadm, RKE2, k3s, `MicroShift`, a systemd service (kubespray, Debian
-/// and others), and else an etcd that listens where it does by default.
+/// and others), and otherwise an etcd at the default endpoint.
 ///
 /// # Errors
 /// A file is missing, incomplete or cannot be read.

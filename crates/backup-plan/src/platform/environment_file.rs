@@ -1,8 +1,8 @@
 //! systemd's environment files, read as systemd reads them (`systemd.exec(5)`, `EnvironmentFile=`): quotes,
-//! escapes and lines that go on, and nothing of a shell beyond that. A comment never goes on over a line, as
-//! from systemd 254 on.
+//! escapes and continued lines, and no other syntax of a shell. A comment always ends with its line, as in
+//! systemd 254 and later.
 
-/// Where a character stands.
+/// The state of the parser before a character.
 enum State {
     BeforeKey,
     Comment,

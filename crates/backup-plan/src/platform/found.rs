@@ -1,9 +1,9 @@
-//! What is found on a node, and why nothing is.
+//! What is found on a node, or why nothing is found.
 
 use serde::Serialize;
 use std::io;
 
-/// Where etcd listens if nothing says otherwise.
+/// etcd's default endpoint, used if no file sets another one.
 pub(super) const PLAIN_ENDPOINT: &str = "http://127.0.0.1:2379";
 
 /// The files of a node.
@@ -39,7 +39,7 @@ pub enum Platform {
     Kubespray,
     /// Another systemd service.
     Systemd,
-    /// No known platform.
+    /// No known platform: an etcd at the default endpoint is assumed.
     Plain,
 }
 
@@ -63,19 +63,19 @@ impl Platform {
 /// Where etcd is on a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Found {
-    /// The platform.
+    /// What runs etcd on this node. `Plain` if nothing was recognized.
     pub platform: Platform,
-    /// The files that it was found in.
+    /// The files that say where etcd is. Empty for `Plain`.
     pub found_in: Vec<String>,
     /// Where the node's own member listens.
     pub endpoint: String,
-    /// The certificate authority of the member's certificate.
+    /// The certificate authority of the member's certificate. `None` if the endpoint has no TLS.
     pub cacert: Option<String>,
-    /// A client certificate.
+    /// A client certificate. `None` if the endpoint has no TLS, or if the node's files name no certificate.
     pub cert: Option<String>,
-    /// Its key.
+    /// The private key of `cert`. `None` if `cert` is `None`.
     pub key: Option<String>,
-    /// Where etcd keeps its data.
+    /// etcd's data directory. `None` if it is unknown.
     pub data_dir: Option<String>,
     /// The files and directories to archive.
     pub resources: Vec<String>,
@@ -144,9 +144,9 @@ pub(super) struct Member<'f> {
     pub(super) platform: Platform,
     pub(super) found_in: Vec<String>,
     pub(super) endpoint: String,
-    /// Where its certificate authority should be.
+    /// Path of its certificate authority, which may not exist.
     pub(super) ca: Option<String>,
-    /// Where a client certificate with its key may be, the best first.
+    /// Possible paths of a client certificate and its key. The first pair that exists is used.
     pub(super) clients: Vec<(String, String)>,
     pub(super) data_dir: Option<String>,
     /// The files and directories to archive, if they exist.

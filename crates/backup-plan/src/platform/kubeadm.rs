@@ -1,5 +1,5 @@
 //! The static pod that kubeadm writes (kubernetes/kubernetes: `cmd/kubeadm/app/phases/etcd/local.go`), also
-//! where kubespray has kubeadm do it, with certificates elsewhere.
+//! if kubespray uses kubeadm, which then has its certificates in another directory.
 
 use super::found::{Found, Member, NodeFiles, Platform, PlatformError, parent, read};
 use super::static_pod::EtcdPod;
@@ -22,7 +22,7 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
     let ca = on_node("trusted-ca-file").unwrap_or_else(|| CA.into());
     let etcd_pki = parent(&ca);
     let pki = parent(etcd_pki);
-    // The API server's is there longest; etcd's own works as a client's, too.
+    // The certificate of the API server is preferred. etcd's own certificate also works as a client certificate.
     let mut clients: Vec<_> = [
         format!("{pki}/apiserver-etcd-client"),
         format!("{etcd_pki}/healthcheck-client"),

@@ -1,7 +1,7 @@
 //! MicroShift, whose paths cannot be configured (openshift/microshift: `pkg/config/files.go`,
 //! `pkg/util/cryptomaterial/certinfo.go`, `pkg/controllers/etcd.go`).
 //!
-//! The archive is what its own backup needs, without etcd's data, and its configuration.
+//! The archive contains what MicroShift's own backup contains, except etcd's data, and also its configuration.
 
 use super::found::{Found, Member, NodeFiles, Platform, PlatformError};
 
@@ -12,7 +12,7 @@ const ENDPOINT: &str = "https://localhost:2379";
 pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError> {
     let data_dir = format!("{DATA_DIR}/etcd");
     if !files.exists(&data_dir) {
-        // Falling back to a plain etcd would hide what there is to do.
+        // Assuming a plain etcd instead would hide that MicroShift must be started.
         return if files.exists(&format!("{CONFIG_DIR}/config.yaml.default")) {
             Err(PlatformError::NoEtcd(format!(
                 "MicroShift is installed but was never started ({data_dir} is missing)"

@@ -1,10 +1,10 @@
 //! The static pod of OpenShift's etcd operator, also on a single node (openshift/cluster-etcd-operator:
 //! `bindata/etcd/pod.gotpl.yaml`, `pkg/etcdenvvar/etcd_env.go`, `bindata/etcd/cluster-backup.sh`).
 //!
-//! The container's environment has the client's certificate, as paths of the container. The archive is that
-//! of upstream's own backup, so that its `cluster-restore.sh` takes it: the directories of the revisions that
-//! run, relative to `/etc/kubernetes`, and nothing else below `static-pod-resources`, since that script would
-//! overwrite newer certificates with it. The revision of etcd has all of etcd's certificates.
+//! The container's environment has the client's certificate, as paths of the container. The archive has the
+//! same content as upstream's own backup, so that `cluster-restore.sh` accepts it: the directories of the running
+//! revisions, relative to `/etc/kubernetes`, and nothing else below `static-pod-resources`, because that script
+//! would overwrite newer certificates with it. The revision of etcd contains all of etcd's certificates.
 
 use super::found::{Found, Member, NodeFiles, Platform, PlatformError, read};
 use super::settings::{Settings, local_url};
@@ -56,8 +56,8 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
     Ok(Some(found))
 }
 
-/// etcd is started by a script, which has its flags, and listens everywhere. The certificate of the oldest
-/// versions has the name of this node's loopback and not its address.
+/// A script starts etcd and contains its flags. etcd listens on all addresses. In the oldest versions the certificate
+/// contains the name `localhost`, but not its address.
 fn endpoint(pod: &EtcdPod) -> Option<String> {
     let script = pod.script();
     let words: Vec<_> = script.split_whitespace().map(String::from).collect();
@@ -66,8 +66,8 @@ fn endpoint(pod: &EtcdPod) -> Option<String> {
     Some(url.replace("://127.0.0.1:", "://localhost:"))
 }
 
-/// The directory of the revision that runs, as the component's manifest names it. After a restore etcd's names
-/// none: then it is the newest.
+/// The directory of the running revision, as the component's manifest names it. After a restore etcd's manifest names
+/// none, and the newest directory is used.
 fn revision_dir(files: &dyn NodeFiles, component: &str) -> Result<Option<String>, PlatformError> {
     let manifest = read(
         files,
@@ -81,13 +81,13 @@ fn revision_dir(files: &dyn NodeFiles, component: &str) -> Result<Option<String>
             .unwrap_or(rest.len());
         rest.get(..digits).map(|number| format!("{prefix}{number}"))
     });
-    let there = files.names(RESOURCES);
-    let newest = there
+    let existing = files.names(RESOURCES);
+    let newest = existing
         .iter()
         .filter_map(|name| Some((name.strip_prefix(&prefix)?.parse::<u64>().ok()?, name)))
         .max();
     Ok(named
-        .filter(|name| there.contains(name))
+        .filter(|name| existing.contains(name))
         .or(newest.map(|(_, name)| name.clone()))
         .map(|name| format!("{RESOURCES}/{name}")))
 }

@@ -2,8 +2,8 @@
 //! (k3s-io/k3s: `pkg/etcd/etcd.go`, `pkg/daemons/executor/executor.go`, `pkg/daemons/control/deps/deps.go`;
 //! rancher/rke2: `pkg/executor/staticpod/staticpod.go`).
 //!
-//! etcd's configuration names the server's certificate; the client's is beside it. A snapshot can only be used
-//! with the cluster's token, so the archive has it.
+//! etcd's configuration names the server's certificate. The client's certificate is in the same directory. A snapshot can
+//! only be used with the cluster's token, so the archive contains the token.
 
 use super::found::not_yaml;
 use super::found::{Found, Member, NodeFiles, Platform, PlatformError, parent, read};
@@ -13,9 +13,9 @@ use serde::Deserialize;
 struct Distribution {
     platform: Platform,
     name: &'static str,
-    /// Below `data-dir`, beside what both have.
+    /// Paths below the data directory, in addition to those of both distributions.
     resources: &'static [&'static str],
-    /// Elsewhere on the node.
+    /// Other paths on the node.
     more: &'static [&'static str],
 }
 
@@ -36,7 +36,7 @@ const K3S: Distribution = Distribution {
     ],
 };
 
-/// Below `server` in the data directory of both.
+/// Paths below `server` in the data directory, for both distributions.
 const SERVER_RESOURCES: [&str; 8] = [
     "token",
     "node-token",
@@ -114,14 +114,14 @@ fn find(
     member.complete().map(Some)
 }
 
-/// The part of the distribution's configuration that is looked at: its keys are its flags.
+/// The part of the distribution's configuration that is used. Its keys are the names of the flags.
 #[derive(Deserialize)]
 struct Config {
     #[serde(rename = "data-dir")]
     data_dir: Option<String>,
 }
 
-/// The distribution's data directory, and the files that say so.
+/// The distribution's data directory, and the file that sets it, if any.
 fn data_dir(files: &dyn NodeFiles, name: &str) -> Result<(String, Vec<String>), PlatformError> {
     let dir = format!("/etc/rancher/{name}");
     let mut paths = vec![format!("{dir}/config.yaml")];

@@ -1,4 +1,4 @@
-//! etcd's own settings, by the names of its flags, from wherever etcd itself takes them: its command line, its
+//! etcd's own settings, by the names of its flags, from the same sources as in etcd itself: its command line, its
 //! environment, its configuration file.
 
 use super::found::not_yaml;
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Settings(BTreeMap<String, String>);
 
-/// The parts of etcd's configuration file that are looked at; `embed.Config` in etcd.
+/// The parts of etcd's configuration file that are used. In etcd this is `embed.Config`.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct ConfigFile {
@@ -35,7 +35,7 @@ impl Settings {
         let mut settings = BTreeMap::new();
         let mut words = words.into_iter().peekable();
         while let Some(word) = words.next() {
-            // Go takes one dash for two.
+            // Go accepts one dash or two.
             let flag = word.strip_prefix("--").or_else(|| word.strip_prefix('-'));
             let Some(flag) = flag else {
                 continue;
@@ -82,7 +82,7 @@ impl Settings {
         Ok(Settings(settings).without_empty())
     }
 
-    /// Empty is as good as not given.
+    /// Removes empty values: they count as not set.
     fn without_empty(mut self) -> Self {
         self.0.retain(|_, value| !value.is_empty());
         self
@@ -109,7 +109,7 @@ impl Settings {
     }
 }
 
-/// Of several URLs the one on loopback, else the first.
+/// The URL on loopback, or otherwise the first URL.
 pub(super) fn local_url(urls: &str) -> Option<String> {
     let urls: Vec<_> = urls
         .split(',')
@@ -122,7 +122,7 @@ pub(super) fn local_url(urls: &str) -> Option<String> {
             .any(|host| url.contains(host))
     };
     let chosen = urls.iter().find(loopback).or(urls.first())?;
-    // Listening everywhere is reached on loopback, too.
+    // An etcd that listens on all addresses can be reached on loopback.
     Some(
         chosen
             .replace("://0.0.0.0:", "://127.0.0.1:")

@@ -4,7 +4,7 @@ use super::found::not_yaml;
 use super::settings::Settings;
 use serde::Deserialize;
 
-/// The parts of a Pod that are looked at.
+/// The parts of a Pod that are used.
 #[derive(Deserialize)]
 struct Pod {
     spec: PodSpec,
@@ -83,7 +83,7 @@ impl EtcdPod {
         Settings::from_words(self.container.command.iter().chain(&self.container.args))
     }
 
-    /// The command that a shell runs, with its arguments.
+    /// The container's command and arguments, in one line.
     pub(super) fn script(&self) -> String {
         let words: Vec<_> = self
             .container
@@ -95,7 +95,7 @@ impl EtcdPod {
         words.join(" ")
     }
 
-    /// A variable of its environment.
+    /// A variable of the container's environment. `None` if it is missing or empty.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         let variable = self
             .container

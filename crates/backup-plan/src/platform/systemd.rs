@@ -1,9 +1,9 @@
 //! An etcd that systemd runs: kubespray's (kubernetes-sigs/kubespray: `roles/etcd/templates/etcd.env.j2`,
 //! `etcd-host.service.j2`), Debian's package `etcd-server`, Fedora's, and what people write themselves.
 //!
-//! The unit says which environment and which flags etcd gets. Where it cannot be read, the environment files
-//! that these are known to have are read all the same. As in etcd itself a configuration file stands alone,
-//! and a flag goes before the environment.
+//! The unit contains the environment and the flags of etcd. If there is no unit, the known environment files of these
+//! installations are read. As in etcd itself, a configuration file replaces all other settings, and a flag overrides the
+//! environment.
 
 use super::environment_file;
 use super::found::{Found, Member, NodeFiles, PLAIN_ENDPOINT, Platform, PlatformError, read};
@@ -23,7 +23,7 @@ const FEDORA: &str = "/etc/etcd/etcd.conf";
 const CONFIG_FILES: [&str; 2] = ["/etc/etcd/etcd.conf.yml", "/etc/etcd/etcd.conf.yaml"];
 const DEBIAN_DATA_DIR: &str = "/var/lib/etcd/default";
 
-/// Where clients' and peers' certificates are named.
+/// The settings that name the certificates and keys of clients and peers.
 const CERTIFICATES: [&str; 8] = [
     "trusted-ca-file",
     "cert-file",
@@ -85,7 +85,7 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
     let pair = |cert: Option<String>, key: Option<String>| cert.zip(key);
     let of_etcdctl = pair(variable("ETCDCTL_CERT"), variable("ETCDCTL_KEY"));
     let ca = variable("ETCDCTL_CACERT").or_else(|| get("trusted-ca-file"));
-    // etcd asks for a client's certificate as soon as it has an authority for them. Its own serves as one.
+    // etcd requires a client certificate if it has a certificate authority for them. Its own certificate works as one.
     let own = pair(get("cert-file"), get("key-file")).filter(|_| get("trusted-ca-file").is_some());
     let clients = of_etcdctl
         .into_iter()
@@ -149,7 +149,7 @@ fn service(files: &dyn NodeFiles) -> Result<Service, PlatformError> {
         service.command = "$DAEMON_ARGS".into();
         return Ok(service);
     }
-    // Of drop-ins with one name systemd takes the first; with the directories turned round, the last.
+    // systemd uses the first of several drop-ins with the same name. In reverse order this is the last one.
     let mut drop_ins = std::collections::BTreeMap::new();
     for dir in UNIT_DIRS.iter().rev() {
         let dir = format!("{dir}/{UNIT}.d");
@@ -170,7 +170,7 @@ fn service(files: &dyn NodeFiles) -> Result<Service, PlatformError> {
 }
 
 impl Service {
-    /// Takes the settings of a file, which go over those before.
+    /// Adds the settings of a file. They override earlier settings.
     fn add(&mut self, text: &str) {
         let text = text.replace("\\\n", " ");
         let mut in_service = false;
@@ -193,7 +193,7 @@ impl Service {
                 }
                 "EnvironmentFile" if value.is_empty() => self.environment_files.clear(),
                 "EnvironmentFile" => {
-                    // The unit's name is what these stand for.
+                    // These specifiers stand for the name of the unit.
                     let path = ["%p", "%N", "%i"]
                         .iter()
                         .fold(value.trim_start_matches('-').to_string(), |path, name| {
@@ -201,7 +201,7 @@ impl Service {
                         });
                     self.environment_files.push(path);
                 }
-                // Of several commands the last is kept: a service that stays has one.
+                // The last of several commands is used: a service that keeps running has only one.
                 "ExecStart" => self.command = value.into(),
                 _ => {}
             }
@@ -213,10 +213,10 @@ fn unquoted(word: &str) -> String {
     word.replace(['"', '\'', '\\'], "")
 }
 
-/// The words of a command line with the variables of its environment; of a shell's, too, that starts etcd.
-/// Variables inside of variables are not replaced.
+/// Splits a command line into words and replaces the variables of its environment, also if a shell starts etcd.
+/// Variables in the values of variables are not replaced.
 fn words(command: &str, variables: &[(String, String)]) -> Vec<String> {
-    /// A command line is not longer; an environment that makes it so makes no sense.
+    /// A command line is not longer. If the environment makes it longer, it is ignored.
     const MAX_BYTES: usize = 1 << 17;
     let value_of = |name: &str| {
         let set = variables.iter().rev().find(|(key, _)| key == name);

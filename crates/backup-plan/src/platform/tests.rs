@@ -1,4 +1,4 @@
-//! What the trees of `test-support` do not show: files that lie, and nodes that are half there.
+//! What the trees of `test-support` do not contain: wrong files, and incomplete nodes.
 
 use super::*;
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ impl NodeFiles for Tree {
     }
 }
 
-fn told(files: &[(&str, &str)]) -> String {
+fn error_of(files: &[(&str, &str)]) -> String {
     find(&Tree::of(files)).unwrap_err().to_string()
 }
 
@@ -75,9 +75,10 @@ fn a_configuration_file_stands_alone_as_in_etcd_itself() {
     assert_eq!(found.data_dir.as_deref(), Some("/data"));
     assert_eq!(found.found_in, [unit_path, config_path]);
     assert!(
-        told(&[(unit_path, unit)]).starts_with(&format!("{config_path}: the file does not exist"))
+        error_of(&[(unit_path, unit)])
+            .starts_with(&format!("{config_path}: the file does not exist"))
     );
-    // Also where no unit can be seen.
+    // Also if there is no unit.
     let found = find(&Tree::of(&[(config_path, config)])).unwrap();
     assert_eq!(found.endpoint, "http://127.0.0.1:9");
 }
@@ -117,12 +118,12 @@ fn variables_that_blow_up_a_command_line_are_no_command_line() {
 fn a_node_without_etcd_says_what_it_has_instead() {
     let k3s = "/var/lib/rancher/k3s/server/db/state.db";
     assert_eq!(
-        told(&[(k3s, "")]),
+        error_of(&[(k3s, "")]),
         format!("this node has no etcd to back up: k3s stores its data in SQLite ({k3s})")
     );
-    let other = told(&[("/var/lib/rancher/k3s/server/db/snapshots/x", "")]);
+    let other = error_of(&[("/var/lib/rancher/k3s/server/db/snapshots/x", "")]);
     assert!(other.contains("stores its data elsewhere"), "{other}");
-    let microshift = told(&[("/etc/microshift/config.yaml.default", "")]);
+    let microshift = error_of(&[("/etc/microshift/config.yaml.default", "")]);
     assert!(microshift.contains("was never started"), "{microshift}");
 }
 
@@ -131,7 +132,7 @@ fn a_manifest_that_is_none_is_told() {
     let kubeadm = "/etc/kubernetes/manifests/etcd.yaml";
     let openshift = "/etc/kubernetes/manifests/etcd-pod.yaml";
     let rke2 = "/var/lib/rancher/rke2/server/db/etcd/config";
-    for (path, text, is_told) in [
+    for (path, text, expected) in [
         (kubeadm, "", "not the expected YAML"),
         (kubeadm, "{", "not the expected YAML"),
         (kubeadm, "spec: {containers: 7}", "not the expected YAML"),
@@ -163,13 +164,13 @@ fn a_manifest_that_is_none_is_told() {
             "--trusted-ca-file of etcd is missing",
         ),
     ] {
-        let error = told(&[(path, text)]);
+        let error = error_of(&[(path, text)]);
         assert!(
-            error.starts_with(path) && error.contains(is_told),
+            error.starts_with(path) && error.contains(expected),
             "{text}: {error}"
         );
     }
-    let config = told(&[
+    let config = error_of(&[
         ("/etc/rancher/k3s/config.yaml", "data-dir: [1"),
         (
             "/var/lib/rancher/k3s/server/db/etcd/config",

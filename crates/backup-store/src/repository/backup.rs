@@ -1,4 +1,4 @@
-//! An opened backup: the one place that knows which files it has.
+//! An opened backup. Only this module decides which files belong to a backup.
 
 use super::names::{RECORD_FILE, snapshot_file};
 use crate::local_file::read_small;
@@ -13,7 +13,7 @@ pub(crate) const MAX_RECORD_BYTES: u64 = 1 << 20;
 pub struct Backup {
     name: String,
     dir: PathBuf,
-    /// What is known of it.
+    /// Its record, as it was read from the disk.
     pub record: Record,
 }
 
@@ -46,7 +46,7 @@ impl Backup {
         })
     }
 
-    /// Opens a backup.
+    /// Reads the record, and checks that the other files exist and that the snapshot has the recorded length.
     ///
     /// # Errors
     /// What is damaged or missing.
@@ -73,13 +73,13 @@ impl Backup {
         Ok(backup)
     }
 
-    /// Its name.
+    /// Its name, which is a UTC time such as `2026-11-22_031500`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its snapshot.
+    /// The path of its snapshot.
     #[must_use]
     pub fn snapshot(&self) -> PathBuf {
         self.dir.join(snapshot_file(&self.name))

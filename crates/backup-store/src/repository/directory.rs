@@ -32,10 +32,10 @@ pub struct Locked {
     _file: File,
 }
 
-/// The result of removing what crashes left over.
+/// The result of removing what crashed runs left over.
 #[derive(Debug, Default)]
 pub struct Swept {
-    /// What was removed.
+    /// The names of the removed directories and files.
     pub removed: Vec<String>,
     /// What could not be removed, with the reason.
     pub stuck: Vec<(String, io::Error)>,
@@ -101,7 +101,7 @@ impl Repository {
         let path = self.root.join(LOCK_FILE);
         let file = match durable_file::create(&path) {
             Ok(file) => file,
-            // Whatever somebody has put there can be locked, and opening it must not wait for who writes into a pipe.
+            // Any existing file can be locked. Opening it must not follow a link, and must not block if it is a pipe.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => OpenOptions::new()
                 .read(true)
                 .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed())
@@ -125,7 +125,7 @@ impl Repository {
         let failed = || RepositoryError::io("list", &self.root);
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.root).map_err(failed())? {
-            // A name that is no text is none of ours.
+            // Our own names are valid UTF-8. Others are ignored.
             if let Ok(name) = entry.map_err(failed())?.file_name().into_string() {
                 names.push(name);
             }
@@ -230,14 +230,14 @@ impl Locked {
         let mut swept = Swept::default();
         for name in self.names()? {
             let path = self.root.join(&name);
-            let cleared = if name.starts_with(PARTIAL) {
+            let result = if name.starts_with(PARTIAL) {
                 durable_file::remove_dir(&path)
-            } else if let Some(was) = name.strip_prefix(REMOVING) {
-                self.finish_removal(&path, was).map(drop)
+            } else if let Some(backup) = name.strip_prefix(REMOVING) {
+                self.finish_removal(&path, backup).map(drop)
             } else {
                 continue;
             };
-            match cleared {
+            match result {
                 Ok(()) => swept.removed.push(name),
                 Err(error) => swept.stuck.push((name, error)),
             }

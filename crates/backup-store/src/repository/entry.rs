@@ -10,9 +10,9 @@ use std::path::Path;
 /// A directory or file in a repository.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Its name.
+    /// Its file name in the repository.
     pub name: String,
-    /// What it is.
+    /// What it is, by its name and its files.
     pub kind: Kind,
     /// The disk space that its files use, in bytes. Other files may share this space.
     pub disk_bytes: u64,
@@ -28,14 +28,14 @@ pub enum Kind {
     /// A backup of ours whose record or files are damaged or missing, with the reason. It is never removed automatically,
     /// because it may be the only one that is left.
     Unreadable(String),
-    /// Something else: never changed.
+    /// Something that is not from this program. It is never changed.
     Foreign,
     /// The directory of a run that is not finished, or that a crash left over.
     Partial,
 }
 
 impl Kind {
-    /// Reads what a directory is. A backup of ours has the name of a time, and a record or a snapshot.
+    /// Finds out what an entry is. The name of a backup is a time, and it contains a record or a snapshot.
     pub(super) fn of(path: &Path, name: &str) -> Kind {
         if name.starts_with(PARTIAL) {
             return Kind::Partial;
@@ -52,7 +52,7 @@ impl Kind {
 }
 
 impl Entry {
-    /// The backup, if it is one.
+    /// The backup. `None` if the entry is something else, or is unreadable.
     #[must_use]
     pub fn backup(&self) -> Option<&Backup> {
         match &self.kind {
@@ -61,13 +61,13 @@ impl Entry {
         }
     }
 
-    /// The record of a backup.
+    /// The record of the backup. `None` if the entry is something else, or is unreadable.
     #[must_use]
     pub fn record(&self) -> Option<&Record> {
         self.backup().map(|backup| &backup.record)
     }
 
-    /// What retention needs to know of a backup.
+    /// The data that retention needs. `None` if the entry is not a readable backup.
     #[must_use]
     pub fn candidate(&self) -> Option<Candidate> {
         let record = self.record()?;

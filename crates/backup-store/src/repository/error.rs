@@ -10,14 +10,14 @@ pub enum RepositoryError {
     /// An operation on a file or directory failed.
     #[error("cannot {what} {path}: {source}")]
     Io {
-        /// The operation.
+        /// The operation as a verb, such as `create`.
         what: &'static str,
         /// The file or directory.
         path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
     },
-    /// There is no such directory.
+    /// The path does not exist, or is not a directory.
     #[error("{root} is not a directory: no backup was made there yet, or the path is wrong")]
     NotADirectory {
         /// The path.
@@ -36,7 +36,7 @@ pub enum RepositoryError {
     NoBackup {
         /// The repository.
         root: PathBuf,
-        /// The name.
+        /// The requested name.
         name: String,
     },
 }
@@ -50,7 +50,7 @@ impl RepositoryError {
         }
     }
 
-    /// Whether the disk is full.
+    /// Whether an operation failed because the disk is full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         matches!(self, RepositoryError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)

@@ -3,7 +3,7 @@
 //! A run works in a hidden directory, which becomes the backup by one rename. So every listed backup is
 //! complete. What a crash leaves over is hidden, and the next run removes it. `docs/repository.md` has the layout.
 //!
-//! Reading needs no right. Changing does: [`Locked`] is the right to change one repository.
+//! Reading, and holding a backup, need no lock. All other changes need the lock of the repository: [`Locked`].
 
 mod backup;
 mod directory;

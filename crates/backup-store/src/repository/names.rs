@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 
 /// The file of the record.
 pub(crate) const RECORD_FILE: &str = "backup.json";
-/// Beside the record of a backup that is held.
+/// An empty file in the directory of a backup. It marks the backup as held.
 pub(crate) const HOLD_FILE: &str = "hold";
 pub(crate) const PARTIAL: &str = ".partial-";
 pub(crate) const REMOVING: &str = ".removing-";

@@ -12,7 +12,7 @@ const MAX_RESERVE_BYTES: u64 = 10 << 30;
 pub struct Space {
     /// Free bytes, as `df` reports them as available.
     pub free_bytes: u64,
-    /// Total bytes.
+    /// Size of the filesystem, in bytes.
     pub total_bytes: u64,
 }
 
@@ -27,7 +27,7 @@ impl Space {
         })
     }
 
-    /// The default reserve of free space.
+    /// The default reserve of free space: 15 % of the filesystem, but at most 10 GiB.
     #[must_use]
     pub fn default_reserve_bytes(&self) -> u64 {
         (self.total_bytes / 100 * RESERVE_PERCENT).min(MAX_RESERVE_BYTES)

@@ -15,7 +15,7 @@ pub struct Staging {
     dir: PathBuf,
     place: PathBuf,
     is_finished: bool,
-    /// In a repository: nothing else removes the directory while it is being removed.
+    /// The lock of the repository, held until the directory is removed. `None` outside of a repository.
     lock: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -67,7 +67,7 @@ impl Staging {
         &self.dir
     }
 
-    /// Where the backup will be.
+    /// The directory of the backup after it is published.
     #[must_use]
     pub fn place(&self) -> &Path {
         &self.place
@@ -103,7 +103,7 @@ impl Drop for Staging {
             return;
         }
         match self.lock.take() {
-            // The disk may hang, and the thread here handles signals: it does not wait.
+            // The disk may hang. This thread also handles signals and must not wait, so another thread removes the directory.
             Some(lock) => {
                 let dir = self.dir.clone();
                 std::thread::spawn(move || {

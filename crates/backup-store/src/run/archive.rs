@@ -42,7 +42,7 @@ pub(crate) fn archive(
     match written {
         Ok(written) => Ok(written),
         Err(error) => {
-            // The first part of an archive would only mislead.
+            // An incomplete archive could be mistaken for a complete one.
             match durable_file::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(write_error(path)(error));

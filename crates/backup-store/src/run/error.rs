@@ -31,7 +31,7 @@ pub enum RunError {
     Cut {
         /// Bytes received.
         received_bytes: u64,
-        /// What is missing.
+        /// How the received data is incomplete.
         problem: String,
     },
     /// The snapshot stream is too slow.

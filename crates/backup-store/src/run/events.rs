@@ -9,7 +9,7 @@ pub enum RunEvent {
     Swept(String),
     /// Files left over from an earlier run cannot be removed.
     SweepFailed {
-        /// Their name.
+        /// Their name in the repository.
         name: String,
         /// Why they cannot be removed.
         problem: String,

@@ -1,4 +1,4 @@
-//! What a run is to do.
+//! The settings of a run.
 
 use crate::member::Connection;
 use backup_plan::record::Trigger;
@@ -15,9 +15,9 @@ pub struct Order {
     pub trigger: Trigger,
     /// The node's name.
     pub node: String,
-    /// The platform that was found.
+    /// The platform of the node, such as `kubeadm`, for the record.
     pub platform: String,
-    /// The control-plane files to archive: a root directory, and paths below it.
+    /// The control-plane files to archive: a root directory, and paths below it. `None`: no archive is written.
     pub resources: Option<(PathBuf, Vec<PathBuf>)>,
     /// Warnings about the node, to be written into the record.
     pub warnings: Vec<String>,
@@ -25,6 +25,6 @@ pub struct Order {
     pub source_reason: String,
     /// Bytes to keep free; none for the default of the filesystem.
     pub reserve_bytes: Option<u64>,
-    /// Limit for reading the snapshot back, in bytes per second.
+    /// Limit for reading the snapshot back, in bytes per second; none for no limit.
     pub max_bytes_per_s: Option<u64>,
 }

@@ -21,7 +21,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// HashKV stops a member's writes while it scans; up to here that is short.
+/// A member does not write while it computes HashKV. Up to this size of the database, the pause is short.
 const MAX_COMPARED_BYTES: u64 = 2 << 30;
 const COMPARE_EVERY_HOURS: i64 = 24;
 
@@ -35,7 +35,7 @@ pub(crate) fn read_back_and_check(
     let how = read_back::compare(path, blocks, &**monitor)?;
     let proven = check_content(path, data_bytes, monitor);
     if matches!(proven, Err(RunError::Damaged { .. } | RunError::Check(_))) {
-        // Whether that is the member's doing or the disk's, which may have changed its mind.
+        // Read it again: if the file now differs from what was written, the disk is damaged and not the member's database.
         read_back::compare(path, blocks, &**monitor)?;
     }
     Ok((how, proven?))
@@ -96,7 +96,7 @@ fn scratch_beside(path: &Path) -> impl Fn() -> io::Result<Box<dyn Scratch>> {
 
 /// Removes a file from the page cache. etcd needs that memory for its own files.
 fn forget(file: &File) {
-    // A filesystem that can't do it keeps the pages: no harm.
+    // If a filesystem cannot do this, the pages stay in memory, which does no harm.
     let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
 }
 
@@ -121,7 +121,7 @@ fn last_compared(
         .filter_map(|entry| entry.record())
         .find(|record| record.member.cluster_id == cluster_id)
         .and_then(|record| record.compared_at);
-    // A time that has not come is of a clock that was wrong.
+    // A time in the future comes from a wrong clock.
     let known = [noted, recorded].into_iter().flatten();
     Ok(known.filter(|at| *at <= now).max())
 }
@@ -153,7 +153,7 @@ pub(crate) struct DailyComparison<'c> {
     pub(crate) monitor: &'c SharedMonitor,
 }
 
-/// What came of it.
+/// The result of the daily comparison.
 pub(crate) struct Compared {
     /// When the member was last asked.
     pub(crate) at: Option<Timestamp>,
@@ -176,7 +176,7 @@ impl DailyComparison<'_> {
         if !wants_comparison(last, self.status, self.peers, now) {
             return Ok(not_compared(last, None));
         }
-        // Before the member is asked, and also if no backup comes of it: it is asked once a day, and no more.
+        // Written before the member is asked, so that it is asked at most once a day, even if the run fails.
         let (repository, key) = (self.repository.clone(), member_key(self.status));
         let noting = move || {
             let mut notes = Notes::of(&repository);
@@ -184,13 +184,13 @@ impl DailyComparison<'_> {
             notes.keep(&repository)
         };
         if let Err(error) = self.disk.run("writing the notes", noting).await? {
-            // Otherwise it would be asked again and again.
+            // Without the note, each run would ask the member again.
             return Ok(not_compared(
                 last,
                 Some(format!("not compared with the member: {error}")),
             ));
         }
-        // A complete backup is kept also if its member cannot hash.
+        // A complete backup is also kept if the member cannot compute its hash.
         let theirs = match hash_comparison::ask(self.member, self.summary).await {
             Ok(theirs) => theirs,
             Err(reason) => {

@@ -25,11 +25,11 @@ pub fn prune(
 ) -> Result<Pruned, RepositoryError> {
     let mut pruned = Pruned::default();
     for removal in planned_removals(repository, policy, origin)? {
-        // Retention is finished also when the process is to end: it is short.
+        // Reports progress only. Retention is short, so a request to stop does not interrupt it.
         let _ = monitor.advance(0);
         match repository.remove(&removal.name) {
             Ok(true) => pruned.removed.push(removal),
-            // Somebody holds it since a moment.
+            // The backup was held in the meantime.
             Ok(false) => {}
             Err(error) => pruned.failed.push(error.to_string()),
         }

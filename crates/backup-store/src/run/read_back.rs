@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// What O_DIRECT wants addresses, offsets and lengths to be multiples of, on all filesystems there are.
+/// With O_DIRECT, addresses, offsets and lengths must be multiples of this. It is sufficient on all filesystems.
 const ALIGNMENT: usize = 4096;
 const BUFFER_BYTES: usize = 1 << 18;
 /// How many damaged places are reported.
@@ -28,10 +28,10 @@ pub(crate) struct DeviceFile {
 }
 
 impl DeviceFile {
-    /// Opens the file.
+    /// Opens the file with O_DIRECT if the filesystem supports it. Otherwise drops it from the page cache.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         let cached = LocalFile::open(path)?;
-        // Whatever was written is on the disk, so nothing is lost.
+        // The file was synced, so no data is lost.
         let _ = rustix::fs::fadvise(&cached, 0, None, Advice::DontNeed);
         let size_bytes = cached.size_bytes();
         let direct = OpenOptions::new()
@@ -47,7 +47,7 @@ impl DeviceFile {
         if let Ok(direct) = direct {
             let buffered = std::mem::replace(&mut opened.file, direct);
             opened.how = ReadBack::Direct;
-            // Some filesystems open a file so and can't read it.
+            // Some filesystems open a file with O_DIRECT, but cannot read it.
             if opened.read_exact_at(&mut [0], 0).is_err() && size_bytes > 0 {
                 opened.file = buffered;
                 opened.how = ReadBack::Uncached;
@@ -67,7 +67,7 @@ impl DeviceFile {
             .get_mut(start..start + wanted.next_multiple_of(ALIGNMENT))
             .ok_or_else(too_short)?;
         let mut read = 0;
-        // A direct read that ends anywhere else than at the end of the file ends at a multiple.
+        // A direct read ends at the end of the file or at a multiple of ALIGNMENT, so the next one is aligned.
         while read < wanted {
             let at = offset - skipped as u64 + read as u64;
             let rest = aligned.get_mut(read..).unwrap_or_default();
@@ -166,7 +166,10 @@ mod tests {
         let hashes = hasher.finish();
         assert_eq!(compare(&path, &hashes, &Silent).unwrap(), file.how);
         std::fs::write(&path, vec![1; 300_001]).unwrap();
-        let told = compare(&path, &hashes, &Silent).unwrap_err().to_string();
-        assert!(told.contains("at 0 to 65536, 65536 to 131072"), "{told}");
+        let message = compare(&path, &hashes, &Silent).unwrap_err().to_string();
+        assert!(
+            message.contains("at 0 to 65536, 65536 to 131072"),
+            "{message}"
+        );
     }
 }

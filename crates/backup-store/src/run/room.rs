@@ -42,7 +42,7 @@ impl Room<'_> {
         let mut notes = Notes::of(self.repository);
         let free_bytes = self.free_bytes()?;
         if free_bytes >= wanted_bytes {
-            return self.nothing_awaited(&mut notes);
+            return self.clear_awaited(&mut notes);
         }
         if let Some(awaited) = &notes.awaited
             && self.now.duration_since(awaited.at).as_hours().abs() < AWAITED_HOURS
@@ -56,18 +56,18 @@ impl Room<'_> {
             .filter_map(|entry| entry.candidate())
             .collect();
         let disk_use = DiskUse::of(self.repository, &entries, &|| {
-            // Whether to stop is asked before something is removed.
+            // Reports progress only. A request to stop is handled while waiting for freed space.
             let _ = self.monitor.advance(0);
         });
         let freed_by = |names: &[&str]| disk_use.freed_by(&names.iter().copied().collect());
-        let short = |free_bytes| RunError::InsufficientSpace {
+        let insufficient = |free_bytes| RunError::InsufficientSpace {
             free_bytes,
             needed_bytes,
             reserve_bytes,
         };
         let Some(removals) = removals_for_space(&candidates, wanted_bytes - free_bytes, freed_by)
         else {
-            return Err(short(free_bytes));
+            return Err(insufficient(free_bytes));
         };
         for removal in removals {
             let free_bytes_before = self.free_bytes()?;
@@ -80,8 +80,8 @@ impl Room<'_> {
                 free_bytes_before,
                 expected_bytes: removal.disk_bytes,
             };
-            // Before it goes: whoever comes after a crash is to know that its space may come. On a disk that is full to the
-            // last byte there is no room for that before.
+            // Written before the removal, so that after a crash the next run knows that this space may still become free. On a
+            // disk that is completely full, it can only be written after the removal.
             notes.awaited = Some(awaited.clone());
             let noted = notes.keep(self.repository);
             if self.repository.remove(&removal.name)? {
@@ -93,8 +93,8 @@ impl Room<'_> {
             }
         }
         match self.free_bytes()? {
-            free_bytes if free_bytes < wanted_bytes => Err(short(free_bytes)),
-            _ => self.nothing_awaited(&mut notes),
+            free_bytes if free_bytes < wanted_bytes => Err(insufficient(free_bytes)),
+            _ => self.clear_awaited(&mut notes),
         }
     }
 
@@ -102,7 +102,7 @@ impl Room<'_> {
         Ok(self.repository.space()?.free_bytes)
     }
 
-    fn nothing_awaited(&self, notes: &mut Notes) -> Result<(), RunError> {
+    fn clear_awaited(&self, notes: &mut Notes) -> Result<(), RunError> {
         if notes.awaited.take().is_some() {
             notes.keep(self.repository)?;
         }

@@ -52,13 +52,13 @@ struct Prepared {
     cluster_id: Option<String>,
 }
 
-/// What a run has found out before it has a snapshot.
+/// What a run knows before it takes the snapshot.
 struct Begun {
     lock: Arc<Locked>,
     member: Member,
     status: Status,
     peers: Vec<Peer>,
-    /// The revision that the cluster had agreed on.
+    /// The revision that the cluster had agreed on. `None` without a quorum.
     agreed: Option<i64>,
     started_at: Timestamp,
     warnings: Vec<String>,
@@ -123,7 +123,7 @@ impl Runner {
         let record = match made {
             Ok(record) => record,
             Err(error) => {
-                // If the disk hangs, the next run does it.
+                // If the disk hangs, the next run removes it.
                 let discard = move || place.staging.discard();
                 let _ = self
                     .disk

@@ -22,10 +22,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The largest record that is read again.
+/// The largest record that can be read.
 const MAX_RECORD_BYTES: u64 = crate::repository::MAX_RECORD_BYTES;
 
-/// The files of a backup that is being made, also while another thread removes it.
+/// The paths of the files of a backup that is being made. They are owned, so that other threads can use them.
 #[derive(Clone)]
 pub(crate) struct Files {
     pub(crate) snapshot: PathBuf,
@@ -131,13 +131,13 @@ pub(crate) fn write_other_files(
     })
 }
 
-/// Writes the record: with it the backup is complete.
+/// Writes the record, which completes the backup.
 pub(crate) fn write_record(files: &Files, record: &Record) -> Result<(), RunError> {
     let path: &Path = &files.record;
     let mut json = serde_json::to_vec_pretty(record)
         .map_err(|error| write_error(path)(io::Error::other(error)))?;
     json.push(b'\n');
-    // Reading it would fail.
+    // A larger record could not be read.
     if json.len() as u64 > MAX_RECORD_BYTES {
         let problem = format!(
             "the record has {} bytes, expected at most {MAX_RECORD_BYTES}",

@@ -1,4 +1,4 @@
-//! One bit a page.
+//! A set of pages, with one bit per page.
 
 /// A set of page numbers below a fixed bound.
 pub(crate) struct Bitmap {
@@ -12,7 +12,7 @@ impl Bitmap {
         }
     }
 
-    /// Adds `bit`; false if it was there already. A bit beyond the bound counts as there.
+    /// Adds `bit`. Returns false if the set already contains it, or if it is not below the bound.
     pub(crate) fn insert(&mut self, bit: u64) -> bool {
         match self.words.get_mut((bit / 64) as usize) {
             Some(word) => {

@@ -16,7 +16,7 @@ pub(crate) enum BucketRoot {
 }
 
 impl BucketRoot {
-    /// Reads a bucket's header: root page and sequence number, and behind it the page of an inline bucket.
+    /// Reads a bucket's header: root page and sequence number, and after it the page of an inline bucket.
     pub(crate) fn parse(
         bolt: &Bolt<'_>,
         element: &Element,

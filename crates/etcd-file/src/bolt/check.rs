@@ -1,8 +1,8 @@
-//! The structural check: everything `bbolt check` looks at, and what a hostile file could hide from it.
+//! The structural check: everything that `bbolt check` checks, and damage that a hostile file could hide from it.
 //!
-//! One iterative walk over the tree of the meta that counts. A bit a page stops cycles, shared pages and
-//! overlapping overflow before they are followed, so the work is bounded by the high-water mark. The
-//! other meta's tree is never walked: in a file cloned from a live member it may be half overwritten.
+//! One iterative walk over the tree of the valid meta with the higher transaction id. A bitmap with one bit per page
+//! detects cycles, shared pages and overlapping overflow before they are followed, so the work is bounded by the
+//! high-water mark. The other meta's tree is never walked: in a file cloned from a live member it may be partly overwritten.
 
 use super::bitmap::Bitmap;
 use super::bucket::BucketRoot;
@@ -13,10 +13,10 @@ use crate::failure::report;
 use crate::finding::{Finding, Findings};
 use crate::{Failure, Progress};
 
-/// Sees every element of every top-level bucket while the structure is checked.
+/// Receives every element of every top-level bucket while the structure is checked.
 ///
-/// Elements come in the order of the tree, which is key order in a whole file. After the first error in
-/// the findings, what a visitor sees may be incomplete.
+/// Elements come in the order of the tree, which is key order in an intact file. After the first error in
+/// the findings, a visitor may not receive all elements.
 pub trait Visitor {
     /// A top-level bucket starts.
     fn bucket(&mut self, name: &[u8]);
@@ -30,28 +30,28 @@ pub trait Visitor {
 
 /// An element of a top-level bucket.
 pub struct Entry<'a> {
-    /// The key.
+    /// The key as raw bytes. Never empty, and at most twice [`MAX_KEY_BYTES`].
     pub key: &'a [u8],
     /// Whether it is a nested bucket.
     pub is_bucket: bool,
-    /// The value; nothing for a nested bucket, as bbolt's own cursor has it.
+    /// The value. Empty for a nested bucket, as in bbolt's own cursor.
     pub value: Value<'a>,
-    /// The page it is on.
+    /// The page of the element. For an inline bucket, the page that contains the bucket.
     pub page: u64,
-    /// Where its key is in the file.
+    /// Offset of the key in the file, in bytes.
     pub offset_bytes: u64,
 }
 
 /// The numbers of the structural check.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Pages of the trees, with their overflow pages.
+    /// Number of pages that the trees use, including overflow pages.
     pub tree_pages: u64,
-    /// Top-level buckets.
+    /// Number of top-level buckets.
     pub buckets: u64,
 }
 
-/// Checks the structure of `bolt`, showing its elements to `visitor`.
+/// Checks the structure of `bolt`, and passes its elements to `visitor`.
 ///
 /// # Errors
 /// Why the walk ended early. Damage is not an error but a finding.
@@ -97,25 +97,25 @@ struct Walk<'w, 'f> {
     report: Report,
 }
 
-/// A page on the way from the root to where the walk is.
+/// A page on the path from the root to the current element.
 struct Level {
     page: Page,
     next: u64,
     /// Whether it is the first page of its bucket.
     starts_bucket: bool,
-    /// End of the data of the elements so far; elements are packed in every file that bbolt wrote.
+    /// End of the data of the elements so far. In a file that bbolt wrote there are no gaps between elements.
     data_end: u64,
     packed: bool,
 }
 
-/// A bucket on the way from the root to where the walk is.
+/// A bucket on the path from the root to the current element.
 struct OpenBucket {
     name: Vec<u8>,
-    /// No key from here on may be less.
+    /// The last key. No later key may be less.
     bound: Vec<u8>,
-    /// Whether the next key may equal `bound`: behind a branch key comes the same key in its child.
+    /// Whether the next key may equal `bound`: the first key of a child page equals its key in the parent page.
     may_equal: bool,
-    /// How deep below the bucket's first page its leaves are.
+    /// Depth of the bucket's leaf pages, as the first of them shows.
     leaf_depth: Option<usize>,
     /// Index in the stack of the bucket's first page.
     base: usize,
@@ -160,12 +160,12 @@ impl<'f> Walk<'_, 'f> {
                 self.freelist = Some(list);
                 Ok(())
             }
-            Err(error) => self.tell(page, error),
+            Err(error) => self.report_error(page, error),
         }
     }
 
-    /// Makes a page error a finding, or ends the walk if the disk failed.
-    fn tell(&mut self, page: u64, error: PageError) -> Result<(), Failure> {
+    /// Adds a page error to the findings, or ends the walk if the file cannot be read.
+    fn report_error(&mut self, page: u64, error: PageError) -> Result<(), Failure> {
         match error {
             PageError::Failed(failure) => Err(failure),
             PageError::Damaged(problem) => {
@@ -216,7 +216,7 @@ impl<'f> Walk<'_, 'f> {
             BucketRoot::Inline { .. } => host,
         };
         if self.stack.len() >= MAX_DEPTH {
-            self.tell(
+            self.report_error(
                 id,
                 PageError::Damaged(format!("the tree is deeper than {MAX_DEPTH} pages")),
             )?;
@@ -229,7 +229,7 @@ impl<'f> Walk<'_, 'f> {
         }
         let mut page = self.spare.pop().unwrap_or_default();
         if let Err(error) = root.load(self.bolt, &mut page, host) {
-            self.tell(id, error)?;
+            self.report_error(id, error)?;
             self.spare.push(page);
             return Ok(false);
         }
@@ -250,7 +250,7 @@ impl<'f> Walk<'_, 'f> {
     fn may_visit(&mut self, id: u64) -> Result<bool, Failure> {
         let high_water_mark = self.bolt.meta.high_water_mark;
         if !(2..high_water_mark).contains(&id) {
-            self.tell(
+            self.report_error(
                 id,
                 PageError::Damaged(format!(
                     "a tree refers to this page, expected a page from 2 to below the high-water mark {high_water_mark}"
@@ -259,7 +259,7 @@ impl<'f> Walk<'_, 'f> {
             return Ok(false);
         }
         if self.visited.contains(id) {
-            self.tell(
+            self.report_error(
                 id,
                 PageError::Damaged("a tree refers to this page more than once".into()),
             )?;
@@ -275,7 +275,7 @@ impl<'f> Walk<'_, 'f> {
             if !self.visited.insert(used) {
                 let problem =
                     format!("this is an overflow page of page {id}, but it is also used elsewhere");
-                self.tell(used, PageError::Damaged(problem))?;
+                self.report_error(used, PageError::Damaged(problem))?;
             }
             if self
                 .freelist
@@ -283,7 +283,7 @@ impl<'f> Walk<'_, 'f> {
                 .is_some_and(|list| list.free.contains(used))
             {
                 let problem = "the free list contains this page, but a tree uses it".into();
-                self.tell(used, PageError::Damaged(problem))?;
+                self.report_error(used, PageError::Damaged(problem))?;
             }
         }
         Ok(())
@@ -307,7 +307,7 @@ impl<'f> Walk<'_, 'f> {
         }
     }
 
-    /// Goes on by one element.
+    /// Continues the walk by one element.
     fn step(&mut self, visitor: &mut dyn Visitor) -> Result<(), Failure> {
         let Some(mut level) = self.stack.pop() else {
             return Ok(());
@@ -322,7 +322,7 @@ impl<'f> Walk<'_, 'f> {
         if level.page.kind == Some(Kind::Branch) {
             return self.step_branch(level);
         }
-        // A leaf without nested buckets is done in one go.
+        // A leaf page without nested buckets is checked in one step.
         while level.next < level.page.count {
             if let Some((name, root)) = self.leaf_element(&mut level, visitor)? {
                 let host = level.page.id;
@@ -348,12 +348,12 @@ impl<'f> Walk<'_, 'f> {
                     Some(element.child)
                 }
                 Err(error) => {
-                    self.tell(id, error)?;
+                    self.report_error(id, error)?;
                     None
                 }
             },
             Err(error) => {
-                self.tell(id, error)?;
+                self.report_error(id, error)?;
                 None
             }
         };
@@ -364,7 +364,7 @@ impl<'f> Walk<'_, 'f> {
         Ok(())
     }
 
-    /// Checks and shows one leaf element; gives a bucket to go into.
+    /// Checks one leaf element and passes it to the visitor. Returns the nested bucket to enter, if it is one.
     fn leaf_element(
         &mut self,
         level: &mut Level,
@@ -375,7 +375,7 @@ impl<'f> Walk<'_, 'f> {
         let element = match level.page.element(self.bolt, index) {
             Ok(element) => element,
             Err(error) => {
-                self.tell(id, error)?;
+                self.report_error(id, error)?;
                 return Ok(None);
             }
         };
@@ -384,13 +384,13 @@ impl<'f> Walk<'_, 'f> {
         }
         if element.is_bucket && level.page.inline {
             let problem = format!("element {index}: a bucket inside an inline bucket");
-            self.tell(id, PageError::Damaged(problem))?;
+            self.report_error(id, PageError::Damaged(problem))?;
             return Ok(None);
         }
         let (key, mut value) = match level.page.key_and_value(self.bolt, &element) {
             Ok(both) => both,
             Err(error) => {
-                self.tell(id, error)?;
+                self.report_error(id, error)?;
                 return Ok(None);
             }
         };
@@ -400,7 +400,7 @@ impl<'f> Walk<'_, 'f> {
             match BucketRoot::parse(self.bolt, &element, &mut value) {
                 Ok(root) => Some((key.to_vec(), root)),
                 Err(error) => {
-                    self.tell(id, error)?;
+                    self.report_error(id, error)?;
                     return Ok(None);
                 }
             }
@@ -435,8 +435,8 @@ impl<'f> Walk<'_, 'f> {
         Ok(root)
     }
 
-    /// Tells of gaps between the elements' data, and refuses overlaps: with those, the work on a page
-    /// would not be bounded by its size.
+    /// Reports gaps and overlaps between the elements' data. Returns false for an overlap: if overlaps were followed,
+    /// the work on a page would not be bounded by its size.
     fn check_packed(&mut self, level: &mut Level, element: &Element) -> bool {
         let overlaps = element.key_at < level.data_end;
         if element.key_at != level.data_end && (overlaps || level.packed) {
@@ -462,24 +462,24 @@ impl<'f> Walk<'_, 'f> {
         let Some(bucket) = self.buckets.last_mut() else {
             return;
         };
-        // The first key of a page may be the one that its parent has for it.
+        // The first key of a page may equal its key in the parent page.
         let may_equal = bucket.may_equal && index == 0;
         let unordered = match key.cmp(bucket.bound.as_slice()) {
             std::cmp::Ordering::Greater => false,
             std::cmp::Ordering::Equal => !may_equal,
             std::cmp::Ordering::Less => true,
         };
-        let not_parents = may_equal && key > bucket.bound.as_slice();
+        let differs_from_parent = may_equal && key > bucket.bound.as_slice();
         bucket.may_equal = false;
         if !unordered {
             bucket.bound.clear();
             bucket.bound.extend_from_slice(key);
         }
-        let tell = if unordered {
+        let finding = if unordered {
             Finding::error(format!(
                 "element {index}: its key is not greater than the key before it"
             ))
-        } else if not_parents {
+        } else if differs_from_parent {
             Finding::error(format!(
                 "element {index}: its key is greater than its key in the parent page"
             ))
@@ -493,10 +493,10 @@ impl<'f> Walk<'_, 'f> {
         } else {
             return;
         };
-        self.push(tell.on_page(page, key_at));
+        self.push(finding.on_page(page, key_at));
     }
 
-    /// With a stored free list every page is used or free. Without one, free is what is not used.
+    /// With a stored free list every page must be used or free. Without one, every page that is not used is free.
     fn check_all_accounted_for(&mut self) {
         let Some(list) = &self.freelist else {
             return;

@@ -6,7 +6,7 @@ use super::{Bolt, MAX_DEPTH, Value};
 use crate::Failure;
 use crate::finding::Finding;
 
-/// Why a cursor can't go on.
+/// Why a cursor cannot continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CursorError {
@@ -38,7 +38,7 @@ pub struct Cursor<'b, 'f> {
     host: u64,
     stack: Vec<Level>,
     spare: Vec<Page>,
-    /// A tree whose pages are shared would be endless; a whole one has no more pages than the file.
+    /// Limits the walk: a tree with shared pages could be endless. An intact tree has no more pages than the file.
     pages_left: u64,
 }
 
@@ -49,9 +49,9 @@ struct Level {
 
 /// An element of a bucket.
 pub struct Item<'p> {
-    /// The key.
+    /// The key as raw bytes.
     pub key: &'p [u8],
-    /// The value; that of a nested bucket is its header.
+    /// The value. For a nested bucket, its header, and its page if it is an inline bucket.
     pub value: Value<'p>,
     /// Whether the element is a nested bucket.
     pub is_bucket: bool,
@@ -119,7 +119,7 @@ impl<'b, 'f: 'b> Cursor<'b, 'f> {
     ///
     /// # Errors
     /// The file cannot be read, or is damaged.
-    // Not an iterator: what it gives borrows the page that the next call may replace.
+    // Not an iterator: the returned element borrows a page that the next call may replace.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Item<'_>>, CursorError> {
         loop {
@@ -189,7 +189,7 @@ impl<'b, 'f: 'b> Cursor<'b, 'f> {
         Ok(page)
     }
 
-    /// Which element comes next after a seek, and the child to go on with on a branch page.
+    /// The index of the next element after a seek. On a branch page, also the child page to continue with.
     fn position(&self, page: &mut Page, key: &[u8]) -> Result<(u64, Option<u64>), PageError> {
         // The first element whose key is greater (branch) or not less (leaf) than `key`.
         let branch = page.kind == Some(Kind::Branch);

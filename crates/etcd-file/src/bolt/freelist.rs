@@ -6,7 +6,7 @@ use super::page::{FLAG_FREELIST, PageError, PageHeader, flags_name};
 use crate::Failure;
 use crate::finding::{Finding, Findings};
 
-/// In a header that has no room for the number of ids, which then stands in front of them.
+/// The count in a header if the number of ids does not fit there. The number is then stored in front of the ids.
 const COUNT_ELSEWHERE: u16 = 0xFFFF;
 const HEADER_BYTES: u64 = 16;
 const ID_BYTES: u64 = 8;
@@ -18,7 +18,7 @@ pub(crate) struct Freelist {
     pub(crate) pages: u64,
 }
 
-/// Reads the free list at `page`, telling of ids that are out of range, out of order or doubled.
+/// Reads the free list at `page`. Reports ids that are out of range, out of order or listed twice.
 pub(crate) fn read(
     bolt: &Bolt<'_>,
     page: u64,
@@ -29,8 +29,8 @@ pub(crate) fn read(
     let start = bolt.offset_of(page);
     let mut bytes = [0; HEADER_BYTES as usize + ID_BYTES as usize];
     read_at(bolt, &mut bytes, start)?;
-    let cut = || PageError::Damaged("the page header is truncated".into());
-    let header = PageHeader::parse(meta.byte_order, &bytes).ok_or_else(cut)?;
+    let truncated = || PageError::Damaged("the page header is truncated".into());
+    let header = PageHeader::parse(meta.byte_order, &bytes).ok_or_else(truncated)?;
     if header.id != page || header.flags != FLAG_FREELIST {
         return Err(PageError::Damaged(format!(
             "the page header says it is page {} and {}, expected a free list page",
@@ -49,7 +49,7 @@ pub(crate) fn read(
         COUNT_ELSEWHERE => (
             meta.byte_order
                 .u64_at(&bytes, HEADER_BYTES as usize)
-                .ok_or_else(cut)?,
+                .ok_or_else(truncated)?,
             start + HEADER_BYTES + ID_BYTES,
         ),
         count => (u64::from(count), start + HEADER_BYTES),
@@ -72,19 +72,19 @@ pub(crate) fn read(
             .unwrap_or_default();
         read_at(bolt, bytes, ids_at + done * ID_BYTES)?;
         for raw in bytes.chunks_exact(ID_BYTES as usize) {
-            let id = meta.byte_order.u64_at(raw, 0).ok_or_else(cut)?;
-            let mut tell = |problem: String| {
+            let id = meta.byte_order.u64_at(raw, 0).ok_or_else(truncated)?;
+            let mut report = |problem: String| {
                 findings.push(Finding::error(problem).on_page(id, bolt.offset_of(id)));
             };
             if !(2..meta.high_water_mark).contains(&id) {
-                tell(format!(
+                report(format!(
                     "the free list contains this page, expected pages from 2 to below the high-water mark {}",
                     meta.high_water_mark
                 ));
             } else if !free.insert(id) {
-                tell("the free list contains this page twice".into());
+                report("the free list contains this page twice".into());
             } else if id < before {
-                tell(format!(
+                report(format!(
                     "the free list contains this page after page {before}, expected ascending order"
                 ));
             }

@@ -63,7 +63,7 @@ pub enum MetaProblem {
         /// The checksum in the file.
         found: u64,
     },
-    /// No machine has such pages.
+    /// The page size is not a power of two, or is too small or too large.
     #[error(
         "page size is {found}, expected a power of two from {MIN_PAGE_SIZE} to {MAX_PAGE_SIZE}"
     )]
@@ -79,7 +79,7 @@ pub enum MetaProblem {
         /// The page size that it contains.
         found: u32,
     },
-    /// Written by a machine of the other byte order.
+    /// This meta page and the other one were written by machines of different byte orders.
     #[error("its byte order differs from the other meta page")]
     MixedByteOrder,
 }

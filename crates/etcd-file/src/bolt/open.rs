@@ -1,4 +1,4 @@
-//! Opening a file: its page size, its byte order, and which of its two metas counts.
+//! Opening a file: its page size, its byte order, and which of its two metas is used.
 
 use super::meta::META_END;
 use super::{MAX_PAGES, Meta, MetaProblem};
@@ -8,7 +8,7 @@ use crate::{Failure, ReadAt};
 pub struct Bolt<'a> {
     pub(crate) file: &'a dyn ReadAt,
     pub(crate) size_bytes: u64,
-    /// The meta that counts.
+    /// The valid meta with the higher transaction id.
     pub(crate) meta: Meta,
     /// Both metas as they were found; page 0's first.
     pub(crate) metas: [Result<Meta, MetaProblem>; 2],
@@ -21,7 +21,7 @@ pub enum OpenError {
     /// The file could not be read.
     #[error(transparent)]
     Failed(#[from] Failure),
-    /// Nothing to read.
+    /// The file has 0 bytes.
     #[error("the file is empty")]
     Empty,
     /// Not a bbolt file, or both metas are damaged.
@@ -29,7 +29,7 @@ pub enum OpenError {
     NoMeta {
         /// What is wrong with page 0.
         first: MetaProblem,
-        /// What is wrong with page 1, where it was looked for.
+        /// What is wrong with page 1. If its place is unknown, the most specific problem at all possible places.
         second: MetaProblem,
     },
     /// The file is truncated: pages are missing.
@@ -38,30 +38,30 @@ pub enum OpenError {
          {high_water_mark} pages of {page_size} bytes; the file is truncated"
     )]
     Cut {
-        /// Bytes there are.
+        /// Size of the file, in bytes.
         size_bytes: u64,
-        /// Bytes there should be.
+        /// Size that the meta page requires, in bytes: pages × page size.
         expected_bytes: u128,
         /// Number of pages according to the meta page.
         high_water_mark: u64,
         /// Page size, in bytes.
         page_size: u32,
     },
-    /// The meta's own numbers make no sense.
+    /// The meta refers to a page that cannot exist in the file.
     #[error(
         "meta of transaction {txid}: {field} is page {found}, expected from 2 to below the high-water mark {high_water_mark}"
     )]
     OutOfRange {
         /// The transaction that wrote the meta.
         txid: u64,
-        /// Which of its fields.
+        /// The field: `the root` or `the free list`.
         field: &'static str,
-        /// The page number.
+        /// The page number in this field.
         found: u64,
         /// Number of pages according to the meta page.
         high_water_mark: u64,
     },
-    /// Larger than what is checked with bounded memory.
+    /// More pages than [`MAX_PAGES`], the limit that keeps the memory bounded.
     #[error("the file has {high_water_mark} pages, more than the {MAX_PAGES} that can be checked")]
     TooManyPages {
         /// Number of pages according to the meta page.
@@ -109,16 +109,16 @@ impl<'a> Bolt<'a> {
         Ok(bolt)
     }
 
-    /// The meta that counts.
+    /// The valid meta with the higher transaction id.
     #[must_use]
     pub fn meta(&self) -> &Meta {
         &self.meta
     }
 
-    /// Bytes in use by the database: high-water mark × page size. Snapshots have just these.
+    /// Bytes in use by the database: high-water mark × page size. The data of a snapshot has exactly this size.
     #[must_use]
     pub fn logical_bytes(&self) -> u64 {
-        // Not more than the file's size, which `open` has made sure of.
+        // Cannot overflow: `open` has checked that this is at most the size of the file.
         self.meta.high_water_mark * u64::from(self.meta.page_size)
     }
 
@@ -178,7 +178,7 @@ fn read_meta(
     Ok(Meta::parse(&page))
 }
 
-/// A meta counts only where its own page size puts it; a copy of one elsewhere is a value or rubbish.
+/// A meta is valid only at the place that its own page size requires. A copy elsewhere is part of a value, or old data.
 fn at_own_place(meta: Result<Meta, MetaProblem>, page_size: u64) -> Result<Meta, MetaProblem> {
     match meta {
         Ok(meta) if u64::from(meta.page_size) != page_size => Err(MetaProblem::Place {
@@ -189,22 +189,22 @@ fn at_own_place(meta: Result<Meta, MetaProblem>, page_size: u64) -> Result<Meta,
     }
 }
 
-/// Without page 0 the page size is not known: look wherever page 1 can be.
+/// Without a valid page 0 the page size is unknown: looks for page 1 at every possible place.
 fn find_second_meta(
     file: &dyn ReadAt,
     size_bytes: u64,
 ) -> Result<Result<Meta, MetaProblem>, OpenError> {
-    let mut told = MetaProblem::Cut;
+    let mut reported = MetaProblem::Cut;
     for page_size in (10..=24).map(|bits| 1u64 << bits) {
         match at_own_place(read_meta(file, size_bytes, page_size)?, page_size) {
             Ok(meta) => return Ok(Ok(meta)),
-            // A damaged meta says more than the bytes where there is none.
+            // The problem of a damaged meta is more specific than that of a place without a meta.
             Err(problem @ (MetaProblem::Checksum { .. } | MetaProblem::Version { .. })) => {
-                told = problem;
+                reported = problem;
             }
-            Err(problem) if told == MetaProblem::Cut => told = problem,
+            Err(problem) if reported == MetaProblem::Cut => reported = problem,
             Err(_) => {}
         }
     }
-    Ok(Err(told))
+    Ok(Err(reported))
 }

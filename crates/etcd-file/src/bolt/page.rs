@@ -1,7 +1,7 @@
 //! Pages of the tree, read piece by piece so that no page is too large.
 //!
-//! A logical page is one page and the `overflow` pages behind it: a value of any size lies in one. So a
-//! page is never held as a whole, but through windows of 64 KiB; most pages fit in the first.
+//! A logical page is one page and the `overflow` pages after it, so that it can contain a value of any size. Therefore
+//! a page is never loaded completely, but through windows of 64 KiB. Most pages fit in the first window.
 
 use super::meta::PAGE_HEADER_BYTES;
 use super::{Bolt, ByteOrder, MAX_KEY_BYTES};
@@ -14,7 +14,7 @@ pub(crate) const FLAG_FREELIST: u16 = 0x10;
 const ELEMENT_BYTES: u64 = 16;
 const LEAF_FLAG_BUCKET: u32 = 0x01;
 const WINDOW_BYTES: u64 = 64 * 1024;
-/// Keys up to here are read, so that one that is too long can be named and the walk goes on.
+/// Keys up to this length are read, so that a key that is too long is reported and the walk continues.
 const READABLE_KEY_BYTES: u32 = 2 * MAX_KEY_BYTES;
 
 /// Why a page can't be read further.
@@ -37,7 +37,7 @@ impl From<Failure> for PageError {
 pub(crate) struct Window {
     start: u64,
     valid_bytes: u64,
-    /// Only ever grows, so that its bytes need not be zeroed for each page.
+    /// Never shrinks, so that its bytes need not be set to zero for each page.
     buf: Vec<u8>,
 }
 
@@ -50,7 +50,7 @@ impl Window {
         self.valid_bytes = 0;
     }
 
-    /// Reads `len` bytes and more if useful, but nothing from `end` on.
+    /// Reads at least `len` bytes. Reads up to one window ahead, but nothing at or after `end`.
     fn fill(&mut self, file: &dyn ReadAt, at: u64, len: u64, end: u64) -> Result<(), Failure> {
         let bytes = len.max(WINDOW_BYTES.min(end.saturating_sub(at)));
         self.start = at;
@@ -149,7 +149,7 @@ pub(crate) struct Page {
     pub(crate) kind: Option<Kind>,
     pub(crate) count: u64,
     pub(crate) overflow: u32,
-    /// Whether it lies in a value of another page.
+    /// Whether this is the page of an inline bucket, which is inside a value of another page.
     pub(crate) inline: bool,
     /// The start of the page: all of it if it is small, else its element array.
     head: Window,
@@ -253,7 +253,7 @@ impl Page {
         Ok(())
     }
 
-    /// Offset in the file behind the element array, where keys and values start.
+    /// Offset in the file after the element array, where keys and values start.
     pub(crate) fn data_start(&self) -> u64 {
         self.start + PAGE_HEADER_BYTES as u64 + self.count * ELEMENT_BYTES
     }
@@ -308,7 +308,7 @@ impl Page {
         Ok(element)
     }
 
-    /// The key of an element, and its value if it is in memory or can be brought there.
+    /// The key of an element, and its value. A value of more than 64 KiB that is not in memory is not read yet.
     pub(crate) fn key_and_value<'p>(
         &'p mut self,
         bolt: &Bolt<'p>,
@@ -381,8 +381,8 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// As many bytes from `at` on as can be had at once: `at_most`, or less at the end or where that is
-    /// more than 64 KiB.
+    /// The bytes from `at` on: `at_most` bytes, or fewer at the end of the value. At most 64 KiB of a value that is not
+    /// in memory.
     ///
     /// # Errors
     /// Why the file could not be read.
@@ -407,7 +407,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Calls `each` with the bytes from `at` to `end`, in order, in as few pieces as can be.
+    /// Calls `each` with the bytes from `at` to `end`, in order, in as few pieces as possible.
     ///
     /// # Errors
     /// Why the file could not be read.

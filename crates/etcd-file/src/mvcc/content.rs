@@ -1,6 +1,6 @@
 //! What is in a database, and whether it makes sense to etcd.
 //!
-//! A visitor of the structural check, so that content costs no second pass.
+//! It is a visitor of the structural check, so that the file is read only once.
 
 use super::buckets::{KEY_BUCKET, LEASE_BUCKET, META_BUCKET};
 use super::keys::{KeyHasher, KeyObserver, KeyRecord, Keys};
@@ -11,7 +11,7 @@ use crate::finding::{Finding, Findings, printable};
 use crate::{Failure, ScratchSource};
 use crc32c::crc32c_append;
 
-/// Leaves room for a restore that raises all revisions; etcd dies when it comes to the largest there is.
+/// Half of the largest possible revision, so that a restore can still raise all revisions. etcd crashes at the largest one.
 const MAX_REVISION: i64 = 1 << 62;
 
 /// The content of a database.
@@ -23,11 +23,11 @@ pub struct Summary {
     pub revision: i64,
     /// The revision at which a member starts from this file: not less than `revision`.
     pub current_revision: i64,
-    /// Up to where history is compacted, or -1.
+    /// The revision up to which history is compacted, or -1.
     pub compact_revision: i64,
-    /// Keys with a value at the newest revision.
+    /// Number of keys with a value at the newest revision.
     pub live_keys: u64,
-    /// Changes that are stored, deletions among them.
+    /// Number of stored changes, including deletions.
     pub records: u64,
     /// The raft index of the last entry that the file reflects.
     pub consistent_index: Option<u64>,
@@ -35,7 +35,7 @@ pub struct Summary {
     pub storage_version: Option<String>,
     /// The version that the members agreed on, from etcd 3.5 on.
     pub cluster_version: Option<String>,
-    /// Members of the cluster that the file comes from.
+    /// Number of members of the cluster that the file comes from.
     pub members: u64,
 }
 
@@ -76,7 +76,7 @@ pub struct Content<'s> {
 }
 
 impl<'s> Content<'s> {
-    /// Nothing yet; `scratch` gives room for keys that do not fit in memory.
+    /// Starts without any content. Keys that do not fit in memory go to `scratch`.
     pub fn new(scratch: &'s dyn ScratchSource) -> Self {
         Content {
             hasher: KeyHasher::new(),
@@ -99,18 +99,18 @@ impl<'s> Content<'s> {
         }
     }
 
-    /// Judges what was seen, when the walk is over.
+    /// Completes the check after the walk, and returns the content and its problems.
     ///
     /// # Errors
     /// Why the file or the scratch file could not be read.
     pub fn finish(self, bolt: &Bolt<'_>) -> Result<(Summary, Findings), Failure> {
         let mut findings = self.findings;
         let in_bucket = |bucket: &[u8], problem: String| Finding::error(problem).in_bucket(bucket);
-        for (name, there) in [
+        for (name, exists) in [
             (KEY_BUCKET, self.has_key_bucket),
             (META_BUCKET, self.has_meta_bucket),
         ] {
-            if !there {
+            if !exists {
                 let name = printable(name);
                 findings.push(Finding::error(format!(
                     "bucket \"{name}\" is missing: this is not an etcd 3 database"
@@ -154,7 +154,7 @@ impl<'s> Content<'s> {
             );
             findings.push(in_bucket(LEASE_BUCKET, problem).as_warning());
         }
-        chains.tell(&mut findings);
+        chains.report(&mut findings);
         let summary = Summary {
             status_hash: self.status_hash,
             revision,
@@ -172,7 +172,7 @@ impl<'s> Content<'s> {
 
     fn record(&mut self, entry: &mut Entry<'_>) -> Result<(), Failure> {
         let (page, offset_bytes) = (entry.page, entry.offset_bytes);
-        let mut tell = |problem: String| {
+        let mut report = |problem: String| {
             self.findings.push(
                 Finding::error(problem)
                     .on_page(page, offset_bytes)
@@ -185,30 +185,30 @@ impl<'s> Content<'s> {
         } = match RecordKey::parse(entry.key) {
             Ok(key) => key,
             Err(error) => {
-                tell(error.to_string());
+                report(error.to_string());
                 return Ok(());
             }
         };
-        // The mark of a deletion is no part of the order: both would be the same change.
+        // The tombstone mark is not part of the revision: both records would be the same change.
         if self.last == Some(revision) {
-            tell(format!(
+            report(format!(
                 "record of revision {revision}: there are two records of this revision"
             ));
         }
         if revision.main > MAX_REVISION {
-            tell(format!(
+            report(format!(
                 "record of revision {revision}: the revision is too high for a real cluster, and etcd could not write any more"
             ));
         }
         self.last = Some(revision);
         self.records += 1;
-        // What a restore with a revision bump leaves: a record of its own kind, for the empty key.
+        // A restore with a revision bump writes a marker: a record with an empty value, which stands for the empty key.
         let bump_marker = !tombstone && entry.value.is_empty();
         let kv = match KeyValue::decode(&mut entry.value) {
             Ok(kv) => kv,
             Err(DecodeError::Failed(failure)) => return Err(failure),
             Err(error) => {
-                tell(format!("record of revision {revision}: {error}"));
+                report(format!("record of revision {revision}: {error}"));
                 return Ok(());
             }
         };
@@ -234,7 +234,7 @@ impl<'s> Content<'s> {
                 None
             };
             if let Some(problem) = problem {
-                tell(format!("record of revision {revision}: {problem}"));
+                report(format!("record of revision {revision}: {problem}"));
             }
         }
         let value = &mut entry.value;
@@ -252,7 +252,7 @@ impl<'s> Content<'s> {
     }
 
     fn meta(&mut self, entry: &Entry<'_>) {
-        let mut tell = |problem: String| {
+        let mut report = |problem: String| {
             self.findings.push(
                 Finding::error(problem)
                     .on_page(entry.page, entry.offset_bytes)
@@ -263,14 +263,14 @@ impl<'s> Content<'s> {
         match entry.key {
             b"consistent_index" => match value.try_into() {
                 Ok(bytes) => self.consistent_index = Some(u64::from_be_bytes(bytes)),
-                Err(_) => tell(format!(
+                Err(_) => report(format!(
                     "consistent_index has {} bytes, expected 8",
                     entry.value.len()
                 )),
             },
             name @ (b"scheduledCompactRev" | b"finishedCompactRev") => {
                 match RecordKey::parse(value) {
-                    Ok(key) if key.revision.main > MAX_REVISION => tell(format!(
+                    Ok(key) if key.revision.main > MAX_REVISION => report(format!(
                         "{} is {}: this revision is too high for a real cluster, and etcd could not write any more",
                         printable(name),
                         key.revision.main
@@ -279,16 +279,16 @@ impl<'s> Content<'s> {
                         self.scheduled_compact = Some(key.revision.main);
                     }
                     Ok(key) => self.finished_compact = Some(key.revision.main),
-                    Err(error) => tell(format!("{}: {error}", printable(name))),
+                    Err(error) => report(format!("{}: {error}", printable(name))),
                 }
             }
             b"term" if value.len() != 8 => {
-                tell(format!("term has {} bytes, expected 8", entry.value.len()));
+                report(format!("term has {} bytes, expected 8", entry.value.len()));
             }
             b"storageVersion" => {
                 self.storage_version = Some(printable(value));
                 if let Err(problem) = start::storage_version(value) {
-                    self.tell(entry, problem);
+                    self.add(entry, problem);
                 }
             }
             _ => {}
@@ -302,7 +302,7 @@ impl<'s> Content<'s> {
         }
         self.members += 1;
         if let Err(problem) = start::member_id(entry.key) {
-            self.tell(entry, problem);
+            self.add(entry, problem);
             return;
         }
         let value = entry.value.in_memory().unwrap_or_default();
@@ -332,17 +332,17 @@ impl<'s> Content<'s> {
                 .pieces(0, len, |piece| value.extend_from_slice(piece))?;
         } else {
             let problem = format!("the value has {len} bytes, expected at most {MAX_BYTES}");
-            self.tell(entry, Problem::Error(problem));
+            self.add(entry, Problem::Error(problem));
             return Ok(());
         }
-        let judged = match bucket {
+        let checked = match bucket {
             Bucket::Lease => start::lease(key, &value),
             Bucket::Auth => start::auth(key, &value),
             Bucket::AuthUsers => start::user(key, &value),
             Bucket::AuthRoles => start::role(key, &value),
             Bucket::MembersRemoved => start::member_id(key),
             Bucket::Alarm => {
-                start::alarm(key).and_then(|(member, alarm)| Err(raised(member, alarm)))
+                start::alarm(key).and_then(|(member, alarm)| Err(alarm_warning(member, alarm)))
             }
             _ => {
                 if key == b"clusterVersion" {
@@ -351,13 +351,13 @@ impl<'s> Content<'s> {
                 start::cluster(key, &value)
             }
         };
-        if let Err(problem) = judged {
-            self.tell(entry, problem);
+        if let Err(problem) = checked {
+            self.add(entry, problem);
         }
         Ok(())
     }
 
-    fn tell(&mut self, entry: &Entry<'_>, problem: Problem) {
+    fn add(&mut self, entry: &Entry<'_>, problem: Problem) {
         let finding = match problem {
             Problem::Error(problem) => Finding::error(problem),
             Problem::Warning(problem) => Finding::error(problem).as_warning(),
@@ -370,7 +370,7 @@ impl<'s> Content<'s> {
     }
 }
 
-fn raised(member: u64, alarm: u64) -> Problem {
+fn alarm_warning(member: u64, alarm: u64) -> Problem {
     let name = match alarm {
         1 => "NOSPACE (the database reached its quota)".to_string(),
         2 => "CORRUPT (this member's data differs from the others')".to_string(),
@@ -412,7 +412,7 @@ impl Visitor for Content<'_> {
             let problem = format!(
                 "bucket \"{name}\" is inside another bucket, where etcd stores only values"
             );
-            self.tell(&entry, Problem::Error(problem));
+            self.add(&entry, Problem::Error(problem));
             return Ok(());
         }
         match self.bucket {
@@ -420,16 +420,16 @@ impl Visitor for Content<'_> {
             Bucket::Meta => self.meta(&entry),
             Bucket::Members => self.member(&entry),
             Bucket::Other => {}
-            small => self.decoded_at_start(small, &mut entry)?,
+            other => self.decoded_at_start(other, &mut entry)?,
         }
         Ok(())
     }
 }
 
-/// Whether the records of each key follow from one another.
+/// Checks that each record of a key follows from the record before it.
 #[derive(Default)]
 struct Chains {
-    /// The first ones, for the message; the rest is counted.
+    /// The first problems, for messages. Further problems are only counted.
     broken: Vec<String>,
     broken_records: u64,
 }
@@ -437,7 +437,7 @@ struct Chains {
 impl Chains {
     const KEPT: usize = 10;
 
-    fn tell(self, findings: &mut Findings) {
+    fn report(self, findings: &mut Findings) {
         let more = self.broken_records.saturating_sub(self.broken.len() as u64);
         for problem in self.broken {
             findings.push(Finding::error(problem).in_bucket(KEY_BUCKET));
@@ -497,7 +497,7 @@ impl KeyObserver for Chains {
     }
 }
 
-/// Counts the keys that live, and looks up their leases.
+/// Counts the live keys, and looks up their leases.
 struct LiveKeys<'c, 'b, 'f> {
     chains: &'c mut Chains,
     live_keys: u64,
@@ -521,7 +521,7 @@ impl KeyObserver for LiveKeys<'_, '_, '_> {
     }
 }
 
-/// Looks for leases in their bucket; the last ones found are remembered, since many keys share one.
+/// Looks up leases in their bucket. Remembers the last ones found, because many keys share a lease.
 struct Leases<'b, 'f> {
     bucket: Option<crate::bolt::Cursor<'b, 'f>>,
     found: Vec<i64>,
@@ -547,7 +547,7 @@ impl<'b, 'f> Leases<'b, 'f> {
             return Ok(());
         }
         let key = lease.to_be_bytes();
-        let there = match &mut self.bucket {
+        let exists = match &mut self.bucket {
             None => false,
             Some(bucket) => {
                 let found = bucket
@@ -556,7 +556,7 @@ impl<'b, 'f> Leases<'b, 'f> {
                 tolerate_damage(found)?.unwrap_or(false)
             }
         };
-        if there {
+        if exists {
             if let Some(found) = self.found.get_mut(place) {
                 *found = lease;
             }

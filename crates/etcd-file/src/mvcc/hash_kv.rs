@@ -1,7 +1,7 @@
 //! HashKV: the hash of all records up to a revision that members of a cluster compare (etcd-io/etcd:
 //! `server/storage/mvcc/hash.go`).
 //!
-//! It leaves out what a compaction takes away, and so is the same before and after one: records up to
+//! It leaves out records that a compaction removes, so it is the same before and after a compaction: records up to
 //! the compact revision count only if they are the newest put of their key at the hashed revision.
 
 use super::buckets::KEY_BUCKET;
@@ -12,7 +12,7 @@ use crate::failure::report;
 use crate::{Failure, Progress, ScratchSource};
 use crc32c::crc32c_append;
 
-/// Most records up to the compact revision: which of them count is a bitmap in memory of 8 MiB.
+/// The largest number of records up to the compact revision. Which of them count is a bitmap in memory, at most 8 MiB.
 const MAX_COMPACTED_RECORDS: u64 = 1 << 26;
 
 /// Why the hash cannot be computed.
@@ -40,7 +40,7 @@ impl From<Failure> for HashKvError {
 
 /// Computes HashKV at `revision` of a store whose compact revision is `compact_revision`, -1 for none.
 ///
-/// The file may be compacted less far than that: the result is the same.
+/// The file may be compacted to a lower revision: the result is the same.
 ///
 /// # Errors
 /// Why it can't be computed.
@@ -68,7 +68,7 @@ pub fn hash_kv(
             lease: 0,
         };
         position += 1;
-        // Without anything compacted every record counts, and no state is needed.
+        // If nothing is compacted, every record counts and no state is needed.
         if compacted_records == 0 {
             return Ok(());
         }
@@ -136,7 +136,7 @@ fn each_record(
     Ok(())
 }
 
-/// Which of the compacted records count.
+/// The records up to the compact revision that count.
 #[derive(Default)]
 struct Kept {
     bits: Vec<u64>,

@@ -1,28 +1,28 @@
 //! The values of bucket `key`: protobuf `mvccpb.KeyValue` (etcd-io/etcd: `api/mvccpb/kv.proto`).
 //!
-//! Read by hand and in place: a value may be longer than what is in memory, and only numbers and the
-//! place of the key are wanted of it.
+//! They are decoded here without a protobuf library and without a copy: a value can be larger than the memory budget, and
+//! only its numbers and the place of its key are needed.
 
 use super::wire::{MAX_FIELD, varint};
 use crate::Failure;
 use crate::bolt::Value;
 use std::ops::Range;
 
-/// Bytes of two varints, the most that stands in front of a field's bytes.
+/// Bytes of two varints, the most that precede the bytes of a field.
 const FIELD_HEAD_BYTES: u64 = 20;
 
-/// A record's value, with its key and its user value as places in it.
+/// A record's value. The user's key and value are ranges in it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KeyValue {
-    /// Where the user's key is, in bytes from the start.
+    /// Where the user's key is, in bytes from the start of the record's value.
     pub key: Range<u64>,
     /// The revision that created the key.
     pub create_revision: i64,
     /// The revision of this change.
     pub mod_revision: i64,
-    /// How many changes the key has seen since it was created; 1 for the first.
+    /// Number of changes of the key since it was created; 1 for the first.
     pub version: i64,
-    /// Where the user's value is, in bytes from the start.
+    /// Where the user's value is, in bytes from the start of the record's value.
     pub value: Range<u64>,
     /// The lease that the key is attached to, or 0.
     pub lease: i64,
@@ -32,7 +32,7 @@ pub struct KeyValue {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// Bytes that are no protobuf, or not this message.
+    /// The bytes are not protobuf, or not this message.
     #[error("byte {at_bytes} of the record: {problem}")]
     Malformed {
         /// Where in the value.
@@ -46,7 +46,7 @@ pub enum DecodeError {
 }
 
 impl KeyValue {
-    /// Reads a record's value; unknown fields are passed over, of repeated ones the last counts.
+    /// Reads a record's value. Unknown fields are skipped. If a field is repeated, the last one is used.
     ///
     /// # Errors
     /// What is wrong with it, and where.
@@ -68,7 +68,7 @@ impl KeyValue {
             let (tag, rest) =
                 varint(head).ok_or_else(|| malformed("a field without its field number"))?;
             let number = varint(rest);
-            let behind = |rest: &[u8]| at + (head.len() - rest.len()) as u64;
+            let offset_after = |rest: &[u8]| at + (head.len() - rest.len()) as u64;
             let (wire_type, field) = (tag & 7, tag >> 3);
             if !(1..=MAX_FIELD).contains(&field) {
                 return Err(malformed("a field number that is not valid"));
@@ -89,11 +89,11 @@ impl KeyValue {
                         6 => out.lease = number,
                         _ => {}
                     }
-                    behind(rest)
+                    offset_after(rest)
                 }
                 BYTES => {
                     let (bytes, rest) = number.ok_or_else(|| malformed("a truncated length"))?;
-                    let start = behind(rest);
+                    let start = offset_after(rest);
                     if bytes > len - start {
                         return Err(malformed("a field longer than the record"));
                     }
@@ -105,8 +105,8 @@ impl KeyValue {
                     }
                     place.end
                 }
-                FIXED64 => behind(rest) + 8,
-                FIXED32 => behind(rest) + 4,
+                FIXED64 => offset_after(rest) + 8,
+                FIXED32 => offset_after(rest) + 4,
                 _ => return Err(malformed("a field of an unknown type")),
             };
         }

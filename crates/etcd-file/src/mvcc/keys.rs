@@ -1,10 +1,9 @@
 //! State for each user key in bounded memory.
 //!
-//! Some questions need to know what the record before said of the same key: which keys live, whether
-//! versions count up. A database may have more keys than there is memory for, so a table keeps the keys
-//! that came first, and records of all others wait in partitions of a scratch file, in order, until it is
-//! their turn. Keys are distinguished by a 128-bit SipHash with a key of its own for each run, so no file
-//! can be made to collide.
+//! Some checks need the previous record of the same key: which keys are live, and whether versions increase by one. A
+//! database can have more keys than fit in memory. So a table contains the keys that came first, and the records of all
+//! other keys wait, in order, in partitions of a scratch file. Keys are distinguished by a 128-bit SipHash with a random
+//! secret for each run, so no file can be made with colliding keys.
 
 use crate::{Failure, Scratch, ScratchSource};
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -12,18 +11,18 @@ use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 
-/// Keys that are kept in memory. The table for them takes 7.1 MiB, and does so from the first key on:
-/// growing would take three times as much.
+/// Number of keys that are kept in memory. Their table takes 7.1 MiB and is allocated at the start, because growing it
+/// would take three times as much.
 const RESIDENT_KEYS: usize = 100_000;
 const PARTITIONS: usize = 64;
 const PARTITION_BITS: u32 = PARTITIONS.trailing_zeros();
 /// Records of a partition that wait in memory before they are written together.
 const BUFFERED_RECORDS: usize = 170;
 const RECORD_BYTES: usize = 56;
-/// With 64 partitions each time, more keys than any file can hold.
+/// Levels of partitions. With 64 partitions per level, this is enough for more keys than any file can contain.
 const MAX_DEPTH: u32 = 8;
 
-/// The hash of a user key, which stands for it.
+/// The hash of a user key. It is used instead of the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KeyHash {
     high: u64,
@@ -49,18 +48,18 @@ pub(crate) struct KeyRecord {
 
 /// Receives the records of each key in their order.
 pub(crate) trait KeyObserver {
-    /// A record, and the one before it of the same key.
+    /// A record, and the previous record of the same key.
     fn record(&mut self, before: Option<&KeyRecord>, record: &KeyRecord);
     /// The last record of a key.
     fn newest(&mut self, record: &KeyRecord) -> Result<(), Failure>;
 }
 
-/// Gives each user key its hash.
+/// Hashes user keys.
 #[derive(Clone)]
 pub(crate) struct KeyHasher(SipHasher13);
 
 impl KeyHasher {
-    /// A hasher that nobody can predict.
+    /// A hasher with a random secret.
     pub(crate) fn new() -> Self {
         let random = RandomState::new();
         KeyHasher(SipHasher13::new_with_keys(
@@ -84,7 +83,7 @@ impl KeyHasher {
     }
 }
 
-/// The table. See the module.
+/// The records of all keys, in memory or in a scratch file. See the module documentation.
 pub(crate) struct Keys<'s> {
     scratch: &'s dyn ScratchSource,
     resident: HashMap<KeyHash, KeyRecord, BuildHasherDefault<Spread>>,
@@ -137,9 +136,9 @@ impl<'s> Keys<'s> {
         }
     }
 
-    /// Ends the stream of records: the observer hears of all that waited, and of the newest of each key.
+    /// Ends the stream of records: passes all waiting records, and the newest record of each key, to the observer.
     pub(crate) fn finish(mut self, observer: &mut dyn KeyObserver) -> Result<(), Failure> {
-        // Partitions still to read, the last first; each may leave finer ones.
+        // Partitions to read, the next one last. Reading a partition can create smaller ones.
         let mut waiting = Vec::new();
         loop {
             for (_, record) in self.resident.drain() {
@@ -174,7 +173,7 @@ struct Spilled {
 #[derive(Default)]
 struct Waiting {
     buffer: Vec<u8>,
-    /// Where full buffers went.
+    /// Offsets of the written buffers in the scratch file.
     written: Vec<u64>,
 }
 
@@ -199,7 +198,7 @@ impl Spilled {
     }
 
     fn push(&mut self, key: KeyHash, record: &KeyRecord) -> Result<(), Failure> {
-        // The table goes by the low half, partitions by the high one, by other bits at each depth.
+        // The table uses the low half of the hash. Partitions use the high half, with other bits at each depth.
         let index = (key.high >> (PARTITION_BITS * self.depth)) as usize % PARTITIONS;
         let Some(waiting) = self.partitions.get_mut(index) else {
             return Ok(());
@@ -290,7 +289,7 @@ impl KeyRecord {
     }
 }
 
-/// The keys of the table are hashes already.
+/// The hasher of the table. The keys are already hashes, so it does not change them.
 #[derive(Default)]
 struct Spread(u64);
 
@@ -300,7 +299,7 @@ impl Hasher for Spread {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Never called: `KeyHash` gives its low half whole.
+        // Never called: `KeyHash` only uses `write_u64`.
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
@@ -343,7 +342,7 @@ mod tests {
     fn more_keys_than_fit_in_memory_keep_their_history_in_order() {
         let hasher = KeyHasher::new();
         let mut keys = Keys::with_room_for(10, &scratch);
-        let mut seen = Observed::default();
+        let mut observed = Observed::default();
         let mut wanted: BTreeMap<i64, Vec<u64>> = BTreeMap::new();
         // 20,000 keys in a table for 10 need four levels of partitions.
         for position in 0..60_000u64 {
@@ -363,12 +362,12 @@ mod tests {
                 version: i64::MAX,
                 lease: number,
             };
-            keys.push(key, record, &mut seen).unwrap();
+            keys.push(key, record, &mut observed).unwrap();
         }
-        keys.finish(&mut seen).unwrap();
-        assert_eq!(seen.history, wanted);
-        assert_eq!(seen.newest.len(), 20_000);
-        for (key, newest) in seen.newest {
+        keys.finish(&mut observed).unwrap();
+        assert_eq!(observed.history, wanted);
+        assert_eq!(observed.newest.len(), 20_000);
+        for (key, newest) in observed.newest {
             assert_eq!(wanted[&key].last(), Some(&newest));
         }
     }

@@ -38,7 +38,7 @@ pub enum RevisionError {
     /// Neither a revision nor a revision with its tombstone mark.
     #[error("a revision of {found} bytes, expected {REVISION_BYTES}, or one more for a deletion")]
     Length {
-        /// How many there are.
+        /// Number of bytes that were found.
         found: usize,
     },
     /// No underscore between the two numbers.
@@ -53,7 +53,7 @@ pub enum RevisionError {
         /// The byte that was found.
         found: u8,
     },
-    /// Revisions count up from 1.
+    /// One of the two numbers is negative.
     #[error("revision {found} is negative")]
     Negative {
         /// The revision that was found.

@@ -1,5 +1,5 @@
-//! What etcd decodes when it starts, besides the records: a value that it can't decode ends it, whatever else is well. Each rule
-//! is one that a version from 3.4 to 3.7 was seen to die of, or to lose something by.
+//! Checks the values that etcd decodes when it starts, besides the records. etcd does not start if it cannot decode one of
+//! them. For each rule, a version from 3.4 to 3.7 was observed to crash or to lose data.
 
 use super::wire::{self, Content, Field};
 use serde_json::Value as Json;
@@ -20,15 +20,15 @@ const ROLE: &[Field] = &[
     Field::Bytes,
     Field::Message(&[Field::Number, Field::Bytes, Field::Bytes]),
 ];
-/// etcd's own limit. A larger one overflows, and its keys are gone a moment after the start.
+/// etcd's own limit. A larger value overflows, and etcd deletes the keys of the lease just after its start.
 const MAX_TTL_S: i64 = 9_000_000_000;
 
 /// What is wrong with an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Problem {
-    /// A version of etcd that may read this file dies of it, or loses something by it.
+    /// A version of etcd that may read this file crashes or loses data.
     Error(String),
-    /// Only some versions do.
+    /// etcd starts and loses nothing, or only some versions fail.
     Warning(String),
 }
 
@@ -92,7 +92,7 @@ pub(super) fn auth(key: &[u8], value: &[u8]) -> Result<(), Problem> {
                 value.len()
             )),
         },
-        // Anything else than 1 starts with authentication off, and nobody is told.
+        // With any other value than 1, etcd starts with authentication off and does not report it.
         b"authEnabled" if !matches!(value, [0 | 1]) => {
             error("authEnabled is neither 0 nor 1: etcd would start with authentication off")
         }
@@ -110,7 +110,7 @@ pub(super) fn user(key: &[u8], value: &[u8]) -> Result<(), Problem> {
         _ => {}
     })
     .map_err(|problem| undecodable("a user", problem))?;
-    named(key, name, "user")?;
+    check_name(key, name, "user")?;
     if !is_text {
         return Err(Problem::Warning(
             "a user has a role whose name is not UTF-8: etcd 3.7 does not start with it".into(),
@@ -128,10 +128,10 @@ pub(super) fn role(key: &[u8], value: &[u8]) -> Result<(), Problem> {
         }
     })
     .map_err(|problem| undecodable("a role", problem))?;
-    named(key, name, "role")
+    check_name(key, name, "role")
 }
 
-fn named(key: &[u8], name: &[u8], what: &str) -> Result<(), Problem> {
+fn check_name(key: &[u8], name: &[u8], what: &str) -> Result<(), Problem> {
     if key == name {
         return Ok(());
     }
@@ -166,7 +166,7 @@ pub(super) fn cluster(key: &[u8], value: &[u8]) -> Result<(), Problem> {
     }
 }
 
-/// etcd-io/etcd: `server/etcdserver/version/downgrade.go`. Go takes keys in any case, and of two the last.
+/// etcd-io/etcd: `server/etcdserver/version/downgrade.go`. Go ignores the case of names, and uses the last of duplicate names.
 fn downgrade(value: &[u8]) -> Result<(), Problem> {
     let fields = match serde_json::from_slice(value) {
         Ok(Json::Null) => return Ok(()),
@@ -214,7 +214,7 @@ pub(super) fn storage_version(value: &[u8]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Three numbers without zeros in front; of etcd 3 only, if that is wanted.
+/// Whether this is three numbers without leading zeros. With `of_etcd_3`, the first must be 3.
 fn is_version(text: &[u8], of_etcd_3: bool) -> bool {
     const MAX_DIGITS: usize = 9;
     let is_number = |part: &[u8]| {

@@ -1,5 +1,5 @@
-//! Small protobuf messages, read as strictly as the strictest of etcd's versions does: 3.4 to 3.6 refuse a known field of another
-//! type than it has, 3.7 refuses numbers that the others take.
+//! Reads small protobuf messages as strictly as the strictest version of etcd: 3.4 to 3.6 refuse a known field with the wrong
+//! type, and 3.7 refuses numbers that the others accept.
 
 /// The largest number that a field can have.
 pub(crate) const MAX_FIELD: u64 = (1 << 29) - 1;
@@ -22,11 +22,11 @@ pub(crate) enum Content<'b> {
     Bytes(&'b [u8]),
 }
 
-/// Reads a message whose fields are these, numbered from 1, and shows its own known fields. Unknown ones are passed over.
+/// Reads a message with these fields, which are numbered from 1. Passes its own known fields to `on_field`, and skips unknown ones.
 pub(crate) fn read<'b>(
     mut bytes: &'b [u8],
     fields: &[Field],
-    see: &mut dyn FnMut(u64, Content<'b>),
+    on_field: &mut dyn FnMut(u64, Content<'b>),
 ) -> Result<(), &'static str> {
     const NUMBER: u64 = 0;
     const FIXED64: u64 = 1;
@@ -74,7 +74,7 @@ pub(crate) fn read<'b>(
             }
             (Some(_), _) => return Err("a field with the wrong type"),
         }
-        see(number, content);
+        on_field(number, content);
     }
     Ok(())
 }
@@ -107,7 +107,7 @@ mod tests {
         Field::Message(&[Field::Number]),
     ];
 
-    fn seen(bytes: &[u8]) -> Result<Vec<u64>, &'static str> {
+    fn read_numbers(bytes: &[u8]) -> Result<Vec<u64>, &'static str> {
         let mut numbers = Vec::new();
         read(bytes, FIELDS, &mut |number, _| numbers.push(number))?;
         Ok(numbers)
@@ -116,8 +116,8 @@ mod tests {
     #[test]
     fn known_fields_are_shown_and_unknown_ones_passed_over() {
         let bytes = b"\x0a\x01a\x10\x81\x00\x1a\x02\x08\x01\x20\x07\x29\0\0\0\0\0\0\0\0\x35\0\0\0\0\x0a\x00";
-        assert_eq!(seen(bytes), Ok(vec![1, 2, 3, 1]));
-        assert_eq!(seen(b""), Ok(vec![]));
+        assert_eq!(read_numbers(bytes), Ok(vec![1, 2, 3, 1]));
+        assert_eq!(read_numbers(b""), Ok(vec![]));
     }
 
     #[test]
@@ -141,8 +141,8 @@ mod tests {
             (b"\x1a\x01\x08", "a truncated number"),
             (b"\x29\0\0", "longer than"),
         ] {
-            let told = seen(bytes).unwrap_err();
-            assert!(told.contains(problem), "{bytes:x?}: {told}");
+            let error = read_numbers(bytes).unwrap_err();
+            assert!(error.contains(problem), "{bytes:x?}: {error}");
         }
     }
 }

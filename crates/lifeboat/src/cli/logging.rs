@@ -24,7 +24,7 @@ pub(crate) fn start(format: LogFormat) {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    // The Kubernetes client logs each failure at each of its levels; here it is logged once.
+    // Each layer of the Kubernetes client logs the same failure. This program logs it once.
     let ours = Targets::new()
         .with_default(LevelFilter::INFO)
         .with_target("kube", LevelFilter::OFF)

@@ -1,4 +1,4 @@
-//! The one thread on which everything asynchronous runs.
+//! The runtime for asynchronous code. It has one thread.
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};

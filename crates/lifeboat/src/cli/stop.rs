@@ -12,22 +12,22 @@ use tokio::sync::Notify;
 #[derive(Clone)]
 pub(crate) struct Stop {
     flag: Arc<AtomicBool>,
-    told: Arc<Notify>,
+    notify: Arc<Notify>,
 }
 
 impl Stop {
     pub(crate) fn on_signals() -> std::io::Result<Self> {
         let stop = Stop {
             flag: Arc::default(),
-            told: Arc::default(),
+            notify: Arc::default(),
         };
         for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
             let mut signals = signal(kind)?;
-            let (flag, told) = (stop.flag.clone(), stop.told.clone());
+            let (flag, notify) = (stop.flag.clone(), stop.notify.clone());
             tokio::spawn(async move {
                 while signals.recv().await.is_some() {
                     flag.store(true, Ordering::Relaxed);
-                    told.notify_waiters();
+                    notify.notify_waiters();
                 }
             });
         }
@@ -39,9 +39,9 @@ impl Stop {
     }
 
     pub(crate) async fn wait(&self) {
-        let told = self.told.notified();
+        let notify = self.notify.notified();
         if !self.wanted() {
-            told.await;
+            notify.await;
         }
     }
 

@@ -135,7 +135,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         .await;
         anyhow::Ok(exit_code::DONE)
     });
-    // A run that is stuck in the disk must not keep the process.
+    // A run that waits for a hanging disk must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(200));
     code
 }

@@ -89,7 +89,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         monitor: Arc::new(bar.clone()),
         on_event: {
             let bar = bar.clone();
-            // Beside the result, which scripts read.
+            // To standard error, because scripts read the result from standard output.
             Arc::new(move |event| bar.print(&output::one_line(&event.to_string())))
         },
     };
@@ -106,7 +106,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             }
         }
     });
-    // A disk that hangs must not keep the process.
+    // A hanging disk must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(200));
     bar.finish();
     let made = made?;

@@ -98,7 +98,7 @@ async fn export(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyho
     };
     let name = arrived.name().to_string();
     let monitor = UntilStopped(stop.clone(), bar.clone());
-    // On a thread of its own, so that signals are heard meanwhile.
+    // On a separate thread, so that signals are still handled.
     let proving = tokio::task::spawn_blocking(move || arrived.prove(&monitor));
     let proven = proving.await;
     bar.finish();
@@ -146,16 +146,16 @@ impl Expected {
         };
         let what = name.unwrap_or("a proven backup");
         let Some(entry) = entry else {
-            let there: Vec<_> = backups
+            let listed: Vec<_> = backups
                 .iter()
                 .map(|entry| output::one_line(&entry.name))
                 .collect();
             bail!(
                 "NodeBackup/{node} does not list {what}, so the command cannot check what it receives. It lists: {}. Use --unlisted to export without this check",
-                if there.is_empty() {
+                if listed.is_empty() {
                     "none".into()
                 } else {
-                    there.join(", ")
+                    listed.join(", ")
                 }
             );
         };
@@ -206,7 +206,7 @@ impl Expected {
 /// Receives the backup under a temporary name. If the connection is lost, tries once more.
 async fn fetch(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyhow::Result<Arrived> {
     let client = args.cluster.client().await?;
-    // Where none runs that is said first.
+    // If no backup server runs, report that first.
     server_pod::find(&client, node).await?;
     let expected = if args.unlisted {
         None
@@ -232,12 +232,12 @@ async fn fetch(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyhow
 
 fn is_cut(error: &anyhow::Error) -> bool {
     let is_cut = |error: &TransferError| matches!(error, TransferError::Cut(_));
-    error.downcast_ref().is_some_and(is_cut) || error.downcast_ref::<Broke>().is_some()
+    error.downcast_ref().is_some_and(is_cut) || error.downcast_ref::<ConnectionLost>().is_some()
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("the connection to the API server was lost: {0}")]
-struct Broke(#[from] io::Error);
+struct ConnectionLost(#[from] io::Error);
 
 async fn fetch_once(
     client: &Client,
@@ -256,7 +256,7 @@ async fn fetch_once(
     let ending = server_pod::ending(&mut sender);
     let (arrived, mut status) = receive(stream, &ending, args.to.clone(), bar.clone()).await;
     if status.is_none() {
-        // Why the sender failed says more than that it ended too soon.
+        // The sender's error message is better than the message that the stream ended too soon.
         let within = if arrived.is_ok() {
             ANSWER_WITHIN
         } else {
@@ -281,8 +281,8 @@ async fn receive(
     let (sender, chunks) = sync_channel(CHUNKS_WAITING);
     let taking = tokio::task::spawn_blocking(move || take(Chunks::of(chunks), &to, &bar));
     let mut status = None;
-    let brought = bring(&mut stream, ending, &mut status, sender).await;
-    let arrived = match (taking.await, brought) {
+    let forwarded = forward_chunks(&mut stream, ending, &mut status, sender).await;
+    let arrived = match (taking.await, forwarded) {
         (Err(error), _) => Err(error.into()),
         (Ok(_), Err(error)) => Err(error),
         (Ok(taken), Ok(())) => taken.map_err(Into::into),
@@ -291,7 +291,7 @@ async fn receive(
 }
 
 /// Passes chunks to the writing thread until the stream ends or the thread stops.
-async fn bring(
+async fn forward_chunks(
     stream: &mut (impl AsyncRead + Unpin),
     ending: &Ending,
     status: &mut Option<Status>,
@@ -302,14 +302,14 @@ async fn bring(
         let count = tokio::select! {
             count = tokio::time::timeout(STALLED_AFTER, stream.read(&mut chunk)) => count
                 .with_context(|| format!("received no data for {} s: try again, or copy the backup from {REPOSITORY} on the node", STALLED_AFTER.as_secs()))?
-                .map_err(Broke)?,
+                .map_err(ConnectionLost)?,
             ended = ending.clone(), if status.is_none() => match ended {
                 Some(ended) => {
-                    // What was sent before may still come.
+                    // Data that was sent before may still arrive.
                     *status = Some(ended);
                     continue;
                 }
-                None => return Err(Broke(io::ErrorKind::ConnectionAborted.into()).into()),
+                None => return Err(ConnectionLost(io::ErrorKind::ConnectionAborted.into()).into()),
             },
         };
         if count == 0 {

@@ -25,7 +25,6 @@ pub(crate) struct Args {
     backup_path: PathBuf,
 }
 
-/// Holds or releases it.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let repository = Repository::open(&args.backup_path)?;
     let name = &args.name;

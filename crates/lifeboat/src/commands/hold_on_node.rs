@@ -29,7 +29,6 @@ pub(crate) struct Args {
     cluster: ClusterArgs,
 }
 
-/// Holds or releases it on its node.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let Some((node, name)) = args
         .what
@@ -63,12 +62,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         if let Some(complaint) = server_pod::complaint(&mut process, status, ANSWER_WITHIN).await {
             bail!("{node}: {complaint}");
         }
-        let mut said = String::new();
+        let mut answer = String::new();
         if let Some(out) = process.stdout() {
-            let reading = out.take(MAX_ANSWER_BYTES).read_to_string(&mut said).await;
+            let reading = out.take(MAX_ANSWER_BYTES).read_to_string(&mut answer).await;
             reading.context("cannot read the answer of the node")?;
         }
-        output::print(&format!("{node}/{}\n", output::one_line(said.trim())));
+        output::print(&format!("{node}/{}\n", output::one_line(answer.trim())));
         Ok(exit_code::DONE)
     })
 }

@@ -111,7 +111,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             .await
             .context("the operator stops")
     });
-    // Whatever the reason: what is left of it must not write, and a new one waits for its turn.
+    // The process ends for any reason, because its remaining tasks must not write. The next process waits for the lease.
     match ended {
         Ok(()) => anyhow::bail!("a controller stopped unexpectedly"),
         Err(error) => {

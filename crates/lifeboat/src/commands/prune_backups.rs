@@ -69,18 +69,21 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         problems.extend(stuck.chain(pruned.failed));
         pruned.removed
     };
-    let gone: Vec<_> = removals.iter().map(|removal| &removal.name).collect();
+    let removed: Vec<_> = removals.iter().map(|removal| &removal.name).collect();
     let kept: Vec<_> = repository
         .entries()?
         .into_iter()
-        .filter(|entry| entry.record().is_some() && !gone.contains(&&entry.name))
+        .filter(|entry| entry.record().is_some() && !removed.contains(&&entry.name))
         .map(|entry| entry.name)
         .collect();
     let text = match args.output {
         Format::Json => {
             let pruned = Pruned {
                 kept,
-                removed: removals.iter().map(|gone| gone.name.clone()).collect(),
+                removed: removals
+                    .iter()
+                    .map(|removal| removal.name.clone())
+                    .collect(),
                 reasons: removals
                     .into_iter()
                     .map(|removal| (removal.name, removal.reason))

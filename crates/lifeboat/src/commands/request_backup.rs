@@ -49,7 +49,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             return Ok(exit_code::USAGE);
         }
     };
-    let order = RequestOptions {
+    let options = RequestOptions {
         name: args.name,
         backup: args.backup,
         node: args.node,
@@ -60,8 +60,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
         let client = args.cluster.client().await?;
-        let tell = |what: &str| eprintln!("{what}");
-        backup_request::run(client, &order, &tell)
+        let report = |what: &str| eprintln!("{what}");
+        backup_request::run(client, &options, &report)
             .await
             .map_err(|error| {
                 anyhow!(

@@ -104,7 +104,7 @@ impl Args {
                         .into(),
                 );
             }
-            // Without the flag, as etcdctl would find it.
+            // Without --against, the endpoint is that of etcdctl.
             None if level == LevelArg::Member => {
                 Some(std::env::var("ETCDCTL_ENDPOINTS").map_err(|_| {
                     "--level member needs the endpoint of a member: set --against ENDPOINT or ETCDCTL_ENDPOINTS"

@@ -52,7 +52,7 @@ pub(crate) async fn serve(address: SocketAddr, answers: Arc<impl Answers>) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(_) => {
-                // Too many open files, say: it passes, or backups tell of it.
+                // For example too many open files. It passes, or the backups fail and report it.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
@@ -66,7 +66,7 @@ pub(crate) async fn serve(address: SocketAddr, answers: Arc<impl Answers>) {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .serve_connection(TokioIo::new(stream), answer);
-            // Who breaks a connection has broken it.
+            // An error concerns only this client.
             let _ = tokio::time::timeout(CONNECTION_LASTS, connection).await;
             drop(permit);
         });

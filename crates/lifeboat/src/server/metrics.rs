@@ -59,7 +59,7 @@ impl View {
         out.family(
             "failures",
             "Failed runs by reason, since the start",
-            // All of them from the start on: Prometheus does not see a counter rise that begins at 1.
+            // All reasons from the start: Prometheus does not see an increase if the first value of a counter is 1.
             reasons().map(|reason| {
                 let count = attempts.failures.get(&reason).copied().unwrap_or_default();
                 ([("reason", reason.name())], ConstCounter::new(count))
@@ -91,7 +91,7 @@ impl View {
             "When the next run is due",
             self.next_due,
         )?;
-        // Nothing without a schedule that is in use: then no backup is missed.
+        // No value if backups are not enabled: then no backup is due.
         out.gauge(
             "stale_at_timestamp_seconds",
             "When the newest proven backup becomes stale by the schedule, or 0 if there is none",

@@ -1,4 +1,4 @@
-//! What goes on for long: the loop of a backup server, what it knows, and what it and the operator report.
+//! What runs for a long time: the loop of a backup server, its state, and the reports of the server and the operator.
 
 pub(crate) mod metrics;
 #[cfg(feature = "kubernetes")]

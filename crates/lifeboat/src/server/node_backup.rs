@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-// No more than its CRD takes.
+// The CRD does not allow more entries.
 const _: () = assert!(NEWEST_KEPT <= NODE_BACKUP_ENTRIES);
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// Writes the `NodeBackup` until the process ends. Does nothing outside of a pod.
 pub(crate) async fn tell(node: String, observed: Arc<Observed>) {
-    // No pod, or one without a service account: then there is no NodeBackup to write.
+    // Outside of a pod, or in a pod without a service account, there is no NodeBackup to write.
     let Ok(config) = Config::incluster() else {
         return;
     };
@@ -40,25 +40,25 @@ pub(crate) async fn tell(node: String, observed: Arc<Observed>) {
             return;
         }
     };
-    let mut teller = Teller {
+    let mut writer = Writer {
         api: Api::all(client.clone()),
         events: Events::new(&client, SERVER_MANAGER, &node, "Backup"),
         node,
-        told: None,
+        written: None,
         object: None,
-        told_given_up: 0,
+        published_given_up: 0,
     };
     let mut looks = observed.looks();
     let mut retry = FIRST_RETRY;
     loop {
         let status = status(&observed);
         let (given_up, news) = observed.given_up();
-        let bringing = async {
-            teller.bring(status).await?;
-            teller.bring_news(given_up, news).await;
+        let writing = async {
+            writer.write(status).await?;
+            writer.publish_removals(given_up, news).await;
             Ok::<_, kube::Error>(())
         };
-        match tokio::time::timeout(ANSWER_WITHIN, bringing).await {
+        match tokio::time::timeout(ANSWER_WITHIN, writing).await {
             Ok(Ok(())) => {
                 retry = FIRST_RETRY;
                 if looks.changed().await.is_err() {
@@ -73,7 +73,7 @@ pub(crate) async fn tell(node: String, observed: Arc<Observed>) {
                 tracing::warn!(
                     retry_s = retry.as_secs(),
                     "cannot write NodeBackup/{}: {problem}; backups continue",
-                    teller.node
+                    writer.node
                 );
                 tokio::time::sleep(retry).await;
                 retry = (retry * 2).min(LONGEST_RETRY);
@@ -82,36 +82,36 @@ pub(crate) async fn tell(node: String, observed: Arc<Observed>) {
     }
 }
 
-struct Teller {
+struct Writer {
     api: Api<NodeBackup>,
     events: Events,
     node: String,
     /// The status that was last written to the API server.
-    told: Option<NodeBackupStatus>,
+    written: Option<NodeBackupStatus>,
     /// The object of the events.
     object: Option<ObjectReference>,
     /// The number of backups removed for space that had an event.
-    told_given_up: u64,
+    published_given_up: u64,
 }
 
-impl Teller {
+impl Writer {
     /// Publishes an event for each backup that was removed for space since the last call.
-    async fn bring_news(&mut self, given_up: u64, news: VecDeque<String>) {
+    async fn publish_removals(&mut self, given_up: u64, news: VecDeque<String>) {
         let Some(object) = &self.object else {
             return;
         };
-        let new = usize::try_from(given_up - self.told_given_up).unwrap_or(usize::MAX);
+        let new = usize::try_from(given_up - self.published_given_up).unwrap_or(usize::MAX);
         for note in news.iter().skip(news.len().saturating_sub(new)) {
             self.events
                 .warning(object, StatusReason::BackupRemovedForSpace, note)
                 .await;
         }
-        self.told_given_up = given_up;
+        self.published_given_up = given_up;
     }
 
     /// Writes the status to the API server, if it has changed.
-    async fn bring(&mut self, status: NodeBackupStatus) -> Result<(), kube::Error> {
-        if self.told.as_ref() == Some(&status) {
+    async fn write(&mut self, status: NodeBackupStatus) -> Result<(), kube::Error> {
+        if self.written.as_ref() == Some(&status) {
             return Ok(());
         }
         let params = PatchParams::apply(SERVER_MANAGER).force();
@@ -123,8 +123,8 @@ impl Teller {
             "status": status,
         });
         let patch = Patch::Apply(&whole);
-        let told = match self.api.patch_status(&self.node, &params, &patch).await {
-            // There is none yet.
+        let written = match self.api.patch_status(&self.node, &params, &patch).await {
+            // The NodeBackup does not exist yet.
             Err(kube::Error::Api(refused)) if refused.code == 404 => {
                 let empty = json!({
                     "apiVersion": api_version,
@@ -137,10 +137,10 @@ impl Teller {
                     .await?;
                 self.api.patch_status(&self.node, &params, &patch).await?
             }
-            told => told?,
+            other => other?,
         };
-        let object = told.object_ref(&());
-        match news(self.told.as_ref(), &status) {
+        let object = written.object_ref(&());
+        match news(self.written.as_ref(), &status) {
             Some(News::Failed(note)) => {
                 self.events
                     .warning(&object, StatusReason::BackupFailed, &note)
@@ -154,7 +154,7 @@ impl Teller {
             None => {}
         }
         self.object = Some(object);
-        self.told = Some(status);
+        self.written = Some(status);
         Ok(())
     }
 }
@@ -176,7 +176,7 @@ fn news(before: Option<&NodeBackupStatus>, now: &NodeBackupStatus) -> Option<New
         attempt.map(|attempt| (attempt.reason.clone(), attempt.message.clone()))
     };
     match (before.and_then(failed), failed(now)) {
-        // Again for the same reason is nothing new.
+        // Another failure for the same reason is not a change.
         (Some((before, _)), Some((reason, _))) if before == reason => None,
         (_, Some((reason, message))) => Some(News::Failed(format!("{reason}: {message}"))),
         (Some(_), None) => {
@@ -207,7 +207,7 @@ fn status(observed: &Observed) -> NodeBackupStatus {
     }
 }
 
-/// What the node has of etcd, from the result of the last run.
+/// The role of the node's etcd member, from the result of the last run.
 fn member(view: &View) -> NodeMember {
     match view.attempts.reason {
         Some(Reason::Learner) => NodeMember::Learner,
@@ -244,8 +244,8 @@ fn problem(view: &View) -> Option<String> {
 }
 
 fn archive_problem(view: &View) -> Option<String> {
-    let lacks = &view.kept.newest.as_ref()?.archive_missing;
-    let first = lacks.first()?;
+    let missing = &view.kept.newest.as_ref()?.archive_missing;
+    let first = missing.first()?;
     Some(format!(
         "the archive of the newest backup is incomplete, and a restore on a new machine needs the missing files: {first}"
     ))
@@ -269,7 +269,7 @@ fn short(text: String) -> String {
 }
 
 fn entry(kept: &KeptBackup) -> NodeBackupEntry {
-    // Records are read from a disk: none of their strings is as long as it likes.
+    // Records are read from a disk, so their strings could have any length.
     const MAX_CHARS: usize = 253;
     let short = |text: &str| text.chars().take(MAX_CHARS).collect::<String>();
     let record = &kept.record;

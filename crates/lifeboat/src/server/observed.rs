@@ -53,7 +53,7 @@ pub(crate) struct Attempts {
     pub(crate) consecutive_failures: u64,
     /// The reason of the last run, if it failed, as a label value.
     pub(crate) reason: Option<Reason>,
-    /// Of the last attempt, if it failed.
+    /// The message of the last run, if it failed.
     pub(crate) problem: Option<String>,
     /// Number of proven backups that were removed for space.
     pub(crate) given_up: u64,
@@ -62,7 +62,7 @@ pub(crate) struct Attempts {
 }
 
 /// A proven backup.
-// Only a `NodeBackup` shows them.
+// Only a `NodeBackup` shows all fields.
 #[cfg_attr(not(feature = "kubernetes"), allow(dead_code))]
 #[derive(Debug, Clone)]
 pub(crate) struct KeptBackup {
@@ -191,7 +191,7 @@ impl Observed {
                 tokio::task::spawn_blocking(move || observed.look())
             });
             if tokio::time::timeout(LOOK_WITHIN, &mut look).await.is_err() {
-                // What was seen before stays, and grows old. Whoever listens hears why.
+                // The last known content stays and becomes older. The problem is reported with it.
                 self.state().1.problem = Some(format!(
                     "the disk of the backups has not answered for {} s: the reported backups may be out of date",
                     LOOK_WITHIN.as_secs()
@@ -320,13 +320,13 @@ impl View {
         if !self.enabled {
             return None;
         }
-        let told = |what: &str| match (&self.kept.problem, &self.attempts.problem) {
+        let with_problem = |what: &str| match (&self.kept.problem, &self.attempts.problem) {
             (Some(problem), _) | (None, Some(problem)) => format!("{what}: {problem}"),
             (None, None) => what.to_string(),
         };
         match (&self.kept.newest, self.freshness) {
-            (None, _) => Some(told("there is no proven backup")),
-            (Some(newest), Some(Freshness::Stale { .. })) => Some(told(&format!(
+            (None, _) => Some(with_problem("there is no proven backup")),
+            (Some(newest), Some(Freshness::Stale { .. })) => Some(with_problem(&format!(
                 "the newest proven backup is stale: it is from {}, and two more runs were due since then",
                 newest.finished_at
             ))),

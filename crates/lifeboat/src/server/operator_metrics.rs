@@ -19,11 +19,11 @@ impl Answers for OperatorMetrics {
         openmetrics::text(View(self.0.snapshot()))
     }
 
-    // A replica that waits for its turn is as it should be.
+    // A replica that waits for the lease is ready.
     fn not_ready(&self) -> Option<String> {
         let state = self.0.snapshot();
-        let blind = state.leader && state.evaluates && state.evaluated_at.is_none();
-        blind.then(|| {
+        let not_evaluated = state.leader && state.evaluates && state.evaluated_at.is_none();
+        not_evaluated.then(|| {
             "the operator has not evaluated the backups of the nodes yet: see the log of the operator".into()
         })
     }
@@ -45,7 +45,7 @@ impl Collector for View {
             "Whether this replica is the active operator",
             flag(state.leader),
         )?;
-        // Only who works has looked.
+        // Only the active replica evaluates backups.
         if !state.leader {
             return Ok(());
         }
@@ -76,41 +76,41 @@ impl Collector for View {
             state
                 .backups
                 .iter()
-                .map(|(name, told)| ([("backup", name.as_str())], told))
+                .map(|(name, backup)| ([("backup", name.as_str())], backup))
         };
         out.family(
             "operator_backup_reconciled",
             "Whether the operator could apply the specification of a Backup",
-            backups().map(|(labels, told)| (labels, gauge(told.reconciled))),
+            backups().map(|(labels, backup)| (labels, gauge(backup.reconciled))),
         )?;
         out.family(
             "operator_backup_fresh",
             "Whether the backups of a Backup are up to date",
-            backups().filter_map(|(labels, told)| Some((labels, gauge(told.fresh?)))),
+            backups().filter_map(|(labels, backup)| Some((labels, gauge(backup.fresh?)))),
         )?;
         let nodes = || {
             state
                 .nodes
                 .iter()
-                .map(|(name, told)| ([("node", name.as_str())], told))
+                .map(|(name, node)| ([("node", name.as_str())], node))
         };
         out.family(
             "operator_node_applicable",
             "Whether a control-plane node has an etcd member to back up",
-            nodes().map(|(labels, told)| (labels, gauge(told.applicable))),
+            nodes().map(|(labels, node)| (labels, gauge(node.applicable))),
         )?;
         out.family(
             "operator_node_fresh",
             "Whether the newest proven backup of a control-plane node is up to date",
             nodes()
-                .filter(|(_, told)| told.applicable)
-                .map(|(labels, told)| (labels, gauge(told.fresh))),
+                .filter(|(_, node)| node.applicable)
+                .map(|(labels, node)| (labels, gauge(node.fresh))),
         )?;
         out.family(
             "operator_node_last_new_backup_timestamp_seconds",
             "When the operator first saw the newest proven backup of a node, by the operator's clock",
-            nodes().filter_map(|(labels, told)| {
-                Some((labels, ConstGauge::new(seconds(told.advanced_at?))))
+            nodes().filter_map(|(labels, node)| {
+                Some((labels, ConstGauge::new(seconds(node.advanced_at?))))
             }),
         )?;
         out.family(

@@ -105,7 +105,7 @@ impl Server {
     /// Makes a backup. After a failure, tries again until it succeeds or the next run is due.
     async fn take_turn_and_run(&self, agenda: &mut Agenda, trigger: Trigger) {
         let period = agenda.period(Timestamp::now());
-        // Where etcd is, is found out once. A retry looks again: that may be what was wrong.
+        // The first run uses what is found here. A retry reads the node's files again, because they may be the cause of the failure.
         let node = self.look_at_node(trigger.clone()).await;
         let delay = match &node {
             Ok(node) => self.turn(node, period).await,
@@ -161,7 +161,7 @@ impl Server {
                     );
                     self.observed.failure(reason, problem);
                     self.stop.sleep(retry).await;
-                    // The next run takes over, and begins with its own count.
+                    // The next run takes over, and counts its own failures.
                     if agenda.next_due().is_some_and(|due| due <= Timestamp::now()) {
                         return;
                     }

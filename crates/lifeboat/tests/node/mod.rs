@@ -8,32 +8,32 @@ use std::time::{Duration, Instant};
 use test_support::etcd_binaries::Binaries;
 use test_support::etcd_server::{Options, Server};
 
-pub fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_etcd-lifeboat"));
     command.args(args).env_remove("ETCDCTL_ENDPOINTS");
     command
 }
 
-pub fn lifeboat(args: &[&str]) -> Output {
+pub(crate) fn lifeboat(args: &[&str]) -> Output {
     command(args).output().unwrap()
 }
 
-pub fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
 /// A running `backup-server`; dropping it kills it.
-pub struct Agent {
+pub(crate) struct Agent {
     pub child: Child,
     pub log: PathBuf,
 }
 
 impl Agent {
-    pub fn start(server: &Server, repository: &Path, more: &[&str]) -> Agent {
+    pub(crate) fn start(server: &Server, repository: &Path, more: &[&str]) -> Agent {
         Agent::start_logging_in(server, repository, repository.parent().unwrap(), more)
     }
 
-    pub fn start_logging_in(
+    pub(crate) fn start_logging_in(
         server: &Server,
         repository: &Path,
         log_dir: &Path,
@@ -42,7 +42,7 @@ impl Agent {
         Agent::start_as(|_| {}, server, repository, log_dir, more)
     }
 
-    pub fn start_as(
+    pub(crate) fn start_as(
         change: impl Fn(&mut Command),
         server: &Server,
         repository: &Path,
@@ -70,11 +70,11 @@ impl Agent {
         Agent { child, log }
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    pub fn wait_for(&self, told: &str) -> String {
+    pub(crate) fn wait_for(&self, told: &str) -> String {
         wait_until(told, || {
             let log = self.log();
             log.contains(told).then_some(log)
@@ -82,17 +82,17 @@ impl Agent {
     }
 
     /// Asks the agent itself: the status and the body.
-    pub fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let log = self.wait_for("metrics on http://");
         let address = log.split("metrics on http://").nth(1).unwrap();
         http_get(address.split('/').next().unwrap(), path)
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         signal(name, &self.child.id().to_string());
     }
 
-    pub fn terminate(&mut self) -> Option<i32> {
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
         self.signal("-TERM");
         let start = Instant::now();
         let status = loop {
@@ -108,7 +108,7 @@ impl Agent {
         status.code()
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -122,18 +122,18 @@ impl Drop for Agent {
 }
 
 /// A log that goes on where it was.
-pub fn log_file(path: &Path) -> std::fs::File {
+pub(crate) fn log_file(path: &Path) -> std::fs::File {
     let mut options = std::fs::File::options();
     options.create(true).append(true).open(path).unwrap()
 }
 
-pub fn signal(name: &str, pid: &str) {
+pub(crate) fn signal(name: &str, pid: &str) {
     let status = Command::new("kill").args([name, pid]).status();
     assert!(status.unwrap().success(), "{name} {pid}");
 }
 
 /// One request: the status and the body.
-pub fn http_get(address: &str, path: &str) -> (u16, String) {
+pub(crate) fn http_get(address: &str, path: &str) -> (u16, String) {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     write!(
@@ -151,7 +151,7 @@ pub fn http_get(address: &str, path: &str) -> (u16, String) {
 }
 
 /// Looks until it is so; a slow machine has its time.
-pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         if let Some(value) = condition() {
@@ -162,7 +162,7 @@ pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-pub fn list(repository: &Path) -> Vec<Value> {
+pub(crate) fn list(repository: &Path) -> Vec<Value> {
     // Before the first run there is none.
     if !repository.exists() {
         return Vec::new();
@@ -177,7 +177,7 @@ pub fn list(repository: &Path) -> Vec<Value> {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-pub fn names(repository: &Path, kind: &str) -> Vec<String> {
+pub(crate) fn names(repository: &Path, kind: &str) -> Vec<String> {
     list(repository)
         .iter()
         .filter(|entry| entry["kind"] == kind)
@@ -185,7 +185,7 @@ pub fn names(repository: &Path, kind: &str) -> Vec<String> {
         .collect()
 }
 
-pub fn backup_once(server: &Server, repository: &Path, more: &[&str]) -> Output {
+pub(crate) fn backup_once(server: &Server, repository: &Path, more: &[&str]) -> Output {
     let flags = [
         "cluster-backup",
         "--backup-dir",
@@ -197,12 +197,12 @@ pub fn backup_once(server: &Server, repository: &Path, more: &[&str]) -> Output 
     lifeboat(&[&flags[..], &member, more].concat())
 }
 
-pub fn told(output: &Output) -> String {
+pub(crate) fn told(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
 }
 
 /// Every backup that is listed is whole.
-pub fn assert_all_whole(repository: &Path) {
+pub(crate) fn assert_all_whole(repository: &Path) {
     for name in names(repository, "backup") {
         let output = lifeboat(&["verify", text(&repository.join(&name))]);
         assert!(output.status.success(), "{}", told(&output));
@@ -210,7 +210,7 @@ pub fn assert_all_whole(repository: &Path) {
 }
 
 /// The command lines under "Examples:".
-pub fn examples(help: &str) -> Vec<String> {
+pub(crate) fn examples(help: &str) -> Vec<String> {
     let (_, examples) = help
         .split_once("Examples:\n")
         .expect("the help has examples");
@@ -225,7 +225,7 @@ pub fn examples(help: &str) -> Vec<String> {
 }
 
 /// A member with a cluster id that no other one has.
-pub fn another_cluster(binaries: &Binaries) -> Server {
+pub(crate) fn another_cluster(binaries: &Binaries) -> Server {
     let options = Options {
         flags: vec!["--initial-cluster-token=another".into()],
         ..Options::default()
@@ -233,7 +233,7 @@ pub fn another_cluster(binaries: &Binaries) -> Server {
     Server::start_with(binaries, &options)
 }
 
-pub fn fill(server: &Server, mib: usize) {
+pub(crate) fn fill(server: &Server, mib: usize) {
     let client = server.client();
     for number in 0..mib {
         client.put(format!("/big/{number}").as_bytes(), &vec![7; 1 << 20]);
@@ -241,7 +241,7 @@ pub fn fill(server: &Server, mib: usize) {
 }
 
 /// Values that no other block of a disk looks like.
-pub fn fill_with_noise(server: &Server, mib: usize) {
+pub(crate) fn fill_with_noise(server: &Server, mib: usize) {
     let client = server.client();
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     for number in 0..mib {
@@ -258,10 +258,10 @@ pub fn fill_with_noise(server: &Server, mib: usize) {
 }
 
 /// A filesystem in memory, of a size of its own.
-pub struct SmallDisk(pub PathBuf);
+pub(crate) struct SmallDisk(pub PathBuf);
 
 impl SmallDisk {
-    pub fn mount(dir: &Path, mib: u32) -> Option<SmallDisk> {
+    pub(crate) fn mount(dir: &Path, mib: u32) -> Option<SmallDisk> {
         let mount = dir.join("disk");
         std::fs::create_dir(&mount).unwrap();
         let size = format!("size={mib}m");

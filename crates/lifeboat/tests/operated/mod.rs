@@ -2,7 +2,7 @@
 #![allow(dead_code, missing_docs)]
 
 #[path = "../node/mod.rs"]
-pub mod node;
+pub(crate) mod node;
 
 use node::{command, names, told, wait_until};
 use serde_json::Value;
@@ -14,22 +14,22 @@ use test_support::kubernetes::cluster::{Cluster, Options};
 use test_support::kubernetes::image::{Image, Images};
 use test_support::kubernetes::openshift::Flavour;
 
-pub const IMAGE: &str = "lifeboat.test/etcd-lifeboat";
+pub(crate) const IMAGE: &str = "lifeboat.test/etcd-lifeboat";
 /// As the documentation has it.
-pub const DOCUMENTED_IMAGE: &str = "registry.example/etcd-lifeboat:0.1.0";
+pub(crate) const DOCUMENTED_IMAGE: &str = "registry.example/etcd-lifeboat:0.1.0";
 /// As another version.
-pub const OTHER_IMAGE: &str = "lifeboat.test/etcd-lifeboat:other";
+pub(crate) const OTHER_IMAGE: &str = "lifeboat.test/etcd-lifeboat:other";
 
 /// The program of another version; without one the same, which is another to the cluster.
-pub fn other_program() -> PathBuf {
+pub(crate) fn other_program() -> PathBuf {
     let other = std::env::var_os("LIFEBOAT_TEST_OTHER_PROGRAM");
     other.map_or_else(|| env!("CARGO_BIN_EXE_etcd-lifeboat").into(), PathBuf::from)
 }
 
 /// Where the operator answers as installed.
-pub const METRICS: &str = "--listen=0.0.0.0:8080";
+pub(crate) const METRICS: &str = "--listen=0.0.0.0:8080";
 /// Instead of it where nodes share one machine: they can't have a port each, and its disk may be nearly full.
-pub const SHARED_MACHINE: [&str; 4] = [
+pub(crate) const SHARED_MACHINE: [&str; 4] = [
     "--listen=127.0.0.1:0",
     "--server-flag=--listen=127.0.0.1:0",
     "--server-flag=--min-free=1",
@@ -37,7 +37,7 @@ pub const SHARED_MACHINE: [&str; 4] = [
 ];
 
 /// The manifests as they are, but for what nodes that share one machine can't have.
-pub fn manifests(image: &str, more: &[&str]) -> String {
+pub(crate) fn manifests(image: &str, more: &[&str]) -> String {
     let text = told(&node::lifeboat(
         &[&["manifests", "--image", image][..], more].concat(),
     ));
@@ -49,7 +49,7 @@ pub fn manifests(image: &str, more: &[&str]) -> String {
 }
 
 /// A cluster in which everything but the operator itself is installed: tests start and end it themselves.
-pub fn cluster(nodes: usize, openshift: Option<Flavour>) -> Option<Operated> {
+pub(crate) fn cluster(nodes: usize, openshift: Option<Flavour>) -> Option<Operated> {
     let mut cluster = bare_cluster(nodes, openshift)?;
     let flag: &[&str] = if openshift.is_some() {
         &["--openshift"]
@@ -68,7 +68,7 @@ pub fn cluster(nodes: usize, openshift: Option<Flavour>) -> Option<Operated> {
 }
 
 /// A cluster in which nothing is installed yet.
-pub fn bare_cluster(nodes: usize, openshift: Option<Flavour>) -> Option<Operated> {
+pub(crate) fn bare_cluster(nodes: usize, openshift: Option<Flavour>) -> Option<Operated> {
     let root = Command::new("unshare").args(["--mount", "true"]).status();
     if !root.is_ok_and(|status| status.success()) {
         test_support::requirement::skip("no mounts of one's own: run as root");
@@ -100,7 +100,7 @@ pub fn bare_cluster(nodes: usize, openshift: Option<Flavour>) -> Option<Operated
 }
 
 /// A cluster with nodes that have the images.
-pub struct Operated {
+pub(crate) struct Operated {
     pub cluster: Cluster,
     /// Whose rights the operator has that a test starts.
     pub kubeconfig: PathBuf,
@@ -182,17 +182,17 @@ impl std::ops::DerefMut for Operated {
 }
 
 /// An operator that runs outside of the cluster; dropping it kills it.
-pub struct Operator {
+pub(crate) struct Operator {
     pub child: Child,
     pub log: PathBuf,
 }
 
 impl Operator {
-    pub fn start(cluster: &Operated, identity: &str, more: &[&str]) -> Operator {
+    pub(crate) fn start(cluster: &Operated, identity: &str, more: &[&str]) -> Operator {
         Operator::start_as(|_| {}, cluster, identity, more)
     }
 
-    pub fn start_as(
+    pub(crate) fn start_as(
         change: impl Fn(&mut Command),
         cluster: &Operated,
         identity: &str,
@@ -210,23 +210,23 @@ impl Operator {
         Operator { child, log }
     }
 
-    pub fn wait_for(&self, told: &str) {
+    pub(crate) fn wait_for(&self, told: &str) {
         wait_until(told, || self.log().contains(told).then_some(()));
     }
 
     /// Asks the operator itself: the status and the body.
-    pub fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         self.wait_for("metrics on http://");
         let log = self.log();
         let address = log.rsplit("metrics on http://").next().unwrap();
         node::http_get(address.split('/').next().unwrap(), path)
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         node::signal(name, &self.child.id().to_string());
     }
 }
@@ -242,7 +242,7 @@ impl Drop for Operator {
     }
 }
 
-pub fn get(cluster: &Cluster, object: &[&str]) -> Option<Value> {
+pub(crate) fn get(cluster: &Cluster, object: &[&str]) -> Option<Value> {
     let output = cluster.kubectl(&[&["get", "-o", "json"], object].concat());
     output
         .status
@@ -251,7 +251,7 @@ pub fn get(cluster: &Cluster, object: &[&str]) -> Option<Value> {
 }
 
 /// A condition: whether it holds, its reason and its message.
-pub fn condition(
+pub(crate) fn condition(
     cluster: &Cluster,
     object: &[&str],
     type_: &str,
@@ -270,7 +270,7 @@ pub fn condition(
 }
 
 /// Whether a `Backup` could not be made into what it says, and the message.
-pub fn degraded(cluster: &Cluster, backup: &str) -> Option<(bool, String)> {
+pub(crate) fn degraded(cluster: &Cluster, backup: &str) -> Option<(bool, String)> {
     let found = condition(
         cluster,
         &["backup", backup],
@@ -280,11 +280,11 @@ pub fn degraded(cluster: &Cluster, backup: &str) -> Option<(bool, String)> {
 }
 
 /// Whether the backups of a `Backup` are not new enough, the reason and the message.
-pub fn stale(cluster: &Cluster, backup: &str) -> Option<(bool, String, String)> {
+pub(crate) fn stale(cluster: &Cluster, backup: &str) -> Option<(bool, String, String)> {
     condition(cluster, &["backup", backup], "Degraded")
 }
 
-pub fn kept(cluster: &Cluster) -> Vec<Vec<String>> {
+pub(crate) fn kept(cluster: &Cluster) -> Vec<Vec<String>> {
     let repository = |root: &Path| root.join("var/lib/etcd-auto-backup");
     let nodes = cluster.nodes();
     nodes
@@ -294,7 +294,7 @@ pub fn kept(cluster: &Cluster) -> Vec<Vec<String>> {
 }
 
 /// The DaemonSet.
-pub const SET: [&str; 4] = [
+pub(crate) const SET: [&str; 4] = [
     "-n",
     "etcd-lifeboat",
     "daemonset",

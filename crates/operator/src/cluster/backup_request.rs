@@ -24,9 +24,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// The Job that owns the request.
 #[derive(Debug, Clone)]
 pub struct Owner {
-    /// Name of the Job.
+    /// Name of the Job, which is in the operator's namespace.
     pub name: String,
-    /// Uid of the Job.
+    /// Uid of the Job. When no Job has it any more, the operator deletes the `EtcdBackup`.
     pub uid: String,
 }
 
@@ -35,7 +35,7 @@ pub struct Owner {
 pub struct RequestOptions {
     /// Name of the `EtcdBackup`. If `None`, the API server generates one.
     pub name: Option<String>,
-    /// Name of the `Backup` that the request belongs to.
+    /// Name of the `Backup` that the request belongs to, or `None` for a backup on demand.
     pub backup: Option<String>,
     /// The only node to back up, or `None` for all.
     pub node: Option<String>,
@@ -43,7 +43,7 @@ pub struct RequestOptions {
     pub pvc_name: String,
     /// The Job that owns the request, if any.
     pub owner: Option<Owner>,
-    /// How long to wait for the result.
+    /// How long to wait for the result, with all retries.
     pub timeout: Duration,
 }
 
@@ -57,7 +57,7 @@ pub enum RequestResult {
         /// The message of its condition.
         message: String,
     },
-    /// No backup was made.
+    /// The `EtcdBackup` failed, was skipped or deleted, or was not complete in time.
     Failed {
         /// Name of the `EtcdBackup`.
         name: String,
@@ -77,51 +77,53 @@ pub enum RequestResult {
 /// If the API server refuses the `EtcdBackup`.
 pub async fn run(
     client: Client,
-    order: &RequestOptions,
-    tell: &dyn Fn(&str),
+    options: &RequestOptions,
+    report: &dyn Fn(&str),
 ) -> Result<RequestResult, kube::Error> {
-    // A Job asks only if the CRDs are ours.
-    if order.owner.is_none()
-        && order.pvc_name.is_empty()
+    // A CronJob exists only if this operator owns the CRDs.
+    if options.owner.is_none()
+        && options.pvc_name.is_empty()
         && upstream_handles_requests(&client).await
     {
         let message = "OpenShift's own operator handles every EtcdBackup of this cluster and stores backups only on volumes: give a PersistentVolumeClaim with --pvc-name".into();
         return Ok(RequestResult::NotCreated { message });
     }
     let requests: Api<EtcdBackup> = Api::all(client);
-    let deadline = Instant::now() + order.timeout;
-    let mut again = FIRST_RETRY;
+    let deadline = Instant::now() + options.timeout;
+    let mut delay = FIRST_RETRY;
     let mut number = 0u32;
     loop {
         number = number.saturating_add(1);
-        let made = requests
-            .create(&PostParams::default(), &request(order, number))
+        let created = requests
+            .create(&PostParams::default(), &request(options, number))
             .await?;
-        let name = made.name_any();
-        tell(&format!("created EtcdBackup {name}"));
+        let name = created.name_any();
+        report(&format!("created EtcdBackup {name}"));
         let left = deadline.saturating_duration_since(Instant::now());
-        let Ok(ended) = tokio::time::timeout(left, end(&requests, &name, tell)).await else {
-            let message = format!("not complete after {} s", order.timeout.as_secs());
+        let Ok(ended) =
+            tokio::time::timeout(left, wait_for_outcome(&requests, &name, report)).await
+        else {
+            let message = format!("not complete after {} s", options.timeout.as_secs());
             return Ok(RequestResult::Failed { name, message });
         };
         match ended {
             Some((Outcome::Completed, message)) => {
                 return Ok(RequestResult::Completed { name, message });
             }
-            Some((Outcome::Skipped, message)) if Instant::now() + again < deadline => {
-                tell(&format!(
+            Some((Outcome::Skipped, message)) if Instant::now() + delay < deadline => {
+                report(&format!(
                     "EtcdBackup {name}: {message}; trying again in {} s",
-                    again.as_secs()
+                    delay.as_secs()
                 ));
-                // Without the right to delete it, it stays: it has ended.
+                // If the user is not allowed to delete it, it stays. It has ended, so it does no harm.
                 if let Err(error) = requests.delete(&name, &DeleteParams::default()).await {
-                    tell(&format!(
+                    report(&format!(
                         "cannot delete EtcdBackup {name}: {}",
                         api_error_message(&error)
                     ));
                 }
-                tokio::time::sleep(again).await;
-                again = (again * 2).min(LONGEST_RETRY);
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(LONGEST_RETRY);
             }
             Some((_, message)) => return Ok(RequestResult::Failed { name, message }),
             None => {
@@ -134,31 +136,31 @@ pub async fn run(
 
 /// Whether upstream's operator handles `EtcdBackup`s. `false` if the user is not allowed to read that.
 async fn upstream_handles_requests(client: &Client) -> bool {
-    let shape = cluster_info::read_cluster_info(client).await;
-    shape.is_ok_and(|shape| shape.crd_owner == CrdOwner::Upstream)
+    let info = cluster_info::read_cluster_info(client).await;
+    info.is_ok_and(|info| info.crd_owner == CrdOwner::Upstream)
 }
 
-fn request(order: &RequestOptions, number: u32) -> EtcdBackup {
+fn request(options: &RequestOptions, number: u32) -> EtcdBackup {
     let spec = EtcdBackupSpec {
-        pvc_name: order.pvc_name.clone(),
+        pvc_name: options.pvc_name.clone(),
     };
     let mut request = EtcdBackup::new("", spec);
     let metadata = &mut request.metadata;
-    metadata.name = order.name.as_ref().map(|name| match number {
+    metadata.name = options.name.as_ref().map(|name| match number {
         1 => name.clone(),
         number => format!("{name}-{number}"),
     });
     if metadata.name.is_none() {
         metadata.generate_name = Some("on-demand-".into());
     }
-    let backup = order.backup.iter().map(|name| (BACKUP_ANNOTATION, name));
-    let node = order.node.iter().map(|name| (NODE_ANNOTATION, name));
+    let backup = options.backup.iter().map(|name| (BACKUP_ANNOTATION, name));
+    let node = options.node.iter().map(|name| (NODE_ANNOTATION, name));
     let annotations: BTreeMap<_, _> = backup
         .chain(node)
         .map(|(key, name)| (key.to_string(), name.clone()))
         .collect();
     metadata.annotations = Some(annotations).filter(|all| !all.is_empty());
-    metadata.owner_references = order.owner.as_ref().map(|owner| {
+    metadata.owner_references = options.owner.as_ref().map(|owner| {
         vec![OwnerReference {
             api_version: "batch/v1".into(),
             kind: "Job".into(),
@@ -171,24 +173,24 @@ fn request(order: &RequestOptions, number: u32) -> EtcdBackup {
 }
 
 /// Waits for the result of a request. Returns `None` if it was deleted.
-async fn end(
+async fn wait_for_outcome(
     requests: &Api<EtcdBackup>,
     name: &str,
-    tell: &dyn Fn(&str),
+    report: &dyn Fn(&str),
 ) -> Option<(Outcome, String)> {
     let named = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let mut events = watcher(requests.clone(), named)
         .backoff(WatchBackoff::default())
         .boxed();
     let mut listed = false;
-    let mut said = String::new();
-    let mut patience = pin!(tokio::time::sleep(OPERATOR_REACTS_WITHIN));
+    let mut reported = String::new();
+    let mut reaction_timeout = pin!(tokio::time::sleep(OPERATOR_REACTS_WITHIN));
     loop {
         let event = tokio::select! {
             event = events.next() => event?,
-            () = &mut patience, if !patience.is_elapsed() => {
-                if said.is_empty() {
-                    tell("the operator has not processed the EtcdBackup yet: run `status` to see whether the operator works");
+            () = &mut reaction_timeout, if !reaction_timeout.is_elapsed() => {
+                if reported.is_empty() {
+                    report("the operator has not processed the EtcdBackup yet: run `status` to see whether the operator works");
                 }
                 continue;
             }
@@ -208,18 +210,18 @@ async fn end(
             Ok(watcher::Event::InitDone) => continue,
             Err(error) => {
                 if let Some(problem) =
-                    watch_error_message(&error).filter(|problem| *problem != said)
+                    watch_error_message(&error).filter(|problem| *problem != reported)
                 {
-                    tell(&format!("cannot watch EtcdBackup {name}: {problem}"));
-                    said = problem;
+                    report(&format!("cannot watch EtcdBackup {name}: {problem}"));
+                    reported = problem;
                 }
                 continue;
             }
         };
         match outcome(&request) {
-            Some((Outcome::Pending, condition)) if condition.message != said => {
-                tell(&condition.message);
-                said = condition.message;
+            Some((Outcome::Pending, condition)) if condition.message != reported => {
+                report(&condition.message);
+                reported = condition.message;
             }
             Some((Outcome::Pending, _)) | None => {}
             Some((outcome, condition)) => return Some((outcome, condition.message)),

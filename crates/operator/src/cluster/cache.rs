@@ -29,7 +29,6 @@ use tokio::task::JoinSet;
 const CACHE_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// The cached objects.
 pub(crate) struct Cache {
     /// Whether this operator handles `Backup`s.
     ours: bool,
@@ -81,7 +80,7 @@ impl Cache {
         let sets: Api<Lenient<DaemonSet>> = Api::namespaced(client.clone(), namespace);
         let pods: Api<Lenient<Pod>> = Api::namespaced(client.clone(), namespace);
         let nodes = starter.watch_without_managed_fields(watcher(of_cluster.0, all()));
-        // The fields say who wrote it, and when by the API server's clock.
+        // With managed fields: they have the time of the node's last write, by the API server's clock.
         let node_backups = starter.start_watch(watcher(of_cluster.1, all()));
         let daemon_sets = starter.watch_without_managed_fields(watcher(sets, apps(&[SERVER_APP])));
         let pods =
@@ -134,14 +133,14 @@ impl Cache {
         wait_for(&self.is_ready).await;
     }
 
-    /// Waits only for what decides which objects are applied: backups begin also while another watch fails.
+    /// Waits only for the watches that decide which objects are applied, so that backups begin even if another watch fails.
     pub(crate) async fn configuration_ready(&self) {
         wait_for(&self.configuration_is_ready).await;
     }
 
-    /// The library wakes only one task that waits for a store.
+    /// Sets the flags for all waiting tasks: the library wakes only one task that waits for a store.
     async fn wait_for_all_stores(&self) {
-        // The watches end only with everything else.
+        // An error means that a watch has ended, which happens only when the operator ends.
         let _ = self.nodes.wait_until_ready().await;
         let _ = self.daemon_sets.wait_until_ready().await;
         if self.ours {
@@ -159,7 +158,7 @@ impl Cache {
         self.is_ready.send_replace(true);
     }
 
-    /// The control-plane nodes.
+    /// The nodes with one of the role labels.
     pub(crate) fn control_plane(&self) -> Vec<Arc<PartialObjectMeta<Node>>> {
         let has_role = |node: &Arc<PartialObjectMeta<Node>>| {
             ROLES.iter().any(|role| node.labels().contains_key(*role))
@@ -180,22 +179,22 @@ impl Cache {
     {
         let version = |object: &K| object.resource_version()?.parse::<u64>().ok();
         let reference = ObjectRef::from_obj(written);
-        let seen = async {
+        let arrival = async {
             while store
                 .get(&reference)
-                .is_none_or(|seen| version(&seen) < version(written))
+                .is_none_or(|cached| version(&cached) < version(written))
             {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
-        // It may be gone already.
-        let _ = tokio::time::timeout(CACHE_TIMEOUT, seen).await;
+        // Continue after the timeout, because the object may have been deleted already.
+        let _ = tokio::time::timeout(CACHE_TIMEOUT, arrival).await;
     }
 }
 
 async fn wait_for(flag: &watch::Sender<bool>) {
     let mut flag = flag.subscribe();
-    // Its other end is in the cache.
+    // This cannot fail, because the cache keeps the sender.
     let _ = flag.wait_for(|is_set| *is_set).await;
 }
 
@@ -235,7 +234,7 @@ fn readable<K: Watched>(
     event: watcher::Event<Lenient<K>>,
     state: &SharedState,
 ) -> Option<watcher::Event<K>> {
-    let look = |object: Lenient<K>| {
+    let read_object = |object: Lenient<K>| {
         state.set_readable(
             &K::kind(&K::DynamicType::default()),
             &object.name_any(),
@@ -245,9 +244,9 @@ fn readable<K: Watched>(
     };
     Some(match event {
         watcher::Event::Init => watcher::Event::Init,
-        watcher::Event::InitApply(object) => watcher::Event::InitApply(look(object)?),
+        watcher::Event::InitApply(object) => watcher::Event::InitApply(read_object(object)?),
         watcher::Event::InitDone => watcher::Event::InitDone,
-        watcher::Event::Apply(object) => watcher::Event::Apply(look(object)?),
+        watcher::Event::Apply(object) => watcher::Event::Apply(read_object(object)?),
         watcher::Event::Delete(object) => {
             let of = K::DynamicType::default();
             state.set_readable(&K::kind(&of), &object.name_any(), None);

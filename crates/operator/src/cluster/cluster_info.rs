@@ -55,11 +55,11 @@ pub enum CrdOwner {
 /// The properties of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterInfo {
-    /// The distribution of Kubernetes.
+    /// The distribution of Kubernetes. It decides the default node layout.
     pub platform: Platform,
-    /// The namespace of the operator's objects.
+    /// The namespace of the operator's objects: `openshift-etcd` on OpenShift, otherwise `etcd-lifeboat`.
     pub namespace: String,
-    /// The owner of the CRDs.
+    /// If upstream owns the CRDs, this operator only runs backup servers, with default settings.
     pub crd_owner: CrdOwner,
     /// Whether the control plane, with etcd, does not run on the nodes of this cluster.
     pub external: bool,
@@ -141,13 +141,13 @@ fn is_external(infrastructure: &Value) -> bool {
     topology.and_then(Value::as_str) == Some("External")
 }
 
-fn classify(signs: &ClusterFacts) -> ClusterInfo {
+fn classify(facts: &ClusterFacts) -> ClusterInfo {
     let ClusterFacts {
         openshift,
         upstream_gate,
         external,
         kubelet_version,
-    } = signs;
+    } = facts;
     let platform = if *openshift {
         Platform::OpenShift
     } else if kubelet_version.contains("+k3s") {
@@ -196,14 +196,14 @@ mod tests {
             (false, "v1.35.4+rke2r1", Platform::Rke2, "etcd-lifeboat"),
             (false, "v1.37.2", Platform::Kubernetes, "etcd-lifeboat"),
         ] {
-            let shape = classify(&ClusterFacts {
+            let info = classify(&ClusterFacts {
                 openshift,
                 upstream_gate: false,
                 external: false,
                 kubelet_version: kubelet.into(),
             });
             assert_eq!(
-                (shape.platform, shape.namespace.as_str()),
+                (info.platform, info.namespace.as_str()),
                 (platform, namespace)
             );
         }

@@ -16,14 +16,13 @@ const HOLDER_STOPS_AFTER: Duration = Duration::from_secs(10);
 const RENEW_INTERVAL: Duration = Duration::from_secs(3);
 
 /// The lease that allows this replica to write.
-pub struct Lease {
+pub(crate) struct Lease {
     leases: Api<LeaseObject>,
     identity: String,
-    /// Time of the last successful renewal, or earlier.
+    /// When the last successful renewal began.
     renewed: Mutex<Instant>,
 }
 
-/// Whether to take the lease or to wait.
 #[derive(Debug, PartialEq, Eq)]
 enum LeaseAction {
     Take,
@@ -44,11 +43,11 @@ impl Lease {
     /// Waits for the lease.
     pub(crate) async fn acquire(client: &Client, namespace: &str, identity: &str) -> Lease {
         let leases: Api<LeaseObject> = Api::namespaced(client.clone(), namespace);
-        // The clocks of two machines differ: what counts is how long we have seen it unchanged.
-        let mut seen: Option<(String, Instant)> = None;
+        // The clocks of two machines differ. So this replica measures how long the lease has not changed.
+        let mut last_seen: Option<(String, Instant)> = None;
         loop {
             let before = Instant::now();
-            match try_take(&leases, identity, &mut seen).await {
+            match try_take(&leases, identity, &mut last_seen).await {
                 Ok(Some(_)) => {
                     return Lease {
                         leases,
@@ -68,29 +67,29 @@ impl Lease {
 
     /// Whether this replica can write now.
     #[must_use]
-    pub fn is_held(&self) -> bool {
+    pub(crate) fn is_held(&self) -> bool {
         let renewed = self.renewed.lock().map(|at| *at);
         renewed.is_ok_and(|at| at.elapsed() < HOLDER_STOPS_AFTER)
     }
 
     /// Renews the lease until that fails for too long. Returns the reason.
     pub(crate) async fn renew_until_lost(&self) -> String {
-        let mut seen = None;
-        // What was written last is what is there, as long as nobody else has written: one request is enough then.
-        let mut own: Option<LeaseObject> = None;
+        let mut last_seen = None;
+        // The lease as this replica last wrote it. If no other replica has written since, one request renews it.
+        let mut last_written: Option<LeaseObject> = None;
         loop {
             tokio::time::sleep(RENEW_INTERVAL).await;
             let before = Instant::now();
             let renewal = async {
-                if let Some(last) = own.take() {
+                if let Some(last) = last_written.take() {
                     let version = last.metadata.resource_version;
                     if let Some(written) = write(&self.leases, &self.identity, version).await? {
-                        own = Some(written);
+                        last_written = Some(written);
                         return Ok(true);
                     }
                 }
-                own = try_take(&self.leases, &self.identity, &mut seen).await?;
-                Ok::<_, kube::Error>(own.is_some())
+                last_written = try_take(&self.leases, &self.identity, &mut last_seen).await?;
+                Ok::<_, kube::Error>(last_written.is_some())
             };
             let problem = match tokio::time::timeout(RENEW_INTERVAL, renewal).await {
                 Ok(Ok(true)) => {
@@ -128,17 +127,17 @@ pub(crate) async fn renewed_at(
 async fn try_take(
     leases: &Api<LeaseObject>,
     identity: &str,
-    seen: &mut Option<(String, Instant)>,
+    last_seen: &mut Option<(String, Instant)>,
 ) -> Result<Option<LeaseObject>, kube::Error> {
     let Some(found) = leases.get_opt(NAME).await? else {
         return write(leases, identity, None).await;
     };
     let version = found.metadata.resource_version.clone().unwrap_or_default();
-    let since = match seen {
+    let since = match last_seen {
         Some((known, since)) if *known == version => *since,
         _ => {
             let now = Instant::now();
-            *seen = Some((version, now));
+            *last_seen = Some((version, now));
             now
         }
     };
@@ -205,7 +204,7 @@ mod tests {
                 "{holder:?}"
             );
         }
-        // Its holder stops before another one may start.
+        // The holder stops before another replica can take the lease.
         assert!(HOLDER_STOPS_AFTER + RENEW_INTERVAL < LEASE_DURATION);
     }
 }

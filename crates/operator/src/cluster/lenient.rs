@@ -149,7 +149,7 @@ mod tests {
             "metadata": {},
             "items": [
                 {"metadata": {"name": "a", "labels": {"role": "x"}, "managedFields": [
-                    // The last year that Kubernetes takes, and more than the library does.
+                    // Kubernetes accepts this time, but the library cannot parse it.
                     written("evil", "9999-12-31T23:59:59Z"),
                     written("kubelet", "2026-11-22T03:00:05Z"),
                 ]}},

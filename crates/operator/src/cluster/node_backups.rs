@@ -4,12 +4,12 @@ use crate::names::SERVER_MANAGER;
 use cluster_api::resources::NodeBackup;
 use jiff::Timestamp;
 
-/// Estimates when a node's newest proven backup was new, without earlier observations. If the last run made it, this is the time when
-/// the node wrote its status. Otherwise it is the time in the backup's record.
-pub(crate) fn estimate_newest_seen_at(told: &NodeBackup, now: Timestamp) -> Option<Timestamp> {
-    let status = told.status.as_ref()?;
+/// Estimates when a node's newest proven backup first appeared, if nobody has observed the node before. If the last run made the backup,
+/// this is the time when the node wrote its status. Otherwise it is the time in the backup's record.
+pub(crate) fn estimate_newest_seen_at(report: &NodeBackup, now: Timestamp) -> Option<Timestamp> {
+    let status = report.status.as_ref()?;
     let newest = status.last_verified.as_ref()?;
-    let written = written_by_node(told).unwrap_or(now).min(now);
+    let written = written_by_node(report).unwrap_or(now).min(now);
     let Ok(finished) = newest.finished_at.parse::<Timestamp>() else {
         return Some(written);
     };
@@ -30,8 +30,8 @@ pub(crate) fn creation_time(metadata: &kube::api::ObjectMeta) -> Timestamp {
 }
 
 /// When the node last wrote its `NodeBackup`, by the API server's clock. Writes of others do not count.
-pub(crate) fn written_by_node(told: &NodeBackup) -> Option<Timestamp> {
-    let managers = told.metadata.managed_fields.iter().flatten();
+pub(crate) fn written_by_node(report: &NodeBackup) -> Option<Timestamp> {
+    let managers = report.metadata.managed_fields.iter().flatten();
     managers
         .filter(|manager| manager.manager.as_deref() == Some(SERVER_MANAGER))
         .filter_map(|manager| manager.time.as_ref())
@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn what_somebody_else_writes_on_a_node_backup_makes_no_backup_new() {
         let written = |manager: &str, time: &str| json!({"manager": manager, "operation": "Update", "apiVersion": "v1", "time": time});
-        let told: NodeBackup = serde_json::from_value(json!({
+        let report: NodeBackup = serde_json::from_value(json!({
             "apiVersion": "lifeboat.etcd.io/v1alpha1",
             "kind": "NodeBackup",
             "metadata": {"name": "a", "managedFields": [
@@ -63,11 +63,11 @@ mod tests {
         .unwrap();
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         assert_eq!(
-            estimate_newest_seen_at(&told, at("2026-11-22T10:00:00Z")),
+            estimate_newest_seen_at(&report, at("2026-11-22T10:00:00Z")),
             Some(at("2026-11-22T03:00:05Z"))
         );
-        // Where the last run has not made what is newest, the node's word counts.
-        let mut removed = told.clone();
+        // If the last run did not make the newest backup, the time in the record counts.
+        let mut removed = report.clone();
         let status = removed.status.as_mut().unwrap();
         status.last_verified.as_mut().unwrap().finished_at = "2026-11-22T01:00:00Z".into();
         assert_eq!(

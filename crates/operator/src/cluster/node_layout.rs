@@ -16,9 +16,9 @@ pub enum NodeLayout {
     StaticPod,
     /// kubespray, which runs etcd as a service of the node.
     Kubespray,
-    /// k3s and RKE2.
+    /// k3s and RKE2, with files in `/etc/rancher` and `/var/lib/rancher`.
     Rancher,
-    /// MicroShift.
+    /// MicroShift, with files in `/etc/microshift` and `/var/lib/microshift`.
     MicroShift,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Mount {
 }
 
 impl NodeLayout {
-    /// All layouts.
+    /// All layouts, in the order in which messages list them.
     pub const ALL: [NodeLayout; 4] = [
         NodeLayout::StaticPod,
         NodeLayout::Kubespray,
@@ -49,7 +49,7 @@ impl NodeLayout {
         }
     }
 
-    /// Parses the name of a layout.
+    /// Parses the name of a layout, as it is in flags and labels.
     ///
     /// # Errors
     /// If the name is unknown.

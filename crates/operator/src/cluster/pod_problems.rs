@@ -16,7 +16,7 @@ pub(crate) fn server_problem(node: &str, pods: &[Arc<Pod>]) -> Option<String> {
     if own.peek().is_none() {
         return Some("the backup server has no pod on this node".into());
     }
-    // While one is replaced there are two; one that is well is enough.
+    // While a pod is replaced there are two pods. One pod without a problem is enough.
     let problems: Option<Vec<_>> = own.map(|pod| pod_problem(pod)).collect();
     problems.and_then(|mut problems| problems.pop())
 }
@@ -42,7 +42,7 @@ pub(crate) fn pod_problem(pod: &Pod) -> Option<String> {
         return None;
     }
     let containers = || status.container_statuses.iter().flatten();
-    let last_words = |state: &Option<ContainerState>| {
+    let end_message = |state: &Option<ContainerState>| {
         let end = state.as_ref()?.terminated.as_ref()?;
         let message = end.message.as_deref().unwrap_or_default().trim();
         let reason = end.reason.as_deref().unwrap_or("Error");
@@ -53,18 +53,18 @@ pub(crate) fn pod_problem(pod: &Pod) -> Option<String> {
         })
     };
     if status.phase.as_deref() == Some("Failed") {
-        let last_message = containers().find_map(|container| last_words(&container.state));
+        let last_message = containers().find_map(|container| end_message(&container.state));
         let why = match (&status.reason, &status.message) {
             (Some(reason), Some(message)) => Some(format!("{reason}: {message}")),
             (reason, _) => reason.clone(),
         };
-        let told: Vec<_> = why.into_iter().chain(last_message).collect();
-        return Some(format!("pod {name} failed: {}", told.join("; ")));
+        let reasons: Vec<_> = why.into_iter().chain(last_message).collect();
+        return Some(format!("pod {name} failed: {}", reasons.join("; ")));
     }
     let waiting = containers().find_map(|container| {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
         let reason = waiting.reason.as_deref().unwrap_or("waiting");
-        let last_message = last_words(&container.last_state);
+        let last_message = end_message(&container.last_state);
         let message =
             last_message.or_else(|| waiting.message.clone().filter(|text| !text.is_empty()));
         Some(match message {
@@ -99,7 +99,7 @@ mod tests {
         let container = |state: Value, last: Value| json!([{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state, "lastState": last}]);
         let died =
             json!({"terminated": {"exitCode": 2, "reason": "Error", "message": "error: no\n"}});
-        for (status, told) in [
+        for (status, expected) in [
             (json!({"phase": "Running"}), None),
             (json!({"phase": "Succeeded"}), None),
             (
@@ -125,7 +125,7 @@ mod tests {
                 Some("pod p is not scheduled: 0/3 nodes are available"),
             ),
         ] {
-            assert_eq!(problem(status).as_deref(), told);
+            assert_eq!(problem(status).as_deref(), expected);
         }
     }
 }

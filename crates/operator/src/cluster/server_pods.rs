@@ -14,13 +14,13 @@ use kube::{Client, ResourceExt};
 /// A pod of a backup server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerPod {
-    /// Namespace of the pod.
+    /// Namespace of the operator, in which the pod was found.
     pub namespace: String,
-    /// Name of the pod.
+    /// Name of the pod. It changes when the DaemonSet replaces the pod.
     pub name: String,
 }
 
-/// Finds the running backup server of a node.
+/// Finds the running backup server of a node. Returns `None` if no backup server runs there.
 ///
 /// # Errors
 /// The error of the API server.
@@ -64,7 +64,7 @@ pub async fn on_node(client: &Client, node: &str) -> Result<Option<ServerPod>, S
 
 /// Whether a pod runs on this node for one of these DaemonSets.
 fn serves(pod: &Pod, node: &str, owners: &[String]) -> bool {
-    let on = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    let pod_node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     let phase = pod
         .status
         .as_ref()
@@ -72,19 +72,19 @@ fn serves(pod: &Pod, node: &str, owners: &[String]) -> bool {
     let ours = pod.owner_references().iter().any(|owner| {
         owner.controller == Some(true) && owner.kind == "DaemonSet" && owners.contains(&owner.uid)
     });
-    ours && on == Some(node)
+    ours && pod_node == Some(node)
         && phase == Some("Running")
         && pod.metadata.deletion_timestamp.is_none()
 }
 
-/// Reads the `NodeBackup` of a node.
+/// Reads the `NodeBackup` of a node. Returns `None` if it does not exist or cannot be parsed.
 ///
 /// # Errors
 /// The error of the API server.
 pub async fn node_backup(client: &Client, node: &str) -> Result<Option<NodeBackup>, String> {
     let all: Api<Lenient<NodeBackup>> = Api::all(client.clone());
     match lenient::get(&all, node).await {
-        // Where the custom resource is not defined there is none.
+        // Without its CRD there is no NodeBackup.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         found => found.map_err(|error| {
             format!(

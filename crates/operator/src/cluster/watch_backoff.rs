@@ -42,7 +42,7 @@ pub(crate) fn watch_error_message(error: &watcher::Error) -> Option<String> {
         watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
             crate::api_error::api_error_message(error)
         }
-        // What it knew is too old: it lists all anew, as it should.
+        // The last known version is too old. The watch lists all objects again, which is normal.
         watcher::Error::WatchError(status) if status.code == 410 => return None,
         watcher::Error::WatchError(status) => status.message.clone(),
         other => other.to_string(),
@@ -55,13 +55,13 @@ pub(crate) struct WatchErrorLog(Mutex<String>);
 
 impl WatchErrorLog {
     pub(crate) fn report(&self, error: &watcher::Error) {
-        let Some(told) = watch_error_message(error) else {
+        let Some(message) = watch_error_message(error) else {
             return;
         };
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *last != told {
-            tracing::warn!("watch failed: {told}");
-            *last = told;
+        if *last != message {
+            tracing::warn!("watch failed: {message}");
+            *last = message;
         }
     }
 

@@ -1,4 +1,4 @@
-//! How far the backups of a node have come: when its newest backup was new.
+//! The progress of a node's backups: which backup is the newest, and when the operator first saw it.
 
 use cluster_api::resources::NodeBackupEntry;
 use jiff::Timestamp;
@@ -53,7 +53,8 @@ impl BackupProgress {
             self.highest = self.highest.max(&mark);
             self.at = now;
         } else {
-            // An older one is the newest now. How much older it is, the node's own clock says.
+            // The newest backup was removed, and an older one is the newest now. Both times are by the
+            // node's clock, so their difference is the difference in age.
             let older = self.shown.finished_at.duration_since(mark.finished_at);
             self.at = self
                 .at
@@ -81,25 +82,25 @@ mod tests {
     fn a_newest_backup_that_was_removed_makes_none_of_those_before_it_new() {
         let second = |second| Timestamp::from_second(second).unwrap();
         let first = mark(7, 700, 1000);
-        let mut advance = BackupProgress {
+        let mut progress = BackupProgress {
             highest: first,
             shown: first,
             // The node's clock is an hour behind.
             at: second(4600),
         };
         let next = mark(8, 800, 1300);
-        advance.update(next, second(4900));
-        assert_eq!(advance.at, second(4900));
-        // The newest is removed: what is shown is as old as it was.
-        advance.update(first, second(5000));
-        assert_eq!(advance.at, second(4600));
-        // It comes back, from another disk, say.
-        advance.update(next, second(5100));
-        assert_eq!(advance.at, second(4900));
-        // On a new disk sequences begin anew; a later time is enough, and so is a higher revision.
-        advance.update(mark(1, 900, 1200), second(5200));
-        assert_eq!(advance.at, second(5200));
-        advance.update(mark(2, 100, 1500), second(5300));
-        assert_eq!(advance.at, second(5300));
+        progress.update(next, second(4900));
+        assert_eq!(progress.at, second(4900));
+        // The newest backup is removed. The backup before it is as old as it was.
+        progress.update(first, second(5000));
+        assert_eq!(progress.at, second(4600));
+        // The removed backup comes back, for example from another disk.
+        progress.update(next, second(5100));
+        assert_eq!(progress.at, second(4900));
+        // On a new disk, sequences begin at 1 again. A later time or a higher revision is enough.
+        progress.update(mark(1, 900, 1200), second(5200));
+        assert_eq!(progress.at, second(5200));
+        progress.update(mark(2, 100, 1500), second(5300));
+        assert_eq!(progress.at, second(5300));
     }
 }

@@ -53,11 +53,11 @@ async fn act(context: &Context, cache: &Cache) -> Result<(), kube::Error> {
     let jobs = cache.jobs.state();
     let names: BTreeSet<_> = jobs.iter().map(|job| job.name_any()).collect();
     let uids: BTreeSet<_> = jobs.iter().filter_map(|job| job.uid()).collect();
-    let known = |named: &JobReference| match &named.uid {
+    let known = |reference: &JobReference| match &reference.uid {
         Some(uid) => uids.contains(uid),
-        None => names.contains(&named.name),
+        None => names.contains(&reference.name),
     };
-    // What the API server refuses for one request is no reason to leave the others alone.
+    // If the API server refuses something for one request, the other requests are still handled.
     let mut failed = None;
     for request in cache.requests.state() {
         if request.metadata.deletion_timestamp.is_some() {
@@ -65,9 +65,9 @@ async fn act(context: &Context, cache: &Cache) -> Result<(), kube::Error> {
         }
         for missing in job_references(&request)
             .iter()
-            .filter(|named| !known(named))
+            .filter(|reference| !known(reference))
         {
-            // What is not cache may be there all the same: somebody else's, or too new.
+            // A Job that is not in the cache can still exist: it has other labels, or it is too new.
             match job_exists(context, missing).await {
                 Ok(true) => continue,
                 Ok(false) => {}
@@ -85,14 +85,14 @@ async fn act(context: &Context, cache: &Cache) -> Result<(), kube::Error> {
     failed.map_or(Ok(()), Err)
 }
 
-async fn job_exists(context: &Context, named: &JobReference) -> Result<bool, kube::Error> {
-    // Whoever wrote it could write anything: no Job is called so.
-    if !is_origin(&named.name) {
+async fn job_exists(context: &Context, reference: &JobReference) -> Result<bool, kube::Error> {
+    // Anyone who can write the EtcdBackup can write any text here. No Job can have this name.
+    if !is_origin(&reference.name) {
         return Ok(false);
     }
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &context.cluster.namespace);
-    let job = jobs.get_opt(&named.name).await?;
-    Ok(job.is_some_and(|job| named.uid.is_none() || job.uid() == named.uid))
+    let job = jobs.get_opt(&reference.name).await?;
+    Ok(job.is_some_and(|job| reference.uid.is_none() || job.uid() == reference.uid))
 }
 
 async fn delete_request(
@@ -106,7 +106,7 @@ async fn delete_request(
         missing.name
     );
     let requests: Api<EtcdBackup> = Api::all(context.client.clone());
-    // Never one that was made anew under the same name.
+    // Do not delete a newer EtcdBackup with the same name.
     let params = DeleteParams {
         preconditions: Some(Preconditions {
             uid: request.uid(),

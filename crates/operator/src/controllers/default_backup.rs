@@ -33,7 +33,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// The stored state: that `Backup/default` was created, and whether a user deleted it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredState {
+pub(crate) struct StoredState {
     /// The uid of the CRD at that time.
     pub crd_uid: String,
     /// Whether a user deleted `Backup/default`.
@@ -42,7 +42,7 @@ pub struct StoredState {
 
 /// The state of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterState {
+pub(crate) struct ClusterState {
     /// The uid of the CRD, or `None` if it does not exist or is being deleted.
     pub crd_uid: Option<String>,
     /// Whether `Backup/default` exists.
@@ -53,10 +53,9 @@ pub struct ClusterState {
 
 /// The next action.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Do nothing until something changes.
     Nothing,
-    /// Create the CRD.
     CreateCrd,
     /// Create `Backup/default`.
     Create,
@@ -64,9 +63,8 @@ pub enum Decision {
     Store(StoredState),
 }
 
-/// Decides on the next action.
 #[must_use]
-pub fn decide(gate: bool, seen: &ClusterState) -> Decision {
+pub(crate) fn decide(gate: bool, seen: &ClusterState) -> Decision {
     let Some(crd_uid) = &seen.crd_uid else {
         return Decision::CreateCrd;
     };
@@ -85,7 +83,7 @@ pub fn decide(gate: bool, seen: &ClusterState) -> Decision {
         }
     };
     match &seen.memory {
-        // Whoever makes it again is in again.
+        // A user who creates it again opts in again.
         _ if seen.exists => remember(false),
         None => Decision::Create,
         Some(memory) if memory.opted_out => Decision::Nothing,
@@ -152,7 +150,7 @@ async fn reconcile(context: &Context) -> Result<(), kube::Error> {
                 context
                     .write(crds::apply_crds(&context.client, &context.cluster))
                     .await?;
-                // One that is on its way out has to go first.
+                // If the old CRD is still being deleted, that must end first.
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
             Decision::Create => {
@@ -216,7 +214,7 @@ async fn read_state(context: &Context) -> Result<ClusterState, kube::Error> {
         })
     });
     Ok(ClusterState {
-        // Without its kind there is none, and the question is refused.
+        // Without the CRD there is no Backup, and the API server refuses the request.
         exists: crd_uid.is_some() && backups.get_opt(DEFAULT_BACKUP).await?.is_some(),
         crd_uid,
         memory,
@@ -244,7 +242,7 @@ async fn create(context: &Context) -> Result<Option<Backup>, kube::Error> {
     let params = PostParams::default();
     match context.write(backups.create(&params, &backup)).await {
         Ok(made) => Ok(Some(made)),
-        // A kind is served a moment after it was defined.
+        // The API server serves a CRD a moment after it was created.
         Err(kube::Error::Api(status)) if status.code == 404 => {
             tokio::time::sleep(Duration::from_millis(200)).await;
             Ok(None)
@@ -303,13 +301,13 @@ mod tests {
             (seen(Some("a"), false, None), Decision::Create),
             (seen(Some("a"), true, None), remember("a", false)),
             (seen(Some("a"), true, Some(("a", false))), Decision::Nothing),
-            // Deleted, and deleted it stays.
+            // It was deleted, and stays deleted.
             (
                 seen(Some("a"), false, Some(("a", false))),
                 remember("a", true),
             ),
             (seen(Some("a"), false, Some(("a", true))), Decision::Nothing),
-            // Made again by somebody.
+            // A user created it again.
             (
                 seen(Some("a"), true, Some(("a", true))),
                 remember("a", false),
@@ -329,7 +327,7 @@ mod tests {
             decide(true, &seen(Some("b"), false, Some(("a", false)))),
             Decision::Create
         );
-        // Who had opted out before stays out.
+        // A user who opted out before stays opted out.
         assert_eq!(
             decide(true, &seen(Some("b"), false, Some(("a", true)))),
             Decision::Nothing

@@ -72,25 +72,25 @@ async fn reconcile(context: &Context, cache: &Cache) -> Result<(), kube::Error> 
         .filter_map(|job| job_view(job, &pods))
         .collect();
     let mut written = None;
-    // What the API server refuses for one request is no reason to leave the others alone.
+    // If the API server refuses something for one request, the other requests are still handled.
     let mut failed = None;
     for decision in decide(&views, &jobs, &nodes_to_back_up(cache)) {
         let (Action::CreateJob { request, .. } | Action::WriteOutcome { request, .. }) = &decision;
         let Some(request) = by_name.get(request) else {
             continue;
         };
-        let told = match decision {
+        let result = match decision {
             Action::CreateJob { node, .. } => create_job(context, cache, request, node).await,
             Action::WriteOutcome {
                 outcome, message, ..
             } => write_outcome(context, request, outcome, message, None).await,
         };
-        match told {
-            Ok(told) => written = told.or(written),
+        match result {
+            Ok(updated) => written = updated.or(written),
             Err(error) => failed = Some(error),
         }
     }
-    // The last that was written is cache last.
+    // The object that was written last arrives in the cache last.
     if let Some(written) = written {
         cache.wait_until_cached(&cache.requests, &written).await;
     }
@@ -98,7 +98,7 @@ async fn reconcile(context: &Context, cache: &Cache) -> Result<(), kube::Error> 
 }
 
 fn request_view(request: &EtcdBackup) -> RequestView {
-    let said = outcome(request);
+    let reported = outcome(request);
     let status = request.status.as_ref();
     RequestView {
         name: request.name_any(),
@@ -108,8 +108,8 @@ fn request_view(request: &EtcdBackup) -> RequestView {
             .annotations()
             .get(NODE_ANNOTATION)
             .map(|name| name.chars().take(MAX_NAME_CHARS).collect()),
-        outcome: said.as_ref().map(|(outcome, _)| *outcome),
-        last_message: said
+        outcome: reported.as_ref().map(|(outcome, _)| *outcome),
+        last_message: reported
             .map(|(_, condition)| condition.message)
             .unwrap_or_default(),
         job: status
@@ -125,7 +125,7 @@ fn pod_problems(cache: &Cache) -> HashMap<String, String> {
         let job = pod.labels().get("batch.kubernetes.io/job-name");
         if let (Some(job), Some(problem)) = (job, pod_problem(&pod)) {
             let known = problems.entry(job.clone()).or_default();
-            // The same problem is reported in whatever order the pods come.
+            // The order of the pods must not change which problem is reported.
             *known = problem.max(std::mem::take(known));
         }
     }
@@ -190,7 +190,7 @@ async fn create_job(
     node: Option<String>,
 ) -> Result<Option<EtcdBackup>, kube::Error> {
     let pvc = Some(&request.spec.pvc_name).filter(|name| !name.is_empty());
-    // Whoever may ask may write anything there, and it goes into the path of a request.
+    // Anyone who can create an EtcdBackup can write any text there, and it becomes part of the path of a request.
     if let Some(pvc) = pvc
         && !is_origin(pvc)
     {
@@ -319,7 +319,7 @@ fn origin_and_policy(cache: &Cache, request: &EtcdBackup) -> Result<(String, Pol
     let Some(backup) = cache.backups.get(&ObjectRef::<Backup>::new(name)) else {
         return refused("this Backup does not exist");
     };
-    // One that is wrong meanwhile gives nothing up.
+    // If the Backup is invalid now, no backup is removed.
     let policy = validate(name, &backup.spec).map_or(Policy::None, |valid| valid.policy);
     Ok((name.clone(), policy))
 }
@@ -333,12 +333,12 @@ async fn write_outcome(
     job: Option<&str>,
 ) -> Result<Option<EtcdBackup>, kube::Error> {
     let old = request.status.clone().unwrap_or_default();
-    let said = self::outcome(request);
+    let reported = self::outcome(request);
     let job = old.backup_job.clone().or(job.map(|name| BackupJob {
         namespace: context.cluster.namespace.clone(),
         name: name.into(),
     }));
-    let same = said
+    let same = reported
         .as_ref()
         .is_some_and(|(before, condition)| *before == outcome && condition.message == message);
     if same && job == old.backup_job {
@@ -368,7 +368,7 @@ async fn write_outcome(
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
         other => other?,
     };
-    if said.is_none_or(|(before, _)| before != outcome) {
+    if reported.is_none_or(|(before, _)| before != outcome) {
         publish_outcome(context, request, outcome, &message).await;
     }
     Ok(Some(written))

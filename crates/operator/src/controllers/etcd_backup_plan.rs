@@ -39,7 +39,6 @@ pub(crate) enum JobEnd {
     Failed(String),
 }
 
-/// An action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Create a Job for a request, on a node or with its PersistentVolumeClaim.
@@ -58,12 +57,13 @@ pub(crate) enum Action {
 /// Decides on all actions. `nodes` are the nodes to back up, in order.
 pub(crate) fn decide(requests: &[RequestView], jobs: &[JobView], nodes: &[String]) -> Vec<Action> {
     let mut all = Vec::new();
-    let tell = |request: &RequestView, outcome: Outcome, message: String| Action::WriteOutcome {
-        request: request.name.clone(),
-        outcome,
-        message,
-    };
-    let mut goes_on = None;
+    let write_outcome =
+        |request: &RequestView, outcome: Outcome, message: String| Action::WriteOutcome {
+            request: request.name.clone(),
+            outcome,
+            message,
+        };
+    let mut current = None;
     let mut waiting = Vec::new();
     for request in requests {
         if matches!(request.outcome, Some(outcome) if outcome != Outcome::Pending) {
@@ -73,16 +73,16 @@ pub(crate) fn decide(requests: &[RequestView], jobs: &[JobView], nodes: &[String
             .iter()
             .filter(|job| job.owner_uid == request.uid)
             .collect();
-        // However they are seen, the same is said.
+        // The order of the Jobs must not change the message.
         own.sort_by(|one, other| one.name.cmp(&other.name));
         if own.is_empty() && request.job.is_none() {
             waiting.push(request);
             continue;
         }
-        goes_on.get_or_insert(&request.name);
+        current.get_or_insert(&request.name);
         all.push(if own.is_empty() {
             let job = request.job.as_deref().unwrap_or_default();
-            tell(
+            write_outcome(
                 request,
                 Outcome::Failed,
                 format!("its Job {job} was deleted"),
@@ -92,20 +92,20 @@ pub(crate) fn decide(requests: &[RequestView], jobs: &[JobView], nodes: &[String
         });
     }
     waiting.sort_by(|one, other| one.name.cmp(&other.name));
-    if let Some(running) = goes_on {
+    if let Some(running) = current {
         let message =
             format!("waiting for EtcdBackup {running}: only one EtcdBackup runs at a time");
-        let told = waiting
+        let pending = waiting
             .into_iter()
-            .map(|request| tell(request, Outcome::Pending, message.clone()));
-        all.extend(told);
+            .map(|request| write_outcome(request, Outcome::Pending, message.clone()));
+        all.extend(pending);
         return all;
     }
     let Some((first, others)) = waiting.split_first() else {
         return all;
     };
     all.push(match (&first.pvc, nodes_of_request(first, nodes).first()) {
-        (None, None) => tell(first, Outcome::Failed, no_node_message(first)),
+        (None, None) => write_outcome(first, Outcome::Failed, no_node_message(first)),
         (None, Some(node)) => Action::CreateJob {
             request: first.name.clone(),
             node: Some(node.clone()),
@@ -122,7 +122,7 @@ pub(crate) fn decide(requests: &[RequestView], jobs: &[JobView], nodes: &[String
     all.extend(
         others
             .iter()
-            .map(|request| tell(request, Outcome::Skipped, message.clone())),
+            .map(|request| write_outcome(request, Outcome::Skipped, message.clone())),
     );
     all
 }
@@ -143,7 +143,7 @@ fn no_node_message(request: &RequestView) -> String {
 
 /// Decides on the action for a request that has a Job.
 fn next_action(request: &RequestView, jobs: &[&JobView], nodes: &[String]) -> Action {
-    let tell = |outcome, message| Action::WriteOutcome {
+    let write_outcome = |outcome, message| Action::WriteOutcome {
         request: request.name.clone(),
         outcome,
         message,
@@ -169,7 +169,7 @@ fn next_action(request: &RequestView, jobs: &[&JobView], nodes: &[String]) -> Ac
             place(job),
             pod.collect::<String>()
         );
-        return tell(Outcome::Pending, message);
+        return write_outcome(Outcome::Pending, message);
     }
     if request.pvc.is_none()
         && let Some(node) = nodes
@@ -187,7 +187,7 @@ fn next_action(request: &RequestView, jobs: &[&JobView], nodes: &[String]) -> Ac
             Some(JobEnd::Failed(why)) => Some(format!(
                 "{}: {}",
                 place(job),
-                // With its Job an overdue pod is gone, and what it waited for is known from before.
+                // The pod's problem is more precise. The pod of an overdue Job does not exist any more.
                 job.pod_problem.as_ref().unwrap_or(why)
             )),
             _ => None,
@@ -195,7 +195,7 @@ fn next_action(request: &RequestView, jobs: &[&JobView], nodes: &[String]) -> Ac
         .collect();
     if failed.is_empty() {
         let places: Vec<_> = jobs.iter().map(|job| place(job)).collect();
-        return tell(
+        return write_outcome(
             Outcome::Completed,
             format!("a proven backup was made by {}", places.join(", ")),
         );
@@ -206,13 +206,13 @@ fn next_action(request: &RequestView, jobs: &[&JobView], nodes: &[String]) -> Ac
         String::new()
     };
     message += &failed.join(". ");
-    // It was said while its pod was still there.
+    // The pods do not exist any more, but the last message has the problem of one.
     if jobs.iter().all(|job| job.pod_problem.is_none())
         && request.last_message.contains(&format!("{IS_RUNNING}: "))
     {
         message += &format!(" (before: {})", request.last_message);
     }
-    tell(Outcome::Failed, message)
+    write_outcome(Outcome::Failed, message)
 }
 
 #[cfg(test)]
@@ -231,7 +231,7 @@ mod tests {
         }
     }
 
-    fn with_claim(name: &str) -> RequestView {
+    fn with_pvc(name: &str) -> RequestView {
         RequestView {
             pvc: Some("pvc".into()),
             ..request(name)
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn of_several_the_first_by_name_is_made_and_the_others_are_skipped() {
-        let all = [with_claim("c"), with_claim("a"), with_claim("b")];
+        let all = [with_pvc("c"), with_pvc("a"), with_pvc("b")];
         assert_eq!(
             decided(&all, &[], &["n1"]),
             ["a make ", "b Skipped", "c Skipped"]
@@ -300,10 +300,10 @@ mod tests {
         assert_eq!(decided(&[request("a")], &jobs, &on), ["a Completed"]);
         jobs.pop();
         jobs.push(end("n3", JobEnd::Failed("the disk is full".into())));
-        let told = decide(&[request("a")], &jobs, &nodes(&on));
+        let actions = decide(&[request("a")], &jobs, &nodes(&on));
         let Some(Action::WriteOutcome {
             outcome, message, ..
-        }) = told.first()
+        }) = actions.first()
         else {
             panic!("the outcome is written");
         };
@@ -328,14 +328,14 @@ mod tests {
             Some(Action::WriteOutcome { message, .. }) => message,
             other => panic!("{other:?} tells nothing"),
         };
-        let said = message(&request("a"), waits);
-        let told = RequestView {
+        let first = message(&request("a"), waits);
+        let pending = RequestView {
             outcome: Some(Outcome::Pending),
-            last_message: said,
+            last_message: first,
             ..request("a")
         };
         let overdue = JobEnd::Failed("Job was active longer than specified deadline".into());
-        let last = message(&told, job("a", Some("n1"), Some(overdue)));
+        let last = message(&pending, job("a", Some("n1"), Some(overdue)));
         assert!(last.contains("longer than specified"), "{last}");
         assert!(last.contains("ErrImagePull"), "{last}");
     }

@@ -38,7 +38,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// How often backups are evaluated again, even without a change. The time of the evaluation is in the status.
 const EVALUATE_EVERY: Duration = Duration::from_secs(300);
-/// A little less than the time between two evaluations.
+/// After this time, an unchanged status gets the time of the evaluation again. A little less than `EVALUATE_EVERY`.
 const RENEWED_EVERY: SignedDuration = SignedDuration::from_secs(290);
 /// How long the `NodeBackup` of a removed node is kept.
 const LEFT_NODES_KEPT: SignedDuration = SignedDuration::from_hours(24);
@@ -61,9 +61,9 @@ struct EvaluationState {
     /// The last valid specification of `Backup/default`.
     valid: Option<ValidBackup>,
     /// Whether the first evaluation is complete.
-    looked: bool,
+    evaluated: bool,
     /// The last result, if there is no `Backup` for a condition.
-    said: Option<(bool, String)>,
+    last_result: Option<(bool, String)>,
 }
 
 /// Acts on each change, and at intervals.
@@ -125,7 +125,7 @@ async fn evaluate(
         again = again.into_iter().chain(judged.look_again_at).min();
         write_condition(context, backup, &judged).await?;
     }
-    memory.looked = true;
+    memory.evaluated = true;
     context.state.update(|state| state.evaluated_at = Some(now));
     let is_there = |name: &String| backups.iter().any(|backup| backup.name_any() == *name);
     memory.generations.retain(|name, _| is_there(name));
@@ -154,7 +154,7 @@ async fn evaluate_nodes(
             memory.spec_since(backup, now)
         }
         (None, CrdOwner::Upstream) => memory.started.unwrap_or(now),
-        // Nobody wants any.
+        // Without Backup/default, no node needs backups.
         (None, CrdOwner::Lifeboat) => {
             context.state.update(|state| state.nodes.clear());
             return Ok(None);
@@ -200,7 +200,7 @@ async fn evaluate_nodes(
         verdicts.push((name.as_str(), verdict));
     }
     memory.joined.retain(|name, _| names.contains(name));
-    // A NodeBackup that somebody has removed comes back with what was known already.
+    // If a user deletes a NodeBackup, the node writes it again. Its backups are not new then.
     memory.advanced.retain(|name, _| names.contains(name));
     context.state.update(|state| state.nodes = states);
     let mut judged = sum_up(&verdicts);
@@ -252,7 +252,7 @@ impl EvaluationState {
 
     /// Since when a node needs backups. It can get its role long after its creation.
     fn needs_backups_since(&mut self, node: &PartialObjectMeta<Node>, now: Timestamp) -> Timestamp {
-        let since = if self.looked {
+        let since = if self.evaluated {
             now
         } else {
             creation_time(&node.metadata)
@@ -325,7 +325,7 @@ fn evaluate_requests(
         (Ok(schedule), Ok(zone)) => {
             schedule_freshness::judge(&schedule, &zone, completed, since, now)
         }
-        // It was parsed before.
+        // `validate` has already parsed both.
         _ => Freshness::Pending { until: None },
     };
     let until = match freshness {
@@ -424,7 +424,7 @@ async fn publish_without_backup(
     judged: &Judgement,
 ) {
     let before = memory
-        .said
+        .last_result
         .replace((judged.degraded, judged.message.clone()));
     let was = before.as_ref().is_some_and(|(degraded, _)| *degraded);
     let kind = ObjectReference {

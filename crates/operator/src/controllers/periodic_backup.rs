@@ -34,7 +34,7 @@ const CONDITION: ConditionType = ConditionType::PeriodicBackupControllerDegraded
 const SETTLE: Duration = Duration::from_millis(300);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
-/// Acts when something has changed that decides what is applied, and when a due time in a status has passed.
+/// Acts when a change affects the applied objects, and when the next run in a status has passed.
 pub(crate) async fn run(context: Arc<Context>, cache: Arc<Cache>) {
     cache.configuration_ready().await;
     let mut changes = cache.changes();
@@ -59,7 +59,7 @@ pub(crate) async fn run(context: Arc<Context>, cache: Arc<Cache>) {
     }
 }
 
-/// What decides which objects are applied: other changes, as of a status, need no write.
+/// Everything that decides which objects are applied. Other changes, such as those of a status, need no write.
 fn inputs(cache: &Cache) -> BTreeSet<String> {
     let mut inputs = BTreeSet::new();
     let mut add = |kind: &str, metadata: &ObjectMeta| {
@@ -90,7 +90,7 @@ fn inputs(cache: &Cache) -> BTreeSet<String> {
     inputs
 }
 
-/// The layouts that nodes have by their label.
+/// The layouts in the labels of the nodes.
 fn layouts(cache: &Cache) -> BTreeSet<NodeLayout> {
     let nodes = cache.nodes.state();
     nodes
@@ -99,7 +99,7 @@ fn layouts(cache: &Cache) -> BTreeSet<NodeLayout> {
         .collect()
 }
 
-/// Creates the objects for each `Backup`, and returns when to do so again. One that fails does not stop the others.
+/// Creates the objects for each `Backup`, and returns when to do so again. If one fails, the others are still handled.
 async fn reconcile_all(context: &Context, cache: &Cache) -> Option<Duration> {
     // OpenShift's own operator handles each `Backup`: backup servers run with default settings.
     if context.cluster.crd_owner == CrdOwner::Upstream {
@@ -185,7 +185,7 @@ async fn apply_objects(
     };
     match applied {
         Ok(message) => Ok(StatusUpdate::ready(valid, message)),
-        // The answer will be the same next time.
+        // A retry would get the same answer.
         Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => Ok(
             StatusUpdate::degraded(StatusReason::Refused, status.message),
         ),
@@ -272,7 +272,7 @@ impl StatusUpdate {
         let zone = TimeZone::get(&valid.time_zone).unwrap_or(TimeZone::UTC);
         let schedule = Schedule::parse(&valid.schedule).ok();
         let next_run = schedule.and_then(|schedule| schedule.next_after(now, &zone));
-        // To the second, and not before it.
+        // One second is added below, so that the next run has passed by then.
         let again = next_run.and_then(|next| Duration::try_from(next.duration_since(now)).ok());
         StatusUpdate {
             condition: ConditionUpdate {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 pub struct InstallOptions {
     /// The image of the operator and of the pods that it creates.
     pub image: String,
-    /// The namespace of the operator.
+    /// The namespace of the operator. It is one of the objects, except on OpenShift, where it exists.
     pub namespace: String,
     /// Whether the cluster is OpenShift: adds SecurityContextConstraints and uses an existing namespace.
     pub openshift: bool,
@@ -49,7 +49,7 @@ pub fn all(install: &InstallOptions) -> Vec<Value> {
         OPERATOR_ACCOUNT,
         &operator_rules_in_namespace(),
     ));
-    // Events of what belongs to the whole cluster are in this namespace.
+    // Events for cluster-scoped objects are in this namespace.
     for account in [OPERATOR_ACCOUNT, AGENT_ACCOUNT] {
         let rules = json!([rule("events.k8s.io", &["events"], &["create", "patch"])]);
         all.extend(granted(home, Some("default"), account, &rules));
@@ -102,13 +102,13 @@ fn constraints(home: &str) -> Vec<Value> {
         "runAsUser": {"type": "RunAsAny"},
         "fsGroup": {"type": "RunAsAny"},
         "supplementalGroups": {"type": "RunAsAny"},
-        // What the node has belongs to the node, by SELinux, too.
+        // With SELinux, only this type can read the files of the node.
         "seLinuxContext": {"type": "MustRunAs", "seLinuxOptions": {"type": "spc_t"}},
         "seccompProfiles": ["runtime/default"],
         "volumes": ["hostPath", "persistentVolumeClaim", "projected"],
         "users": [format!("system:serviceaccount:{home}:{AGENT_ACCOUNT}")],
     });
-    // Requests are on the host's network as well, and need nothing else of it.
+    // Pods of request-backup also use the host's network, and need no other privilege.
     let binding = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
@@ -150,7 +150,7 @@ fn deployment(install: &InstallOptions) -> Vec<Value> {
                         "runAsUser": 65534,
                         "seccompProfile": {"type": "RuntimeDefault"},
                     },
-                    // Where there is one node, both are on it.
+                    // On a cluster with one node, both replicas run on it.
                     "affinity": {
                         "nodeAffinity": control_plane_affinity().node_affinity,
                         "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred},
@@ -190,7 +190,7 @@ fn deployment(install: &InstallOptions) -> Vec<Value> {
         "metadata": {"name": APP, "namespace": home},
         "spec": {"minAvailable": 1, "selector": {"matchLabels": labels}},
     });
-    // All other pods are on the host's network, which no policy reaches.
+    // All other pods use the host's network, where a NetworkPolicy has no effect.
     let policy = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -328,8 +328,8 @@ fn operator_rules(openshift: bool) -> Value {
         "etcdbackups.operator.openshift.io",
         "nodebackups.lifeboat.etcd.io",
     );
-    // Those that are brought to the version of the operator; where the first two are OpenShift's it sees to them.
-    let kept_new: &[&str] = if openshift {
+    // The CRDs that the operator updates. On OpenShift, the first two belong to OpenShift.
+    let updated: &[&str] = if openshift {
         &[own]
     } else {
         &[backups, requests, own]
@@ -355,7 +355,7 @@ fn operator_rules(openshift: bool) -> Value {
         named(
             "apiextensions.k8s.io",
             "customresourcedefinitions",
-            kept_new,
+            updated,
             &["patch"]
         ),
         rule(
@@ -364,7 +364,7 @@ fn operator_rules(openshift: bool) -> Value {
             &["get", "list", "watch", "create"]
         ),
         rule("config.openshift.io", &["backups/status"], &["patch"]),
-        // To be named as the owner of what is made for it.
+        // Needed to name a Backup as the owner of the objects that are created for it.
         rule("config.openshift.io", &["backups/finalizers"], &["update"]),
         rule(
             "operator.openshift.io",
@@ -421,7 +421,7 @@ fn operator_rules_in_namespace() -> Value {
             &["etcd-lifeboat-default-backup"],
             &["get", "patch"]
         ),
-        // Who may not delete what is owned may not name its owner, where OpenShift's admission looks at that.
+        // OpenShift's admission requires the permission to delete an object from an account that sets its owner.
         rule(
             "apps",
             &["daemonsets"],

@@ -122,7 +122,7 @@ fn own_pods_only(home: &str, image: &str) -> [Value; 2] {
             "variables.pod.containers.size() == 1 && !has(variables.pod.initContainers) && !has(variables.pod.ephemeralContainers)",
             "a pod of etcd-lifeboat must have exactly one container",
         ),
-        // Any version: while the operator is upgraded both are there.
+        // Any version, because both versions run during an upgrade of the operator.
         validation(
             &format!(
                 "{only}.image == '{repository}' || (({only}.image.startsWith('{repository}:') || {only}.image.startsWith('{repository}@')) && !{only}.image.substring(size('{repository}')).contains('/'))"

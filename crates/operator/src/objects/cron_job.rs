@@ -24,7 +24,6 @@ const REQUEST_TIMEOUT_S: i64 = 3600;
 /// A user that exists on no node.
 const NOBODY: i64 = 65534;
 
-/// Name of the CronJob of a `Backup`.
 pub(crate) fn cron_job_name(backup: &str) -> String {
     shortened(backup, CRON_JOB_CHARS)
 }

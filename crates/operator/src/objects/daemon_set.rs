@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
 
-/// Its name, for nodes with a layout label or for all other nodes.
+/// Name of the DaemonSet for nodes with this layout label, or for all other nodes.
 pub(crate) fn daemon_set_name(layout: Option<NodeLayout>) -> String {
     match layout {
         None => DAEMON_SET.into(),
@@ -46,10 +46,10 @@ pub(crate) fn daemon_set(
         args,
         BackupTarget::Node,
     );
-    // It writes its NodeBackup.
+    // The backup server writes its NodeBackup with this token.
     pod.automount_service_account_token = Some(true);
     pod.affinity = Some(layout_affinity(by_label));
-    // The selector of a DaemonSet cannot be changed: that of the first has no layout.
+    // The selector of a DaemonSet cannot be changed. So the DaemonSet without a layout label keeps its selector without a layout.
     let mut labels = BTreeMap::from([("app".to_string(), SERVER_APP.to_string())]);
     if let Some(layout) = by_label {
         labels.insert(LABEL.into(), layout.name().into());
@@ -117,13 +117,13 @@ mod tests {
     }
 
     fn built(layout: NodeLayout, policy: Policy) -> Value {
-        let shape = ClusterInfo {
+        let info = ClusterInfo {
             platform: Platform::Kubernetes,
             namespace: "ns".into(),
             crd_owner: crate::cluster::cluster_info::CrdOwner::Lifeboat,
             external: false,
         };
-        let set = daemon_set(&shape, layout, None, &options(), &valid(policy), None);
+        let set = daemon_set(&info, layout, None, &options(), &valid(policy), None);
         serde_json::to_value(set).unwrap()
     }
 
@@ -166,7 +166,7 @@ mod tests {
         ] {
             let set = built(layout, Policy::Number(3));
             let pod = &set["spec"]["template"]["spec"];
-            // etcd, which is of the node's own class, must outlive it.
+            // Not the class of etcd's own pod, because etcd must survive longer.
             assert_eq!(pod["priorityClassName"], "system-cluster-critical");
             let container = &pod["containers"][0];
             assert_eq!(container["resources"]["limits"]["memory"], "128Mi");

@@ -121,7 +121,7 @@ fn required_node_affinity(terms: Vec<NodeSelectorTerm>) -> Affinity {
     }
 }
 
-/// A variable with a field of the pod.
+/// An environment variable with the value of a field of the pod.
 pub(crate) fn field_variable(name: &str, field_path: &str) -> EnvVar {
     EnvVar {
         name: name.into(),
@@ -142,7 +142,7 @@ pub(crate) fn quantities(all: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
         .collect()
 }
 
-/// Everything that a container gives up, but for these capabilities.
+/// A security context without privileges, except for these capabilities.
 pub(crate) fn restricted(capabilities: &[&str]) -> SecurityContext {
     let added: Vec<String> = capabilities.iter().map(|name| (*name).into()).collect();
     SecurityContext {
@@ -163,7 +163,7 @@ pub(crate) fn runtime_seccomp() -> SeccompProfile {
     }
 }
 
-/// Taints must not stop backups.
+/// Tolerates every taint, because taints must not stop backups.
 pub(crate) fn every_taint() -> Vec<Toleration> {
     vec![Toleration {
         operator: Some("Exists".into()),
@@ -213,12 +213,12 @@ pub(crate) fn backup_pod(
         // A broken pod network must not stop backups.
         host_network: Some(true),
         tolerations: Some(every_taint()),
-        // Disk pressure does not evict it. With the class of the node's own pods the kernel would spare it as well as etcd, which
-        // must outlive it.
+        // With this class, disk pressure does not evict the pod. With the class of the node's own pods, the kernel would protect this pod
+        // as much as etcd if memory runs out, but etcd must survive longer.
         priority_class_name: Some("system-cluster-critical".into()),
         service_account_name: Some(AGENT_ACCOUNT.into()),
         automount_service_account_token: Some(false),
-        // With SELinux the node's files belong to the node, and only this type reads them.
+        // With SELinux, only this type can read the files of the node.
         security_context: Some(PodSecurityContext {
             run_as_user: Some(0),
             seccomp_profile: Some(runtime_seccomp()),

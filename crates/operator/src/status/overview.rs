@@ -327,11 +327,11 @@ mod tests {
         };
         let now: Timestamp = "2026-11-22T03:00:00Z".parse().unwrap();
         let ago = |seconds: i64| Some(now - SignedDuration::from_secs(seconds));
-        // One that works is enough, whatever the other one waits for.
+        // One replica that works is enough, even if the other one waits for something.
         assert_eq!(operator_problem(ago(20), &[pod(OPERATOR_APP)], now), None);
-        // The clock of whoever looks may be behind.
+        // The clock of the machine that runs the command may be behind.
         assert_eq!(operator_problem(ago(-300), &[], now), None);
-        for (renewed_at, pods, watch_error_message) in [
+        for (renewed_at, pods, expected) in [
             (ago(70), vec![pod(OPERATOR_APP)], "pod p: ErrImagePull"),
             (
                 ago(70),
@@ -340,8 +340,8 @@ mod tests {
             ),
             (None, vec![], "no replica has ever held its lease"),
         ] {
-            let told = operator_problem(renewed_at, &pods, now).unwrap();
-            assert!(told.contains(watch_error_message), "{told}");
+            let problem = operator_problem(renewed_at, &pods, now).unwrap();
+            assert!(problem.contains(expected), "{problem}");
         }
     }
 }

@@ -20,7 +20,7 @@ pub struct NodeState {
     pub applicable: bool,
     /// Whether its newest proven backup is up to date.
     pub fresh: bool,
-    /// When the operator first saw this backup.
+    /// When the operator first saw this backup, by the operator's clock. `None` without a proven backup.
     pub advanced_at: Option<Timestamp>,
 }
 
@@ -33,7 +33,7 @@ pub struct OperatorState {
     pub opted_out: bool,
     /// `Backup`s by name.
     pub backups: BTreeMap<String, BackupState>,
-    /// Nodes by name.
+    /// Control-plane nodes by name, at the last evaluation. Empty if no node needs backups.
     pub nodes: BTreeMap<String, NodeState>,
     /// Number of `EtcdBackup`s by condition.
     pub requests: BTreeMap<&'static str, u64>,
@@ -43,7 +43,7 @@ pub struct OperatorState {
     pub evaluated_at: Option<Timestamp>,
     /// Objects of the cluster that cannot be read: kind and name, and the reason.
     pub unreadable: BTreeMap<String, String>,
-    /// Writes that the API server refused or did not answer, by controller.
+    /// Number of requests that the API server refused or did not answer, by controller.
     pub errors: BTreeMap<&'static str, u64>,
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A folder with control plane programs, as other projects of the field name it.
+/// Environment variable: a folder with control-plane programs. Other projects use the same variable.
 pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
 /// The programs of a control plane, by their names.
@@ -31,44 +31,44 @@ impl fmt::Display for Version {
 /// The programs of one version.
 #[derive(Debug, Clone)]
 pub struct Binaries {
-    /// Which version.
+    /// Minor version, as the programs show it.
     pub version: Version,
     dir: PathBuf,
 }
 
 impl Binaries {
-    /// Where a program is.
+    /// Path of one of [`PROGRAMS`].
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// Where all of them are.
+    /// The folder with all of [`PROGRAMS`].
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 }
 
-/// Where programs that were built for tests stay.
+/// The cache folder for Kubernetes programs that were built for tests.
 #[must_use]
 pub fn cache_dir() -> PathBuf {
     let etcd = crate::etcd_binaries::cache_dir();
     etcd.with_file_name("kubernetes")
 }
 
-/// A program beside a cluster that is built for the tests: `helm`, or what serves a kubelet's streams.
+/// Path of a tool that is built for the tests: [`HELM`] or [`STREAMS`]. The file may be missing.
 #[must_use]
 pub fn tool(name: &str) -> PathBuf {
     cache_dir().join("tools").join(name)
 }
 
-/// What serves a kubelet's streams.
+/// The program that serves logs and commands for a kubelet.
 pub const STREAMS: &str = "kubelet-streams";
 /// The package manager.
 pub const HELM: &str = "helm";
 
-/// The tool, or a skipped test.
+/// Path of a tool. If it is missing, skips the test and returns `None`.
 #[must_use]
 pub fn require_tool(name: &str) -> Option<PathBuf> {
     let place = tool(name);
@@ -98,15 +98,16 @@ pub fn in_dir(dir: &Path, version: Version) -> Option<Binaries> {
     all.then_some(())?;
     let server = dir.join("kube-apiserver");
     let output = Command::new(server).arg("--version").output().ok()?;
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    told.starts_with(&format!("Kubernetes v{version}."))
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    printed
+        .starts_with(&format!("Kubernetes v{version}."))
         .then(|| Binaries {
             version,
             dir: dir.into(),
         })
 }
 
-/// The newest version that is here, or a skipped test.
+/// The newest version on this machine. If there is none, skips the test and returns `None`.
 #[must_use]
 pub fn require() -> Option<Binaries> {
     let found = VERSIONS.into_iter().find_map(find);

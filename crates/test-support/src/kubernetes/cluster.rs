@@ -1,4 +1,4 @@
-//! A cluster: started, looked at, broken and mended by tests, and gone with the value.
+//! A cluster that tests start, inspect, break and repair. It ends when the value is dropped.
 
 use super::binaries::{Binaries, STREAMS, tool};
 use super::container::Spawner;
@@ -38,7 +38,7 @@ pub struct Options {
     pub nodes: usize,
     /// Kubernetes' own programs.
     pub kubernetes: Binaries,
-    /// etcd's.
+    /// Programs of etcd, the same version on each node.
     pub etcd: EtcdBinaries,
     /// Whether it looks like OpenShift.
     pub openshift: Option<Flavour>,
@@ -49,23 +49,23 @@ pub struct Options {
 /// A node of a cluster.
 #[derive(Debug, Clone)]
 pub struct NodePlace {
-    /// Its name.
+    /// Name of the Node object, such as `node-1`.
     pub name: String,
-    /// What stands for its root directory.
+    /// The folder that stands for the root directory of the node.
     pub root: PathBuf,
-    /// Where its etcd member listens.
+    /// URL for clients of the node's etcd member.
     pub etcd_endpoint: String,
 }
 
 /// A running cluster; dropping it ends everything and removes its files.
 pub struct Cluster {
-    // In the order in which they end: nobody is left who writes to what is gone.
+    // In the order in which they are dropped, so that no part writes to one that has already ended.
     pub(super) kubelets: BTreeMap<String, Kubelet>,
     pub(super) parts: BTreeMap<&'static str, Part>,
     pub(super) members: BTreeMap<String, Server>,
     pub(super) links: BTreeMap<String, Link>,
     pub(super) contexts: BTreeMap<String, Arc<Context>>,
-    // Also while who listens on them is down.
+    // Reserved also while the servers that use them are down.
     ports: Vec<ReservedPort>,
     kubeconfig: PathBuf,
     kubectl: PathBuf,
@@ -79,7 +79,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts one, and waits until it is ready.
+    /// Starts a cluster, and waits until it is ready.
     ///
     /// # Panics
     /// If it does not become ready.
@@ -124,7 +124,7 @@ impl Cluster {
             }
         }
         let parts = start_parts(options, &dir, &pki, api_port, &etcd_urls, &links, &members);
-        // What tests look with is never cut off.
+        // The connection of the tests themselves is never cut.
         let kubeconfig = pki.kubeconfig(&Identity::admin(), api_port);
         let client = runtime.block_on(client_of(&kubeconfig));
         let mut cluster = Cluster {
@@ -170,7 +170,7 @@ impl Cluster {
 
     pub(super) fn wait_for_the_api_server(&mut self) {
         let deadline = Instant::now() + READY_WITHIN;
-        // Ready means also that its own roles are there, without which nobody else can start.
+        // Ready also means that the built-in roles exist. The other programs cannot start without them.
         while !self.kubectl(&["get", "--raw", "/readyz"]).status.success() {
             let alive = self.parts.get_mut(APISERVER).is_some_and(Part::is_running);
             assert!(
@@ -182,7 +182,7 @@ impl Cluster {
         }
     }
 
-    /// The end of a part's log.
+    /// The last 20 lines of a part's log.
     #[must_use]
     pub fn log_end(&self, part: &str) -> String {
         const LINES: usize = 20;
@@ -257,7 +257,6 @@ impl Cluster {
         }
     }
 
-    /// How many nodes are ready.
     #[must_use]
     pub fn ready_nodes(&self) -> usize {
         let nodes: Api<Node> = Api::all(self.client.clone());
@@ -282,19 +281,19 @@ impl Cluster {
         self.started_in
     }
 
-    /// Where its files are.
+    /// The folder with the certificates, logs and pods of the cluster.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// With all rights, and never cut off.
+    /// A kubeconfig with all rights, whose connection is never cut.
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// A kubeconfig with all rights for a program outside of the cluster, whose way can be cut as `outside`.
+    /// A kubeconfig with all rights for a program outside of the cluster. Its connection can be cut as `outside`.
     #[must_use]
     pub fn outside_kubeconfig(&self) -> PathBuf {
         let mut identity = Identity::admin();
@@ -302,7 +301,7 @@ impl Cluster {
         self.pki.kubeconfig(&identity, self.links["outside"].port())
     }
 
-    /// As [`Cluster::outside_kubeconfig`], for a program that is a service account to the API server.
+    /// Like [`Cluster::outside_kubeconfig`], but with the token of a service account.
     #[must_use]
     pub fn account_kubeconfig(&self, namespace: &str, account: &str) -> PathBuf {
         let token = self.kubectl_ok(&["-n", namespace, "create", "token", account]);
@@ -316,7 +315,7 @@ impl Cluster {
         self.client.clone()
     }
 
-    /// Runs a future where the cluster's own run.
+    /// Runs a future on the runtime of the cluster.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)
     }
@@ -344,14 +343,13 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Applies a manifest.
     pub fn apply(&self, manifest: &str) {
         let path = self.dir.path().join("manifest.yaml");
         std::fs::write(&path, manifest).unwrap();
         let _ = self.kubectl_ok(&["apply", "-f", path.to_str().unwrap()]);
     }
 
-    /// Its nodes.
+    /// All nodes, in the order of their names.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodePlace> {
         let place = |(name, server): (&String, &Server)| NodePlace {
@@ -368,7 +366,7 @@ impl Cluster {
         &self.members[node]
     }
 
-    /// What a service account has asked of the API server so far, as audit events.
+    /// The requests of a service account to the API server so far, as audit events.
     #[must_use]
     pub fn asked_by(&self, namespace: &str, account: &str) -> Vec<serde_json::Value> {
         let user = format!("system:serviceaccount:{namespace}:{account}");
@@ -385,7 +383,7 @@ impl Cluster {
         *images = std::mem::take(&mut *images).with(name, image);
     }
 
-    /// What a container has printed since its last start; nothing if there is no such container any more.
+    /// What a container has printed since its last start, or `None` if the container does not exist any more.
     #[must_use]
     pub fn logs(&self, namespace: &str, pod: &str, container: &str) -> Option<String> {
         let pods: Api<k8s_openapi::api::core::v1::Pod> =
@@ -415,7 +413,7 @@ impl Drop for Cluster {
         for kubelet in self.kubelets.values_mut() {
             kubelet.crash();
         }
-        // Containers end in a moment; then nothing holds their directories.
+        // Wait until the containers have ended and do not use their directories any more.
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -424,7 +422,7 @@ fn port_of(url: &str) -> u16 {
     url.rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// A client as the identity of a kubeconfig.
+/// A client with the identity of a kubeconfig.
 pub async fn client_of(kubeconfig: &Path) -> kube::Client {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
     let options = KubeConfigOptions::default();
@@ -509,7 +507,7 @@ fn start_parts(
         ("kubelet-preferred-address-types", "InternalIP".into()),
         ("authorization-mode", "Node,RBAC".into()),
         ("service-cluster-ip-range", SERVICE_RANGE.into()),
-        // Nobody reaches it by the address of a service: pods are told its port.
+        // No program uses the address of the service: pods get the port in their environment.
         ("endpoint-reconciler-type", "none".into()),
         ("allow-privileged", "true".into()),
         ("enable-admission-plugins", plugins.into()),
@@ -542,7 +540,7 @@ fn start_parts(
         ("cluster-signing-key-file", file("ca.key")),
         ("leader-elect", "false".into()),
         ("profiling", "false".into()),
-        // A node that says nothing for so long is not ready; usually it is 50 s.
+        // A node without a heartbeat for this time is not ready. The default is 50 s.
         ("node-monitor-grace-period", "20s".into()),
     ];
     let scheduler_config = client(&Identity::scheduler(), SCHEDULER);

@@ -1,4 +1,4 @@
-//! Somebody else who writes to an object, over and over.
+//! Another client that writes to an object again and again.
 
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const WRITES_EVERY: Duration = Duration::from_millis(20);
-/// In the values of a patch this is the number of the write.
+/// Placeholder in a patch for the number of the write.
 const NUMBER: &str = "$N";
 
-/// Which object.
+/// The object to write to. It must exist.
 #[derive(Debug, Clone)]
 pub struct Object<'o> {
-    /// `v1`, `apps/v1`.
+    /// API group and version, such as `apps/v1`, or only the version, such as `v1`.
     pub api_version: &'o str,
-    /// `DaemonSet`.
+    /// Kind of the object, such as `DaemonSet`.
     pub kind: &'o str,
-    /// None for kinds without namespaces.
+    /// `None` for a cluster-scoped object.
     pub namespace: Option<&'o str>,
-    /// Its name.
+    /// Name of the object; a write to a missing object is not counted.
     pub name: &'o str,
 }
 
@@ -32,7 +32,7 @@ pub struct ConflictingWriter {
 
 impl ConflictingWriter {
     /// Starts to merge a patch into an object, fifty times a second; `$N` in it becomes another number each time.
-    /// To be called where a runtime is.
+    /// Must be called in a Tokio runtime.
     #[must_use]
     pub fn start(client: kube::Client, object: &Object<'_>, patch: &Value) -> ConflictingWriter {
         let (group, version) = object
@@ -68,7 +68,7 @@ impl ConflictingWriter {
         ConflictingWriter { task, writes }
     }
 
-    /// Writes that the API server took.
+    /// Number of writes that the API server accepted.
     #[must_use]
     pub fn writes(&self) -> u64 {
         self.writes.load(Ordering::Relaxed)

@@ -34,7 +34,7 @@ exec "$@"
 #[derive(Debug, Clone)]
 pub(super) struct Mount {
     pub(super) source: PathBuf,
-    /// Where in the container, absolute.
+    /// Absolute path in the container.
     pub(super) at: String,
     pub(super) read_only: bool,
 }
@@ -61,7 +61,7 @@ impl Launch {
         std::fs::create_dir_all(&self.root)?;
         let mut mounts = image_mounts(&self.image, &self.root)?;
         mounts.extend(self.mounts.iter().cloned());
-        // A mount in another one comes after it.
+        // A mount inside another mount must come after it.
         mounts.sort_by_key(|mount| mount.at.len());
         let log = std::fs::File::create(&self.log)?;
         let mut command = Command::new("setpriv");
@@ -156,10 +156,9 @@ fn image_mounts(image: &Image, root: &Path) -> std::io::Result<Vec<Mount>> {
     Ok(mounts)
 }
 
-/// A container that runs.
 pub(super) struct Running {
     pub(super) pid: u32,
-    /// How it ended, when it has.
+    /// Receives the exit code when the container has ended.
     pub(super) ended: oneshot::Receiver<i32>,
 }
 
@@ -167,7 +166,7 @@ pub(super) struct Running {
 #[derive(Clone)]
 pub(super) struct Spawner(mpsc::Sender<Order>);
 
-/// A process to start, and where its child goes.
+/// A process to start, and the channel for the started child.
 type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
 
 impl Spawner {
@@ -183,23 +182,23 @@ impl Spawner {
 
     /// Starts a container; blocks for the moment that it takes.
     pub(super) fn launch(&self, launch: &Launch) -> std::io::Result<Running> {
-        let gone = || std::io::Error::other("the cluster has ended");
+        let no_spawner = || std::io::Error::other("the cluster has ended");
         let (answer, child) = mpsc::channel();
         self.0
             .send((launch.command()?, answer))
-            .map_err(|_| gone())?;
-        let mut child = child.recv().map_err(|_| gone())??;
+            .map_err(|_| no_spawner())?;
+        let mut child = child.recv().map_err(|_| no_spawner())??;
         let pid = child.id();
-        let (tell, ended) = oneshot::channel();
+        let (sender, ended) = oneshot::channel();
         std::thread::spawn(move || {
             let code = child.wait().map_or(255, exit_code);
-            let _ = tell.send(code);
+            let _ = sender.send(code);
         });
         Ok(Running { pid, ended })
     }
 }
 
-/// As a shell and the kubelet count: a signal is 128 and its number.
+/// The exit code as a shell and the kubelet report it: 128 plus the number of the signal.
 fn exit_code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     status

@@ -1,8 +1,7 @@
-//! What is known of a container, and how the API server is told.
+//! The status of a container, and its form in a pod's status.
 
 use serde_json::{Value, json};
 
-/// What is known of a container.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Status {
     pub(super) image: String,
@@ -43,14 +42,14 @@ pub(super) struct Terminated {
     pub(super) pid: u32,
 }
 
-/// The time as the API server wants it.
+/// The current time in the format of the API server.
 pub(super) fn now() -> String {
     jiff::Timestamp::now()
         .strftime("%Y-%m-%dT%H:%M:%SZ")
         .to_string()
 }
 
-/// As it stands in a pod's status.
+/// The entry of a container in a pod's status.
 pub(super) fn container_status(name: &str, status: &Status) -> Value {
     let terminated = |end: &Terminated| {
         let mut terminated = json!({

@@ -5,24 +5,24 @@ use super::cluster::{APISERVER, Cluster};
 /// What can be done to a part of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Ended as by a crash.
+    /// Kills the part, as in a crash.
     Stop,
-    /// Started again.
+    /// Starts a part that was stopped.
     Start,
-    /// Ended and started again.
+    /// Kills the part and starts it again.
     Restart,
-    /// Stopped in the middle of whatever it does, and still there.
+    /// Suspends the process with SIGSTOP. It still exists.
     Freeze,
-    /// Let go on.
+    /// Continues a suspended process.
     Thaw,
-    /// Its way to the API server (of a member of etcd: the API server's way to it) is cut.
+    /// Cuts the connection to the API server. For an etcd member, cuts the API server's connection to the member.
     Cut,
-    /// The way is there again.
+    /// Repairs a connection that was cut.
     Heal,
 }
 
 impl Cluster {
-    /// Each part, and how it is.
+    /// The state of each part, and the connections that are cut.
     pub fn status(&mut self) -> Vec<(String, String)> {
         let mut all = Vec::new();
         for (name, part) in &mut self.parts {
@@ -48,11 +48,11 @@ impl Cluster {
         all
     }
 
-    /// Does something to a part: `kube-apiserver`, `kube-controller-manager`, `kube-scheduler`, `etcd/NODE`,
+    /// Breaks or repairs a part: `kube-apiserver`, `kube-controller-manager`, `kube-scheduler`, `etcd/NODE`,
     /// `node/NODE`, and to cut off also `kubelet/NODE`, `pods/NODE` and `outside`.
     ///
     /// # Errors
-    /// What there is instead.
+    /// If there is no such target, or if a node is to be frozen.
     pub fn fault(&mut self, fault: Fault, target: &str) -> Result<(), String> {
         if matches!(fault, Fault::Cut | Fault::Heal) {
             let link = self.links.get(target).ok_or_else(|| {
@@ -132,11 +132,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Makes every watch that goes on from what it knows be told that this is too long ago: history is
-    /// compacted, and the API server forgets what it has cached.
+    /// Makes the API server refuse every watch that continues from an earlier version: history is
+    /// compacted, and the API server restarts with an empty cache.
     ///
     /// # Errors
-    /// Why not.
+    /// If the cluster has no etcd member.
     pub fn expire_watches(&mut self) -> Result<(), String> {
         let member = self.members.values().next().ok_or("no member")?;
         let client = member.client();

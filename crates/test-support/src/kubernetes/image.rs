@@ -34,14 +34,14 @@ impl Image {
         }
     }
 
-    /// With this machine's system directories beside what is in it, for a program that needs libraries.
+    /// Adds this machine's system directories, for a program that needs libraries.
     #[must_use]
     pub fn with_system(mut self) -> Image {
         self.system = true;
         self
     }
 
-    /// What is started where a pod names no command.
+    /// The command for a pod that does not name one.
     pub(super) fn entrypoint(&self) -> Vec<String> {
         let shell = || "/bin/sh".to_string();
         vec![
@@ -66,7 +66,7 @@ impl Default for Images {
 }
 
 impl Images {
-    /// Adds an image.
+    /// Adds an image. Its program is in the root directory, under the last part of the image's name.
     #[must_use]
     pub fn with(mut self, name: &str, mut image: Image) -> Images {
         let last = name.rsplit('/').next().unwrap_or(name);

@@ -2,7 +2,7 @@
 //! and reports what comes of it. It speaks with the node's own identity, so that the API server lets it do no
 //! more than a real one.
 //!
-//! Not there: probes, resource limits, pod networks, static pods, forwarded ports. Restarts back off
+//! Not supported: probes, resource limits, pod networks, static pods, forwarded ports. Restarts back off
 //! from 1 s to 30 s, quicker than a real one's.
 
 use super::node_context::Context;
@@ -28,7 +28,7 @@ pub(super) struct Kubelet {
 
 impl Kubelet {
     pub(super) fn start(context: Arc<Context>, mut streams: Part) -> Self {
-        // Where it was not built there are no logs and no commands.
+        // If this program was not built, logs and commands are not available.
         if streams.is_there() {
             streams.start_again();
         }
@@ -57,29 +57,29 @@ async fn run_pods(context: Arc<Context>, kill: Arc<watch::Sender<bool>>) {
     let of_node = watcher::Config::default().fields(&format!("spec.nodeName={}", context.node));
     let mut events = watcher(all, of_node).default_backoff().boxed();
     let mut workers: HashMap<String, watch::Sender<Wish>> = HashMap::new();
-    let mut seen_at_start = Vec::new();
+    let mut listed = Vec::new();
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Init) => seen_at_start.clear(),
+            Ok(Event::Init) => listed.clear(),
             Ok(Event::InitApply(pod)) => {
-                seen_at_start.push(uid(&pod));
-                heard(&context, &kill, &mut workers, pod);
+                listed.push(uid(&pod));
+                update_worker(&context, &kill, &mut workers, pod);
             }
-            // What is not listed any more went while nobody watched.
+            // Pods that are not listed any more were deleted while the watch was interrupted.
             Ok(Event::InitDone) => workers.retain(|uid, worker| {
-                let there = seen_at_start.contains(uid);
-                if !there {
+                let exists = listed.contains(uid);
+                if !exists {
                     worker.send_replace(Wish::Kill);
                 }
-                there
+                exists
             }),
-            Ok(Event::Apply(pod)) => heard(&context, &kill, &mut workers, pod),
+            Ok(Event::Apply(pod)) => update_worker(&context, &kill, &mut workers, pod),
             Ok(Event::Delete(pod)) => {
                 if let Some(worker) = workers.remove(&uid(&pod)) {
                     worker.send_replace(Wish::Kill);
                 }
             }
-            // It is tried again.
+            // The watch tries again.
             Err(_) => {}
         }
     }
@@ -89,7 +89,7 @@ fn uid(pod: &Pod) -> String {
     pod.metadata.uid.clone().unwrap_or_default()
 }
 
-fn heard(
+fn update_worker(
     context: &Arc<Context>,
     kill: &Arc<watch::Sender<bool>>,
     workers: &mut HashMap<String, watch::Sender<Wish>>,

@@ -1,4 +1,4 @@
-//! One container of a pod: its environment and mounts, its starts and restarts, its last words.
+//! One container of a pod: its environment and mounts, its starts and restarts, its termination message.
 
 use super::container::{Launch, Mount};
 use super::container_status::{State, Status, Terminated, now};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// What the kubelet takes of a termination message.
+/// The kubelet reads at most this length of a termination message.
 const MESSAGE_BYTES: usize = 4096;
 const LOG_MESSAGE_BYTES: usize = 2048;
 const LOG_MESSAGE_LINES: usize = 80;
@@ -31,7 +31,7 @@ pub(super) struct Launcher {
 }
 
 impl Launcher {
-    fn tell(&self) {
+    fn report(&self) {
         let _ = self
             .told
             .send((self.container.name.clone(), self.status.clone()));
@@ -39,7 +39,7 @@ impl Launcher {
 
     async fn wait(&mut self, reason: &'static str, message: String, delay: Duration) {
         self.status.state = State::Waiting { reason, message };
-        self.tell();
+        self.report();
         tokio::time::sleep(delay).await;
     }
 
@@ -49,7 +49,7 @@ impl Launcher {
             let launched = match self.launch().await {
                 Ok(launch) => {
                     let spawner = self.context.spawner.clone();
-                    // One thread starts all of them, and is quick about it.
+                    // One thread starts all containers, and each start takes only a moment.
                     spawner
                         .launch(&launch)
                         .map(|running| (launch, running))
@@ -66,12 +66,12 @@ impl Launcher {
             };
             let started = now();
             self.status.pid = Some(running.pid);
-            // For who brings commands into it.
+            // For the program that runs commands in the container.
             let _ = std::fs::write(self.dir.join("pid"), running.pid.to_string());
             self.status.state = State::Running {
                 since: started.clone(),
             };
-            self.tell();
+            self.report();
             let code = running.ended.await.unwrap_or(255);
             let _ = std::fs::remove_file(self.dir.join("pid"));
             let end = Terminated {
@@ -83,7 +83,7 @@ impl Launcher {
                 pid: running.pid,
             };
             self.status.state = State::Terminated(end.clone());
-            self.tell();
+            self.report();
             if !(self.again)(code) {
                 return;
             }
@@ -98,7 +98,7 @@ impl Launcher {
         }
     }
 
-    /// What the container left as its last words, or the end of its log if it failed and the pod says so.
+    /// The termination message of the container, or the end of its log if it failed and the pod wants that.
     fn message(&self, code: i32, log: &Path) -> String {
         let words = std::fs::read(self.dir.join("termination-log")).unwrap_or_default();
         if !words.is_empty() {
@@ -288,14 +288,14 @@ impl Launcher {
     }
 }
 
-/// The capabilities that are left where all are dropped; where only some are, all stay.
+/// The remaining capabilities if the container drops all. If it drops only some, returns `None` and all stay.
 fn capabilities(context: &SecurityContext) -> Option<Vec<String>> {
     let capabilities = context.capabilities.as_ref()?;
     let dropped = capabilities.drop.iter().flatten().any(|name| name == "ALL");
     dropped.then(|| capabilities.add.clone().unwrap_or_default())
 }
 
-/// A word with `$(NAME)` replaced, as Kubernetes does it: what is not known stays, and `$$` is `$`.
+/// A word with `$(NAME)` replaced, as Kubernetes does it: an unknown name stays, and `$$` is `$`.
 fn expanded(word: &str, env: &[(String, String)]) -> String {
     let mut out = String::new();
     let mut rest = word;

@@ -1,4 +1,4 @@
-//! A way to a server that can be cut: what goes through it stays as it is.
+//! A connection to a server that can be cut. It does not change the data.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Opens a way to a server on loopback; it is there as long as its runtime.
+    /// Opens a link to a server on loopback. It exists as long as its runtime.
     pub(super) async fn to(port: u16) -> Link {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own_port = listener.local_addr().unwrap().port();
@@ -26,7 +26,7 @@ impl Link {
                 };
                 let mut state = state.subscribe();
                 tokio::spawn(async move {
-                    // While it is cut nobody answers, as on a network; and what was open breaks.
+                    // While the link is cut, new connections get no answer, and open connections break.
                     if state.wait_for(|open| *open).await.is_err() {
                         return;
                     }

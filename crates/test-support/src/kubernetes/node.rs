@@ -8,12 +8,12 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Twice as often as a real kubelet: so it is sooner seen when it does not.
+/// Twice as often as a real kubelet, so that tests see a node fail sooner.
 const LEASE_EVERY: Duration = Duration::from_secs(5);
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_S: i32 = 40;
 
-/// Makes the object, with the labels of a control-plane node, as whoever installs a cluster does.
+/// Creates the Node object with the labels of a control-plane node, as an installer does.
 pub(super) async fn register(admin: &kube::Client, name: &str) -> Result<(), kube::Error> {
     let nodes: Api<Node> = Api::all(admin.clone());
     let node = json!({
@@ -35,13 +35,13 @@ pub(super) async fn register(admin: &kube::Client, name: &str) -> Result<(), kub
         .map(|_| ())
 }
 
-/// Says that the node is ready, and goes on saying so.
+/// Reports at intervals that the node is ready.
 pub(super) async fn keep_ready(context: Arc<Context>) {
     loop {
         let beat = async {
-            // Somebody else says that it is not, when it was silent for too long.
+            // The controller manager sets a node without heartbeats to not ready.
             if !is_ready(&context).await? {
-                say_ready(&context).await?;
+                report_ready(&context).await?;
             }
             renew(&context).await
         };
@@ -60,7 +60,7 @@ async fn is_ready(context: &Context) -> Result<bool, kube::Error> {
     Ok(conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"))
 }
 
-async fn say_ready(context: &Context) -> Result<(), kube::Error> {
+async fn report_ready(context: &Context) -> Result<(), kube::Error> {
     let now = jiff::Timestamp::now()
         .strftime("%Y-%m-%dT%H:%M:%SZ")
         .to_string();
@@ -74,11 +74,12 @@ async fn say_ready(context: &Context) -> Result<(), kube::Error> {
             "lastTransitionTime": now,
         })
     };
-    let room = json!({"cpu": "2", "memory": "4Gi", "pods": "110", "ephemeral-storage": "10Gi"});
+    let resources =
+        json!({"cpu": "2", "memory": "4Gi", "pods": "110", "ephemeral-storage": "10Gi"});
     let status = json!({"status": {
         "daemonEndpoints": {"kubeletEndpoint": {"Port": context.streams_port}},
-        "capacity": room,
-        "allocatable": room,
+        "capacity": resources,
+        "allocatable": resources,
         "addresses": [
             {"type": "InternalIP", "address": "127.0.0.1"},
             {"type": "Hostname", "address": context.node},

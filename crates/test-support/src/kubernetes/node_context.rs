@@ -1,4 +1,4 @@
-//! What everything of a node shares.
+//! What all parts of a node share.
 
 use super::container::Spawner;
 use super::image::Images;
@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex};
 
 /// What a node's pods are run with.
 pub(super) struct Context {
-    /// The node's name.
     pub(super) node: String,
-    /// The version that its kubelet says it has: that of the API server.
+    /// The version that the kubelet reports: the version of the API server.
     pub(super) version: String,
     /// What stands for the node's root directory.
     pub(super) root: PathBuf,
@@ -18,8 +17,8 @@ pub(super) struct Context {
     pub(super) client: kube::Client,
     pub(super) images: Arc<Mutex<Images>>,
     pub(super) spawner: Spawner,
-    /// Where pods find the API server.
+    /// The port on which pods reach the API server.
     pub(super) api_port: u16,
-    /// Where the API server finds what serves logs and commands.
+    /// The port on which the API server reaches the program that serves logs and commands.
     pub(super) streams_port: u16,
 }

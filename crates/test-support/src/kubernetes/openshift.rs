@@ -9,10 +9,10 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// How much of OpenShift there is.
+/// Which APIs of OpenShift the cluster has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flavour {
-    /// Also upstream's `Backup` and `EtcdBackup`, which drop fields that they do not know, and its feature gate on.
+    /// Whether the cluster has upstream's `Backup` and `EtcdBackup`, which drop unknown fields, and whether its feature gate is on.
     pub upstream_backups: bool,
 }
 
@@ -26,7 +26,7 @@ struct Definition {
     properties: Value,
 }
 
-/// A schema that keeps whatever is in it.
+/// A schema that keeps all fields.
 fn open() -> Value {
     json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
@@ -288,7 +288,7 @@ fn objects(flavour: Flavour) -> Vec<(&'static str, &'static str, Value)> {
     ]
 }
 
-/// Makes the kinds, waits until they are served, and makes the objects and the namespaces.
+/// Creates the namespaces, the CRDs and, when the API server serves the CRDs, the objects.
 pub(super) async fn make(client: &kube::Client, flavour: Flavour) -> Result<(), kube::Error> {
     let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client.clone());
     for name in ["openshift-etcd", "openshift-etcd-operator"] {
@@ -324,7 +324,7 @@ async fn make_object(
     let typed: DynamicObject =
         serde_json::from_value(object.clone()).map_err(kube::Error::SerdeError)?;
     let name = typed.metadata.name.clone().unwrap_or_default();
-    // A kind is served a moment after it was made.
+    // The API server serves a CRD a moment after it was created.
     let mut tries = 0;
     loop {
         match api.create(&PostParams::default(), &typed).await {

@@ -21,7 +21,7 @@ impl Part {
         }
     }
 
-    /// Whether there is such a program.
+    /// Whether the program exists on this machine.
     pub(super) fn is_there(&self) -> bool {
         self.program.is_file()
     }

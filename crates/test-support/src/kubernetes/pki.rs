@@ -3,13 +3,13 @@
 use crate::pki::{CertificateAuthority, Subject};
 use std::path::{Path, PathBuf};
 
-/// The address of the service `kubernetes`, the first of the range for services.
 pub(super) const SERVICE_RANGE: &str = "10.96.0.0/16";
+/// The address of the service `kubernetes`: the first one of the range.
 const SERVICE_ADDRESS: &str = "10.96.0.1";
 
-/// Somebody who talks to the API server.
+/// A user of the API server.
 pub(super) struct Identity {
-    /// What its kubeconfig's file is called.
+    /// Name of the kubeconfig file, without its extension.
     pub(super) file: String,
     name: String,
     group: Option<&'static str>,
@@ -107,7 +107,7 @@ impl ClusterPki {
         self.dir.join(name)
     }
 
-    /// Writes a kubeconfig for somebody who finds the API server at this port.
+    /// Writes a kubeconfig for an identity that reaches the API server on this port.
     pub(super) fn kubeconfig(&self, identity: &Identity, port: u16) -> PathBuf {
         let (cert, key) = self.authority.issue(Subject {
             name: &identity.name,
@@ -123,7 +123,7 @@ impl ClusterPki {
         self.write_kubeconfig(file, port, &ca, &user)
     }
 
-    /// Makes the certificate that a kubelet serves with; gives it and its key.
+    /// Creates the serving certificate of a kubelet. Returns the paths of the certificate and of its key.
     pub(super) fn serving(&self, node: &str) -> [PathBuf; 2] {
         let (cert, key) = self.authority.issue(Subject {
             name: &format!("system:node:{node}"),
@@ -137,7 +137,7 @@ impl ClusterPki {
         })
     }
 
-    /// Writes a kubeconfig for whoever has a token.
+    /// Writes a kubeconfig with a token.
     pub(super) fn token_kubeconfig(&self, file: &str, token: &str, port: u16) -> PathBuf {
         let ca = self.path("ca.crt").display().to_string();
         self.write_kubeconfig(file, port, &ca, &format!("token: '{token}'"))

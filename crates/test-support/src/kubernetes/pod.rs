@@ -1,5 +1,5 @@
-//! One pod: its volumes, its init containers one after another, its containers with their restarts, and what
-//! the API server is told of it, until it ends or is deleted.
+//! One pod: its volumes, its init containers one after another, its containers with their restarts, and the
+//! status that the API server gets, until the pod ends or is deleted.
 
 use super::container::signal;
 use super::container_status::{State, Status, container_status, now};
@@ -16,19 +16,18 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// What a pod's worker hears.
+/// What a pod's worker is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wish {
     Run,
-    /// It was deleted, and has so long to end.
+    /// The pod was deleted and must end within this time.
     End {
         grace_s: u64,
     },
-    /// It is gone.
+    /// The pod does not exist any more.
     Kill,
 }
 
-/// A pod that is run.
 struct Worker {
     context: Arc<Context>,
     pod: Pod,
@@ -41,11 +40,11 @@ struct Worker {
     kill: watch::Receiver<bool>,
 }
 
-/// How long something went on.
+/// How the containers of a pod ended.
 enum Outcome {
-    /// To its end: everything exited.
+    /// All containers have exited.
     Done,
-    /// Somebody wants an end.
+    /// The pod must end.
     Interrupted,
 }
 
@@ -77,7 +76,7 @@ pub(super) async fn run(
     if !over && *worker.wishes.borrow() == Wish::Run {
         worker.live().await;
     }
-    worker.bury().await;
+    worker.wait_for_deletion().await;
 }
 
 impl Worker {
@@ -112,7 +111,7 @@ impl Worker {
             })
             .collect();
         self.publish().await;
-        self.be_found_by_name();
+        self.link_by_name();
         let Some(volumes) = self.volumes().await else {
             return;
         };
@@ -141,7 +140,7 @@ impl Worker {
             .is_some_and(|status| matches!(&status.state, State::Terminated(end) if end.code == 0))
     }
 
-    /// The volumes, when all of them can be had; nothing if the pod is to end before that.
+    /// Waits until all volumes are available. Returns `None` if the pod must end before that.
     async fn volumes(&mut self) -> Option<BTreeMap<String, PathBuf>> {
         loop {
             match volumes::prepare(&self.context, &self.pod, &self.dir.join("volumes")).await {
@@ -171,7 +170,7 @@ impl Worker {
         init: bool,
         deadline: Option<Instant>,
     ) -> Outcome {
-        let (told, mut tells) = tokio::sync::mpsc::unbounded_channel::<(String, Status)>();
+        let (sender, mut updates) = tokio::sync::mpsc::unbounded_channel::<(String, Status)>();
         let mut tasks = tokio::task::JoinSet::new();
         for container in containers {
             let launcher = Launcher {
@@ -186,11 +185,11 @@ impl Worker {
                     .get(&container.name)
                     .cloned()
                     .unwrap_or_default(),
-                told: told.clone(),
+                told: sender.clone(),
             };
             tasks.spawn(launcher.run());
         }
-        drop(told);
+        drop(sender);
         let expired = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -200,7 +199,7 @@ impl Worker {
         tokio::pin!(expired);
         loop {
             tokio::select! {
-                tell = tells.recv() => match tell {
+                update = updates.recv() => match update {
                     Some((name, status)) => {
                         self.statuses.insert(name, status);
                         self.publish().await;
@@ -215,7 +214,7 @@ impl Worker {
                 }
             }
         }
-        self.stop(&mut tasks, &mut tells).await;
+        self.stop(&mut tasks, &mut updates).await;
         Outcome::Interrupted
     }
 
@@ -232,7 +231,7 @@ impl Worker {
     async fn stop(
         &mut self,
         tasks: &mut tokio::task::JoinSet<()>,
-        tells: &mut tokio::sync::mpsc::UnboundedReceiver<(String, Status)>,
+        updates: &mut tokio::sync::mpsc::UnboundedReceiver<(String, Status)>,
     ) {
         let grace_s = match &*self.wishes.borrow() {
             Wish::End { grace_s } => *grace_s,
@@ -255,14 +254,14 @@ impl Worker {
         }
         let end = Instant::now() + Duration::from_secs(grace_s);
         let mut killed = crashed;
-        // What waits for its next start is not started any more.
+        // Containers that wait for a restart are not started any more.
         while self
             .statuses
             .values()
             .any(|status| matches!(status.state, State::Running { .. }))
         {
             tokio::select! {
-                tell = tells.recv() => match tell {
+                update = updates.recv() => match update {
                     Some((name, status)) => drop(self.statuses.insert(name, status)),
                     None => break,
                 },
@@ -277,8 +276,8 @@ impl Worker {
         tasks.abort_all();
     }
 
-    /// After its end: waits until it is deleted, and says that nothing of it is left.
-    async fn bury(&mut self) {
+    /// After the pod has ended: waits until it is deleted, and confirms the deletion to the API server.
+    async fn wait_for_deletion(&mut self) {
         loop {
             if *self.kill.borrow() || *self.wishes.borrow() == Wish::Kill {
                 break;
@@ -313,22 +312,22 @@ impl Worker {
         }
     }
 
-    /// Where it is found by its name.
+    /// The link to the pod's directory, by the namespace and name of the pod.
     fn by_name(&self) -> PathBuf {
         let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
         let name = format!("{namespace}_{}", self.name());
         self.context.pods.join("by-name").join(name)
     }
 
-    fn be_found_by_name(&self) {
+    fn link_by_name(&self) {
         let link = self.by_name();
-        // One of the same name from before is over.
+        // An earlier pod with the same name has ended.
         let _ = std::fs::create_dir_all(self.context.pods.join("by-name"));
         let _ = std::fs::remove_file(&link);
         let _ = std::os::unix::fs::symlink(&self.dir, &link);
     }
 
-    /// Tells the API server, until it has heard, or the pod is gone.
+    /// Writes the status to the API server, with a few retries.
     async fn publish(&self) {
         if self.statuses.is_empty() || *self.kill.borrow() || *self.wishes.borrow() == Wish::Kill {
             return;
@@ -336,7 +335,7 @@ impl Worker {
         let patch = Patch::Merge(json!({"status": self.status()}));
         let pods: Api<Pod> = self.api();
         let params = PatchParams::default();
-        // A node that is cut off goes on with its pods: it must not wait here for ever.
+        // A node without a connection continues to run its pods, so it must not wait here for ever.
         for _ in 0..5 {
             let patched = pods.patch_status(self.name(), &params, &patch);
             match tokio::time::timeout(Duration::from_secs(5), patched).await {
@@ -449,7 +448,7 @@ impl Worker {
     }
 }
 
-/// Until somebody wants an end.
+/// Returns when the pod must end.
 async fn interrupted(wishes: &mut watch::Receiver<Wish>, kill: &mut watch::Receiver<bool>) {
     tokio::select! {
         _ = wishes.wait_for(|wish| *wish != Wish::Run) => {}

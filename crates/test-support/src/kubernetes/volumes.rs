@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Where each volume of a pod is; an error says what is missing, as the kubelet's event would.
+/// The path of each volume of a pod. An error says what is missing, as the kubelet's event does.
 pub(super) async fn prepare(
     context: &Context,
     pod: &Pod,
@@ -95,14 +95,14 @@ fn host_path(context: &Context, host: &HostPathVolumeSource) -> Result<PathBuf, 
         }
         "Directory" if !path.is_dir() => return is_not("directory"),
         "File" if !path.is_file() => return is_not("file"),
-        // A container runtime makes a directory of what is not there.
+        // A container runtime creates a directory if nothing exists at the path.
         "" if !path.exists() => std::fs::create_dir_all(&path).map_err(failed)?,
         _ => {}
     }
     Ok(path)
 }
 
-/// The volume that a claim is bound to, if that is a path of the node.
+/// The volume to which a PVC is bound, if it is a path of the node.
 async fn claimed(context: &Context, namespace: &str, name: &str) -> Result<PathBuf, String> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
     let claim = claims.get(name).await.map_err(|error| error.to_string())?;

@@ -14,12 +14,12 @@ pub(super) const SPACE_CHECK_BYTES: u64 = 64 << 20;
 /// The file is synced after this many bytes. If the member uses the same disk, its own syncs wait for all unwritten data.
 pub(crate) const SYNCED_EVERY_BYTES: u64 = 8 << 20;
 
-/// A way to a snapshot.
+/// A way to get a snapshot of a member.
 pub(crate) trait Source {
     /// Its name in the record.
     const KIND: SnapshotSource;
 
-    /// Writes a snapshot to a new file and syncs it. What is returned was computed before the bytes went to the disk.
+    /// Writes a snapshot to a new file and syncs it. The returned hashes were computed before the bytes were written to the disk.
     async fn take(
         &self,
         disk: &Disk,

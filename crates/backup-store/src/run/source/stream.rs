@@ -49,21 +49,21 @@ impl Source for StreamSource<'_> {
         let (sender, pieces) = mpsc::channel(PIECES_WAITING);
         let (path, space) = (path.to_path_buf(), space.clone());
         let writing = disk.start(WRITING, move || write(&path, pieces, &space))?;
-        let brought = bring(&mut stream, &sender, self.expected_bytes, monitor).await;
-        // The member is done with, whatever the disk does.
+        let received = receive(&mut stream, &sender, self.expected_bytes, monitor).await;
+        // The request to the member ends here, even if the writer is not finished.
         drop((sender, stream));
-        if let Err(RunError::DiskHangs(_)) = brought {
+        if let Err(RunError::DiskHangs(_)) = received {
             return Err(disk.hangs(&writing, HANGS_AFTER).into());
         }
-        // Also after another failure: nothing is cleared while somebody still writes there.
+        // Also after another failure: the directory must not be removed while the writer uses it.
         let written = disk.end(writing).await?;
-        brought?;
+        received?;
         written
     }
 }
 
 /// Sends the pieces of the stream to the writer.
-async fn bring(
+async fn receive(
     stream: &mut SnapshotStream,
     sender: &Sender<Bytes>,
     expected_bytes: u64,
@@ -79,11 +79,11 @@ async fn bring(
         if monitor.advance(piece.len() as u64).is_break() {
             return Err(RunError::Stopped);
         }
-        let full = Instant::now();
-        let taken = tokio::time::timeout(HANGS_AFTER, sender.send(piece));
-        match until_stopped(taken, stopped).await? {
+        let waiting_since = Instant::now();
+        let sending = tokio::time::timeout(HANGS_AFTER, sender.send(piece));
+        match until_stopped(sending, stopped).await? {
             Ok(Ok(())) => {}
-            // The writer has ended: it says why.
+            // The writer has ended. Its own result has the reason.
             Ok(Err(_)) => return Ok(()),
             Err(_) => {
                 return Err(RunError::DiskHangs(DiskHangs {
@@ -92,7 +92,7 @@ async fn bring(
                 }));
             }
         }
-        waited_for_disk += full.elapsed();
+        waited_for_disk += waiting_since.elapsed();
         let took = start.elapsed();
         if took > allowed {
             return Err(RunError::TooSlow {
@@ -149,7 +149,7 @@ fn write(path: &Path, mut pieces: Receiver<Bytes>, space: &SpaceGuard) -> Result
             problem: "this is not a complete database with a SHA-256 at its end".into(),
         });
     };
-    // The file's own digest goes on over the trailer.
+    // The digest of the file also includes the trailer.
     let mut whole = digest.clone();
     whole.update(&tail);
     let found = digest.finalize();

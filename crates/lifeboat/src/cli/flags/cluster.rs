@@ -27,10 +27,9 @@ fn without_content(error: &KubeconfigError) -> String {
 }
 
 impl ClusterArgs {
-    /// A client for the cluster.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         if self.kubeconfig.is_none() && self.context.is_none() {
-            // Not by the library's own way: it would show a part of a file that it can't read, whatever that is.
+            // Not with the library's own function: its error shows a part of a file that is not a valid kubeconfig.
             let config = match Kubeconfig::read() {
                 Ok(kubeconfig) => {
                     let options = KubeConfigOptions::default();

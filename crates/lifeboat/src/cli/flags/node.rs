@@ -132,7 +132,6 @@ impl NodeArgs {
         self.connection.to_connection(endpoint).map(|_| ())
     }
 
-    /// Finds the node's etcd.
     pub(crate) fn find(&self) -> Result<Found, String> {
         match &self.endpoints {
             Some(endpoints) => Ok(Found {
@@ -156,7 +155,6 @@ impl NodeArgs {
         self.find().is_ok_and(|found| found.found_in.is_empty())
     }
 
-    /// The order for one run.
     pub(crate) fn order(&self, origin: &str, trigger: Trigger) -> Result<Order, String> {
         let found = self.find()?;
         let host_root = HostRoot(&self.host_root);
@@ -178,7 +176,7 @@ impl NodeArgs {
                     .collect(),
             ),
         };
-        // Where one of them is a link, what it leads to belongs into the archive as well.
+        // If a path is a symbolic link, its target belongs into the archive, too.
         let linked: Vec<_> = paths
             .iter()
             .filter(|path| path.is_symlink())
