@@ -185,7 +185,7 @@ impl Service {
             match key.trim() {
                 "Environment" if value.is_empty() => self.environment.clear(),
                 "Environment" => {
-                    let assignments = value.split_whitespace().map(unquoted);
+                    let assignments = quoted_words(value).into_iter();
                     self.environment.extend(assignments.filter_map(|word| {
                         let (name, value) = word.split_once('=')?;
                         Some((name.to_string(), value.to_string()))
@@ -193,13 +193,10 @@ impl Service {
                 }
                 "EnvironmentFile" if value.is_empty() => self.environment_files.clear(),
                 "EnvironmentFile" => {
-                    // These specifiers stand for the name of the unit.
-                    let path = ["%p", "%N", "%i"]
-                        .iter()
-                        .fold(value.trim_start_matches('-').to_string(), |path, name| {
-                            path.replace(name, "etcd")
-                        });
-                    self.environment_files.push(path);
+                    // The name of the unit, and its instance, which etcd.service does not have.
+                    let path = value.trim_start_matches('-');
+                    let path = path.replace("%p", "etcd").replace("%N", "etcd");
+                    self.environment_files.push(path.replace("%i", ""));
                 }
                 // The last of several commands is used: a service that keeps running has only one.
                 "ExecStart" => self.command = value.into(),
@@ -207,6 +204,28 @@ impl Service {
             }
         }
     }
+}
+
+/// Splits at white space outside of quotes, as systemd splits the assignments of `Environment=`.
+fn quoted_words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '"' | '\'') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (_, '\\') => word.get_or_insert_default().extend(chars.next()),
+            (None, c) if c.is_whitespace() => words.extend(word.take()),
+            (_, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
 }
 
 fn unquoted(word: &str) -> String {

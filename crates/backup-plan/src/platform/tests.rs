@@ -104,6 +104,15 @@ fn a_unit_that_starts_etcd_by_a_shell_is_read() {
 }
 
 #[test]
+fn a_quoted_variable_of_a_unit_can_have_spaces() {
+    let unit = "[Service]\nEnvironment=\"DAEMON_ARGS=--data-dir=/data --listen-client-urls=http://127.0.0.1:9\" \
+        'ETCD_NAME=a b' X=1\nExecStart=/usr/bin/etcd $DAEMON_ARGS\n";
+    let found = find(&Tree::of(&[("/etc/systemd/system/etcd.service", unit)])).unwrap();
+    assert_eq!(found.endpoint, "http://127.0.0.1:9");
+    assert_eq!(found.data_dir.as_deref(), Some("/data"));
+}
+
+#[test]
 fn variables_that_blow_up_a_command_line_are_no_command_line() {
     let value = "x".repeat(1 << 16);
     let unit = format!(

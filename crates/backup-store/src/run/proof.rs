@@ -110,16 +110,13 @@ fn last_compared(
     status: &Status,
     now: Timestamp,
 ) -> Result<Option<Timestamp>, RunError> {
-    let cluster_id = format!("{:x}", status.cluster_id);
-    let noted = Notes::of(repository)
-        .compared
-        .get(&member_key(status))
-        .copied();
+    let key = member_key(status);
+    let noted = Notes::of(repository).compared.get(&key).copied();
     let recorded = repository
         .entries()?
         .iter()
         .filter_map(|entry| entry.record())
-        .find(|record| record.member.cluster_id == cluster_id)
+        .find(|record| format!("{}/{}", record.member.cluster_id, record.member.id) == key)
         .and_then(|record| record.compared_at);
     // A time in the future comes from a wrong clock.
     let known = [noted, recorded].into_iter().flatten();

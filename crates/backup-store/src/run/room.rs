@@ -56,7 +56,7 @@ impl Room<'_> {
             .filter_map(|entry| entry.candidate())
             .collect();
         let disk_use = DiskUse::of(self.repository, &entries, &|| {
-            // Reports progress only. A request to stop is handled while waiting for freed space.
+            // Reports progress only. A request to stop is handled before each removal.
             let _ = self.monitor.advance(0);
         });
         let freed_by = |names: &[&str]| disk_use.freed_by(&names.iter().copied().collect());
@@ -70,6 +70,9 @@ impl Room<'_> {
             return Err(insufficient(free_bytes));
         };
         for removal in removals {
+            if self.monitor.advance(0).is_break() {
+                return Err(RunError::Stopped);
+            }
             let free_bytes_before = self.free_bytes()?;
             if free_bytes_before >= wanted_bytes {
                 break;

@@ -93,12 +93,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             Arc::new(move |event| bar.print(&output::one_line(&event.to_string())))
         },
     };
-    let deadline = Instant::now() + args.lock_timeout;
+    // A timeout that no clock can hold never ends.
+    let deadline = Instant::now().checked_add(args.lock_timeout);
     let made = runtime.block_on(async {
         loop {
             match runner.run(&order, policy).await {
                 Err(RunError::Repository(RepositoryError::Locked { .. }))
-                    if Instant::now() < deadline =>
+                    if deadline.is_none_or(|at| Instant::now() < at) =>
                 {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }

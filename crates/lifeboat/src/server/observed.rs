@@ -216,9 +216,10 @@ impl Observed {
             Err(RepositoryError::NotADirectory { .. }) if !self.fixed.repository.exists() => {
                 Kept::default()
             }
+            // What was known stays and becomes older, as with a disk that hangs.
             Err(error) => Kept {
                 problem: Some(error.to_string()),
-                ..Kept::default()
+                ..self.state().1.clone()
             },
         };
         self.state().1 = kept;

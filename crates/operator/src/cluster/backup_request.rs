@@ -89,7 +89,8 @@ pub async fn run(
         return Ok(RequestResult::NotCreated { message });
     }
     let requests: Api<EtcdBackup> = Api::all(client);
-    let deadline = Instant::now() + options.timeout;
+    // A timeout that no clock can hold never ends.
+    let deadline = Instant::now().checked_add(options.timeout);
     let mut delay = FIRST_RETRY;
     let mut number = 0u32;
     loop {
@@ -99,7 +100,9 @@ pub async fn run(
             .await?;
         let name = created.name_any();
         report(&format!("created EtcdBackup {name}"));
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.map_or(Duration::MAX, |deadline| {
+            deadline.saturating_duration_since(Instant::now())
+        });
         let Ok(ended) =
             tokio::time::timeout(left, wait_for_outcome(&requests, &name, report)).await
         else {
@@ -110,7 +113,9 @@ pub async fn run(
             Some((Outcome::Completed, message)) => {
                 return Ok(RequestResult::Completed { name, message });
             }
-            Some((Outcome::Skipped, message)) if Instant::now() + delay < deadline => {
+            Some((Outcome::Skipped, message))
+                if deadline.is_none_or(|at| Instant::now() + delay < at) =>
+            {
                 report(&format!(
                     "EtcdBackup {name}: {message}; trying again in {} s",
                     delay.as_secs()

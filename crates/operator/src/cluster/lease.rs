@@ -81,12 +81,11 @@ impl Lease {
             tokio::time::sleep(RENEW_INTERVAL).await;
             let before = Instant::now();
             let renewal = async {
-                if let Some(last) = last_written.take() {
-                    let version = last.metadata.resource_version;
-                    if let Some(written) = write(&self.leases, &self.identity, version).await? {
-                        last_written = Some(written);
-                        return Ok(true);
-                    }
+                if let Some(last) = last_written.take()
+                    && let Some(written) = write(&self.leases, &self.identity, Some(last)).await?
+                {
+                    last_written = Some(written);
+                    return Ok(true);
                 }
                 last_written = try_take(&self.leases, &self.identity, &mut last_seen).await?;
                 Ok::<_, kube::Error>(last_written.is_some())
@@ -148,26 +147,34 @@ async fn try_take(
     if lease_action(holder, identity, since.elapsed()) == LeaseAction::Wait {
         return Ok(None);
     }
-    write(leases, identity, found.metadata.resource_version).await
+    write(leases, identity, Some(found)).await
 }
 
-/// Writes the lease with this replica as its holder. With `version`, replaces only that version, so that only one of two replicas
+/// Writes the lease with this replica as its holder. With `before`, replaces only that version, so that only one of two replicas
 /// succeeds. Without it, creates the lease. Returns `None` if another replica was faster.
 async fn write(
     leases: &Api<LeaseObject>,
     identity: &str,
-    version: Option<String>,
+    before: Option<LeaseObject>,
 ) -> Result<Option<LeaseObject>, kube::Error> {
     let now = Timestamp::now()
         .strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
         .to_string();
+    let (version, spec) = before
+        .map(|before| (before.metadata.resource_version, before.spec))
+        .unwrap_or_default();
+    let spec = spec.unwrap_or_default();
+    let is_renewal = spec.holder_identity.as_deref() == Some(identity);
+    let acquired = spec.acquire_time.filter(|_| is_renewal);
+    let transitions = spec.lease_transitions.unwrap_or_default();
     let lease = json!({
         "metadata": {"name": NAME, "resourceVersion": version},
         "spec": {
             "holderIdentity": identity,
             "leaseDurationSeconds": LEASE_DURATION.as_secs(),
             "renewTime": now,
-            "acquireTime": now,
+            "acquireTime": acquired.map_or(json!(now), |at| json!(at)),
+            "leaseTransitions": if is_renewal || version.is_none() { transitions } else { transitions.saturating_add(1) },
         },
     });
     let lease = serde_json::from_value(lease).map_err(kube::Error::SerdeError)?;

@@ -234,7 +234,7 @@ fn own_endpoint(endpoints: &str) -> Result<String, String> {
     }
 }
 
-/// Whether an endpoint's address belongs to this node. Only own addresses can be bound.
+/// Whether an endpoint's address belongs to this node.
 fn is_here(endpoint: &str) -> bool {
     let address = endpoint
         .split_once("://")
@@ -242,14 +242,70 @@ fn is_here(endpoint: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     match host.parse::<IpAddr>() {
-        Ok(address) => UdpSocket::bind((address, 0)).is_ok(),
+        Ok(address) => is_own_address(address),
         Err(_) => host == "localhost",
+    }
+}
+
+/// Only own addresses can be bound, except where the kernel allows every address (`ip_nonlocal_bind`, for example beside keepalived).
+/// Own addresses are then those of the kernel's routing table.
+fn is_own_address(address: IpAddr) -> bool {
+    let (family, table) = match address {
+        IpAddr::V4(_) => ("ipv4", "/proc/net/fib_trie"),
+        IpAddr::V6(_) => ("ipv6", "/proc/net/if_inet6"),
+    };
+    let any_is_bound = std::fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind"))
+        .is_ok_and(|value| value.trim() != "0");
+    if any_is_bound && let Ok(table) = std::fs::read_to_string(table) {
+        return is_in_table(address, &table);
+    }
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
+fn is_in_table(address: IpAddr, table: &str) -> bool {
+    match address {
+        // An address and, in the next line, its type: `|-- 10.0.0.1` and `/32 host LOCAL`.
+        IpAddr::V4(address) => {
+            let own = format!("|-- {address}");
+            let lines: Vec<_> = table.lines().map(str::trim).collect();
+            address.is_loopback()
+                || lines.windows(2).any(|two| {
+                    matches!(two, [name, kind] if *name == own && kind.ends_with("host LOCAL"))
+                })
+        }
+        // The address in 32 hex digits is the first word of a line.
+        IpAddr::V6(address) => {
+            let own = format!("{:032x}", u128::from(address));
+            table
+                .lines()
+                .any(|line| line.split(' ').next() == Some(&own))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn own_addresses_are_known_where_every_address_can_be_bound() {
+        let v4 = "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.0.0.0\n        /24 link UNICAST\n     |-- 10.0.0.7\n        /32 host LOCAL\n     |-- 10.0.0.255\n        /32 link BROADCAST\n";
+        for (address, own) in [
+            ("10.0.0.7", true),
+            ("127.0.0.1", true),
+            ("10.0.0.8", false),
+            ("10.0.0.0", false),
+            ("10.0.0.255", false),
+        ] {
+            assert_eq!(is_in_table(address.parse().unwrap(), v4), own, "{address}");
+        }
+        let v6 = "fd000000000000000000000000000001 02 40 00 80     eth0\n";
+        assert!(is_in_table("fd00::1".parse().unwrap(), v6));
+        assert!(!is_in_table("fd00::2".parse().unwrap(), v6));
+        // The kernel's own tables have the form that is read here.
+        let table = std::fs::read_to_string("/proc/net/fib_trie").unwrap();
+        assert!(table.contains("|-- 127.0.0.1") && table.contains("/32 host LOCAL"));
+    }
 
     #[test]
     fn of_several_endpoints_the_one_on_this_node_is_taken() {
