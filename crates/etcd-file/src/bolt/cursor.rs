@@ -19,7 +19,7 @@ pub enum CursorError {
 }
 
 impl CursorError {
-    fn on(page: u64, offset_bytes: u64, error: PageError) -> Self {
+    pub(super) fn on(page: u64, offset_bytes: u64, error: PageError) -> Self {
         match error {
             PageError::Failed(failure) => CursorError::Failed(failure),
             PageError::Damaged(problem) => {
@@ -60,6 +60,13 @@ pub struct Item<'p> {
 }
 
 impl<'f> Bolt<'f> {
+    /// A cursor at the first top-level bucket.
+    pub(super) fn buckets<'b>(&'b self) -> Result<Cursor<'b, 'f>, CursorError> {
+        let mut buckets = Cursor::at(self, BucketRoot::Page(self.meta.root), 0);
+        buckets.seek(b"")?;
+        Ok(buckets)
+    }
+
     /// A cursor at the start of the top-level bucket `name`, if there is one.
     ///
     /// # Errors

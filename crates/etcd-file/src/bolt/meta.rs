@@ -129,6 +129,29 @@ impl Meta {
     }
 }
 
+impl Meta {
+    /// The page header and the meta, with its checksum.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        let order = self.byte_order;
+        let mut page = Vec::with_capacity(META_END);
+        order.put_u64(&mut page, self.header_id);
+        order.put_u16(&mut page, self.header_flags);
+        order.put_u16(&mut page, 0);
+        order.put_u32(&mut page, 0);
+        for number in [MAGIC, VERSION, self.page_size, 0] {
+            order.put_u32(&mut page, number);
+        }
+        let freelist = self.freelist.unwrap_or(NO_FREELIST);
+        // The sequence number of the root bucket is 0: etcd and bbolt never set it.
+        for number in [self.root, 0, freelist, self.high_water_mark, self.txid] {
+            order.put_u64(&mut page, number);
+        }
+        let checksum = fnv1a_64(page.get(PAGE_HEADER_BYTES..).unwrap_or_default());
+        order.put_u64(&mut page, checksum);
+        page
+    }
+}
+
 /// FNV-1a with 64 bits, the checksum of meta pages.
 fn fnv1a_64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

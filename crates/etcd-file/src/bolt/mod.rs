@@ -15,6 +15,7 @@ mod limits;
 mod meta;
 mod open;
 mod page;
+mod rewrite;
 
 pub use byte_order::ByteOrder;
 pub use check::{Entry, Report, Visitor, check};
@@ -23,3 +24,4 @@ pub use limits::{MAX_DEPTH, MAX_KEY_BYTES, MAX_PAGES};
 pub use meta::{Meta, MetaProblem};
 pub use open::{Bolt, OpenError};
 pub use page::Value;
+pub use rewrite::{Entries, Rewrite, RewriteError, Rewritten};

@@ -7,12 +7,12 @@ use super::meta::PAGE_HEADER_BYTES;
 use super::{Bolt, ByteOrder, MAX_KEY_BYTES};
 use crate::{Failure, ReadAt};
 
-const FLAG_BRANCH: u16 = 0x01;
-const FLAG_LEAF: u16 = 0x02;
-const FLAG_META: u16 = 0x04;
+pub(crate) const FLAG_BRANCH: u16 = 0x01;
+pub(crate) const FLAG_LEAF: u16 = 0x02;
+pub(crate) const FLAG_META: u16 = 0x04;
 pub(crate) const FLAG_FREELIST: u16 = 0x10;
-const ELEMENT_BYTES: u64 = 16;
-const LEAF_FLAG_BUCKET: u32 = 0x01;
+pub(crate) const ELEMENT_BYTES: u64 = 16;
+pub(crate) const LEAF_FLAG_BUCKET: u32 = 0x01;
 const WINDOW_BYTES: u64 = 64 * 1024;
 /// Keys up to this length are read, so that a key that is too long is reported and the walk continues.
 const READABLE_KEY_BYTES: u32 = 2 * MAX_KEY_BYTES;
