@@ -6,6 +6,7 @@
 //! - [`freshness`]: whether backups are stale, by their schedule.
 //! - [`platform`]: where a node's etcd, its certificates and its files are.
 //! - [`turns`]: in which order the members of a cluster make their backups.
+//! - [`restore`]: which cluster begins from a snapshot, with which ids, at which revision.
 //! - [`retention`]: which backups are kept.
 //! - [`reason`]: why a run made no backup, as one word.
 //! - [`record`]: the record of a backup.
@@ -16,5 +17,6 @@ pub mod freshness;
 pub mod platform;
 pub mod reason;
 pub mod record;
+pub mod restore;
 pub mod retention;
 pub mod turns;

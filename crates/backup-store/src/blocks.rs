@@ -5,6 +5,8 @@
 
 use etcd_file::ReadAt;
 use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
 
 /// Bytes of a block; the last one may be shorter.
 pub const BLOCK_BYTES: usize = 64 * 1024;
@@ -74,6 +76,59 @@ pub fn max_bytes(snapshot_bytes: u64) -> u64 {
     snapshot_bytes.div_ceil(BLOCK_BYTES as u64) * 32 + LINE_BYTES
 }
 
+/// The hashes of a snapshot, from `blocks.b3`.
+pub struct Hashes<'h> {
+    total_bytes: u64,
+    hashes: &'h [[u8; 32]],
+}
+
+impl<'h> Hashes<'h> {
+    /// Reads the content of `blocks.b3`.
+    ///
+    /// # Errors
+    /// It is not in this format.
+    pub fn parse(file: &'h [u8]) -> Result<Self, String> {
+        let damaged = || format!("{FILE} is damaged");
+        let end_of_line = file.iter().position(|byte| *byte == b'\n');
+        let (line, hashes) = end_of_line
+            .and_then(|end| file.split_at_checked(end))
+            .ok_or_else(damaged)?;
+        let line = std::str::from_utf8(line).map_err(|_| damaged())?;
+        let total_bytes: u64 = line
+            .strip_prefix(&format!("lifeboat-blocks-1 {BLOCK_BYTES} "))
+            .and_then(|total| total.parse().ok())
+            .ok_or_else(damaged)?;
+        let (hashes, rest) = hashes.get(1..).unwrap_or_default().as_chunks::<32>();
+        if !rest.is_empty() || hashes.len() as u64 != total_bytes.div_ceil(BLOCK_BYTES as u64) {
+            return Err(damaged());
+        }
+        Ok(Hashes {
+            total_bytes,
+            hashes,
+        })
+    }
+
+    /// The size of the snapshot, in bytes.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes
+    }
+
+    /// The place of a block, as offsets in bytes.
+    fn place(&self, index: usize) -> Range<u64> {
+        let start = index as u64 * BLOCK_BYTES as u64;
+        start..(start + BLOCK_BYTES as u64).min(self.total_bytes)
+    }
+
+    /// Whether a block is as it was written. `buf` is for its bytes.
+    fn is_whole(&self, snapshot: &dyn ReadAt, index: usize, buf: &mut Vec<u8>) -> bool {
+        let place = self.place(index);
+        buf.resize((place.end - place.start) as usize, 0);
+        snapshot.read_exact_at(buf, place.start).is_ok()
+            && Some(blake3::hash(buf).as_bytes()) == self.hashes.get(index)
+    }
+}
+
 /// Finds the parts of a snapshot that differ from what was written, as offsets in bytes: at most `at_most` of them.
 ///
 /// # Errors
@@ -85,43 +140,81 @@ pub fn damaged(
     at_most: usize,
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Vec<Range<u64>>, String> {
-    let no_hashes = || format!("{FILE} is damaged");
-    let end_of_line = hashes.iter().position(|byte| *byte == b'\n');
-    let (line, hashes) = end_of_line
-        .and_then(|end| hashes.split_at_checked(end))
-        .ok_or_else(no_hashes)?;
-    let line = std::str::from_utf8(line).map_err(|_| no_hashes())?;
-    let total_bytes: u64 = line
-        .strip_prefix(&format!("lifeboat-blocks-1 {BLOCK_BYTES} "))
-        .and_then(|total| total.parse().ok())
-        .ok_or_else(no_hashes)?;
-    let (hashes, rest) = hashes.get(1..).unwrap_or_default().as_chunks::<32>();
-    let block_bytes = BLOCK_BYTES as u64;
-    if !rest.is_empty() || hashes.len() as u64 != total_bytes.div_ceil(block_bytes) {
-        return Err(no_hashes());
-    }
-    let size_bytes = snapshot.size_bytes().map_err(|error| error.to_string())?;
+    let hashes = Hashes::parse(hashes)?;
     let mut found = Vec::new();
-    let mut buf = vec![0; BLOCK_BYTES];
-    for (index, expected) in (0..).zip(hashes) {
-        let start = index * block_bytes;
-        let end = (start + block_bytes).min(total_bytes);
-        let block = buf.get_mut(..(end - start) as usize).unwrap_or_default();
-        let whole = end <= size_bytes
-            && snapshot.read_exact_at(block, start).is_ok()
-            && blake3::hash(block).as_bytes() == expected;
-        if !whole {
-            found.push(start..end);
+    let mut buf = Vec::new();
+    for index in 0..hashes.hashes.len() {
+        let place = hashes.place(index);
+        let bytes = place.end - place.start;
+        if !hashes.is_whole(snapshot, index, &mut buf) {
+            found.push(place);
             if found.len() == at_most {
                 break;
             }
         }
-        if progress(end - start).is_break() {
+        if progress(bytes).is_break() {
             break;
         }
     }
     Ok(found)
 }
+
+/// Whether the first `total_bytes` of a file are as they were written. All processors work on it, up to eight. Returns the first
+/// place that a thread found to be different.
+///
+/// # Errors
+/// `progress` has stopped the work.
+pub fn first_difference(
+    file: &(dyn ReadAt + Sync),
+    hashes: &Hashes<'_>,
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<Range<u64>>, Stopped> {
+    const MAX_THREADS: usize = 8;
+    const AT_ONCE: usize = 64;
+    let threads =
+        std::thread::available_parallelism().map_or(1, |number| number.get().min(MAX_THREADS));
+    let next = AtomicUsize::new(0);
+    let ended = AtomicBool::new(false);
+    let (sender, receiver) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let sender = sender.clone();
+            let (next, ended) = (&next, &ended);
+            scope.spawn(move || {
+                let mut buf = Vec::new();
+                while !ended.load(Ordering::Relaxed) {
+                    let from = next.fetch_add(AT_ONCE, Ordering::Relaxed);
+                    let to = (from + AT_ONCE).min(hashes.hashes.len());
+                    if from >= to {
+                        break;
+                    }
+                    let different =
+                        (from..to).find(|index| !hashes.is_whole(file, *index, &mut buf));
+                    let bytes = hashes.place(to - 1).end - hashes.place(from).start;
+                    let _ = sender.send((bytes, different.map(|index| hashes.place(index))));
+                }
+            });
+        }
+        drop(sender);
+        let mut found = None;
+        let mut stopped = false;
+        for (bytes, different) in receiver {
+            found = found.or(different);
+            stopped |= progress(bytes).is_break();
+            if found.is_some() || stopped {
+                ended.store(true, Ordering::Relaxed);
+            }
+        }
+        match stopped {
+            true => Err(Stopped),
+            false => Ok(found),
+        }
+    })
+}
+
+/// The work was stopped on request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stopped;
 
 #[cfg(test)]
 mod tests {
@@ -138,6 +231,34 @@ mod tests {
             at_most,
             &mut |_| ControlFlow::Continue(()),
         )
+    }
+
+    #[test]
+    fn several_threads_find_every_difference() {
+        let bytes: Vec<u8> = (0..20_000_000u32)
+            .map(|number| (number >> 7) as u8)
+            .collect();
+        let mut hasher = Hasher::default();
+        hasher.update(&bytes);
+        let hashes = hasher.finish();
+        let hashes = Hashes::parse(&hashes).unwrap();
+        let mut seen_bytes = 0;
+        let found = first_difference(&bytes, &hashes, &mut |bytes| {
+            seen_bytes += bytes;
+            ControlFlow::Continue(())
+        });
+        assert_eq!((found, seen_bytes), (Ok(None), bytes.len() as u64));
+        for at in [0, 65_535, 65_536, 10_000_000, bytes.len() - 1] {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x80;
+            let found = first_difference(&flipped, &hashes, &mut |_| ControlFlow::Continue(()));
+            assert!(found.unwrap().unwrap().contains(&(at as u64)), "{at}");
+        }
+        let cut = bytes[..bytes.len() - 1].to_vec();
+        let found = first_difference(&cut, &hashes, &mut |_| ControlFlow::Continue(()));
+        assert!(found.unwrap().is_some());
+        let stopped = first_difference(&bytes, &hashes, &mut |_| ControlFlow::Break(()));
+        assert_eq!(stopped, Err(Stopped));
     }
 
     #[test]

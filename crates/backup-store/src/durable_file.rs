@@ -6,11 +6,13 @@
 //! Every change to the disk goes through this module, one system call per step, so that a test can end the process
 //! before each step.
 
+use crate::local_file::LocalFile;
+use etcd_file::ReadAt;
 use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Mode of new directories: only the owner has access.
@@ -117,6 +119,74 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     step()?;
     file.write_all(bytes)
+}
+
+/// Makes an empty file a clone of another one, which shares its blocks until one of them is changed.
+///
+/// # Errors
+/// The error of the operating system. `Ok(false)` if the filesystem cannot do it, or the files are not on the same one.
+pub fn clone_from(file: &File, source: &LocalFile) -> io::Result<bool> {
+    step()?;
+    match rustix::fs::ioctl_ficlone(file, source) {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::NOTTY) => {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Copies a part of a file to the same place of another one, in the kernel where it can. Both files are at most `end` long after it.
+///
+/// # Errors
+/// The error of the operating system; [`io::ErrorKind::UnexpectedEof`] if the source ends before.
+pub fn copy_range(file: &File, source: &LocalFile, start: u64, end: u64) -> io::Result<()> {
+    step()?;
+    let (mut from, mut to) = (start, start);
+    while from < end {
+        let len = usize::try_from(end - from).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(source, Some(&mut from), file, Some(&mut to), len) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::PERM) => {
+                return copy_in_memory(file, source, from, end);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn copy_in_memory(file: &File, source: &LocalFile, start: u64, end: u64) -> io::Result<()> {
+    const PIECE_BYTES: u64 = 1 << 20;
+    let mut buf = vec![0; PIECE_BYTES as usize];
+    let mut at = start;
+    while at < end {
+        let len = PIECE_BYTES.min(end - at);
+        let piece = buf.get_mut(..len as usize).unwrap_or_default();
+        source.read_exact_at(piece, at)?;
+        file.write_all_at(piece, at)?;
+        at += len;
+    }
+    Ok(())
+}
+
+/// Writes bytes at an offset. They are not durable before the file is synced.
+///
+/// # Errors
+/// The error of the operating system.
+pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    step()?;
+    file.write_all_at(bytes, offset)
+}
+
+/// Sets the length of a file, in bytes. It is not durable before the file is synced.
+///
+/// # Errors
+/// The error of the operating system.
+pub fn set_len(file: &File, bytes: u64) -> io::Result<()> {
+    step()?;
+    file.set_len(bytes)
 }
 
 /// Syncs a file.

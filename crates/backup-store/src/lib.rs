@@ -7,6 +7,7 @@
 //! - [`member`]: one etcd member.
 //! - [`progress`]: progress of long work.
 //! - [`repository`]: where backups are kept.
+//! - [`restore`]: from a snapshot to a data directory that etcd starts from.
 //! - [`run`]: one run, from a member to a published backup.
 //! - [`static_resources`]: the archive of a node's control-plane files.
 //! - [`transfer`]: sending a backup to another machine.
@@ -23,6 +24,7 @@ pub mod member;
 mod member_error;
 pub mod progress;
 pub mod repository;
+pub mod restore;
 pub mod run;
 mod scratch_file;
 mod size;

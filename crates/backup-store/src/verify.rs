@@ -230,7 +230,7 @@ fn details(summary: &Summary) -> Details {
 }
 
 /// The snapshot of a backup directory, or the path itself.
-fn snapshot_in(path: &Path) -> Result<PathBuf, VerifyError> {
+pub(crate) fn snapshot_in(path: &Path) -> Result<PathBuf, VerifyError> {
     const NAMED: usize = 5;
     if !path.is_dir() {
         return Ok(path.into());
@@ -347,10 +347,27 @@ fn check_files(dir: &Path, snapshot: &Path) -> (Option<Check>, Option<Backup>) {
         Ok(backup) => backup,
         Err(problem) => return failed(problem),
     };
+    let unchanged = match unchanged_files(&backup) {
+        Ok(unchanged) => unchanged,
+        Err(problem) => return failed(problem),
+    };
+    let detail = format!("{unchanged} files beside the snapshot are unchanged");
+    (
+        Some(Check::new(FILES, Some(true), detail, start)),
+        Some(backup),
+    )
+}
+
+/// Compares the files of a backup with their SHA-256 in the record, except the snapshot, which has checks of its own. Returns their
+/// number.
+///
+/// # Errors
+/// The file that is different or can't be read.
+pub(crate) fn unchanged_files(backup: &Backup) -> Result<usize, String> {
     let mut unchanged = 0;
+    let snapshot = backup.snapshot();
     for (name, expected) in &backup.record.sha256 {
         let path = backup.path(name);
-        // The snapshot has its own checks.
         if path == snapshot {
             continue;
         }
@@ -362,21 +379,15 @@ fn check_files(dir: &Path, snapshot: &Path) -> (Option<Check>, Option<Backup>) {
         });
         match found {
             Ok(found) if found == *expected => unchanged += 1,
-            Ok(found) => {
-                return failed(format!("{name}: SHA-256 is {found}, expected {expected}"));
-            }
-            Err(error) => return failed(format!("{name}: {error}")),
+            Ok(found) => return Err(format!("{name}: SHA-256 is {found}, expected {expected}")),
+            Err(error) => return Err(format!("{name}: {error}")),
         }
     }
-    let detail = format!("{unchanged} files beside the snapshot are unchanged");
-    (
-        Some(Check::new(FILES, Some(true), detail, start)),
-        Some(backup),
-    )
+    Ok(unchanged)
 }
 
 /// The name of the backup that a snapshot belongs to, by the name of its file.
-fn name_in(snapshot: &Path) -> String {
+pub(crate) fn name_in(snapshot: &Path) -> String {
     let file = snapshot.file_name().unwrap_or_default().to_string_lossy();
     let name = file.strip_prefix("snapshot_").unwrap_or(&file);
     name.strip_suffix(".db").unwrap_or(name).to_string()

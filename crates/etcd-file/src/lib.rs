@@ -7,6 +7,8 @@
 //!
 //! - [`bolt`]: bbolt, the database file: pages, metas, cursor, structural check.
 //! - [`mvcc`]: what etcd stores in it: revisions, records, hashes, semantic checks.
+//! - [`membership`], [`raft`]: members and their ids, the log, the snapshot of raft.
+//! - [`new_cluster`]: a database with which a new cluster begins.
 //! - [`snapshot_file`]: the SHA-256 trailer that `etcdctl snapshot save` leaves at the end.
 //! - [`check`]: all of it together, in one pass.
 
@@ -14,10 +16,14 @@ pub mod bolt;
 pub mod check;
 mod failure;
 pub mod finding;
+pub mod membership;
 pub mod mvcc;
+pub mod new_cluster;
+pub mod raft;
 mod read_at;
 mod scratch;
 pub mod snapshot_file;
+mod wire;
 
 pub use failure::{Failure, Progress};
 pub(crate) use read_at::ReadAhead;

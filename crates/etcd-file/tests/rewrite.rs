@@ -1,4 +1,11 @@
 //! What a change of a database leaves: the same elements as before, with the change, in a file without a fault.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::ptr_arg
+)]
 
 use etcd_file::Failure;
 use etcd_file::bolt::{Bolt, Entries, Entry, Rewrite, RewriteError, Visitor};

@@ -13,8 +13,8 @@ mod server_pod;
 use clap::{CommandFactory, Parser, Subcommand};
 use cli::{exit_code, output};
 use commands::{
-    backup_server, cluster_backup, completions, hold, list, man_pages, prune_backups, send_backup,
-    verify,
+    backup_server, cluster_backup, completions, hold, list, man_pages, prune_backups, restore,
+    send_backup, verify,
 };
 #[cfg(feature = "kubernetes")]
 use commands::{export, hold_on_node, manifests, operator, request_backup, status};
@@ -48,6 +48,7 @@ enum Command {
     PruneBackups(prune_backups::Args),
     #[cfg(feature = "kubernetes")]
     RequestBackup(request_backup::Args),
+    Restore(restore::Args),
     SendBackup(send_backup::Args),
     #[cfg(feature = "kubernetes")]
     Status(status::Args),
@@ -66,6 +67,7 @@ impl Command {
             | Command::Hold(_)
             | Command::List(_)
             | Command::PruneBackups(_)
+            | Command::Restore(_)
             | Command::SendBackup(_)
             | Command::Verify(_) => true,
             Command::Completions(_) | Command::ManPages(_) => false,
@@ -147,6 +149,7 @@ fn main() -> ExitCode {
         Command::PruneBackups(args) => prune_backups::run(args),
         #[cfg(feature = "kubernetes")]
         Command::RequestBackup(args) => request_backup::run(args),
+        Command::Restore(args) => restore::run(args),
         Command::SendBackup(args) => send_backup::run(args),
         #[cfg(feature = "kubernetes")]
         Command::Status(args) => status::run(args),

@@ -3,9 +3,9 @@
 //! They are decoded here without a protobuf library and without a copy: a value can be larger than the memory budget, and
 //! only its numbers and the place of its key are needed.
 
-use super::wire::{MAX_FIELD, varint};
 use crate::Failure;
 use crate::bolt::Value;
+use crate::wire::{MAX_FIELD, varint};
 use std::ops::Range;
 
 /// Bytes of two varints, the most that precede the bytes of a field.

@@ -2,14 +2,13 @@
 //! members, leases, users, alarms, and how far the raft log is reflected (etcd-io/etcd:
 //! `server/storage/schema`, `server/storage/mvcc`).
 
-mod buckets;
+pub(crate) mod buckets;
 mod content;
 mod hash_kv;
 mod key_value;
 mod keys;
 mod revision;
-mod start;
-mod wire;
+pub(crate) mod start;
 
 pub use content::{Content, Summary};
 pub use hash_kv::{HashKvError, hash_kv};

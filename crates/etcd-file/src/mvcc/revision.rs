@@ -22,6 +22,17 @@ impl fmt::Display for Revision {
     }
 }
 
+impl Revision {
+    /// The key of a record of this revision, which is no deletion.
+    #[must_use]
+    pub fn to_key(self) -> Vec<u8> {
+        let mut key = self.main.to_be_bytes().to_vec();
+        key.push(SEPARATOR);
+        key.extend(self.sub.to_be_bytes());
+        key
+    }
+}
+
 /// The key of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordKey {
@@ -119,6 +130,12 @@ mod tests {
 
     fn key(main: i64, sub: i64, mark: &[u8]) -> Vec<u8> {
         [&main.to_be_bytes()[..], b"_", &sub.to_be_bytes(), mark].concat()
+    }
+
+    #[test]
+    fn a_revision_is_written_as_it_is_read() {
+        let revision = Revision { main: 7, sub: 2 };
+        assert_eq!(revision.to_key(), key(7, 2, b""));
     }
 
     #[test]

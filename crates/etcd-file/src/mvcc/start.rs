@@ -1,7 +1,7 @@
 //! Checks the values that etcd decodes when it starts, besides the records. etcd does not start if it cannot decode one of
 //! them. For each rule, a version from 3.4 to 3.7 was observed to crash or to lose data.
 
-use super::wire::{self, Content, Field};
+use crate::wire::{self, Content, Field};
 use serde_json::Value as Json;
 
 /// etcd-io/etcd: `server/lease/leasepb/lease.proto`. ID, TTL, RemainingTTL.
@@ -25,7 +25,7 @@ const MAX_TTL_S: i64 = 9_000_000_000;
 
 /// What is wrong with an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Problem {
+pub(crate) enum Problem {
     /// A version of etcd that may read this file crashes or loses data.
     Error(String),
     /// etcd starts and loses nothing, or only some versions fail.
@@ -68,7 +68,7 @@ pub(super) fn lease(key: &[u8], value: &[u8]) -> Result<(), Problem> {
 }
 
 /// A key of bucket `alarm`: the member and the alarm.
-pub(super) fn alarm(key: &[u8]) -> Result<(u64, u64), Problem> {
+pub(crate) fn alarm(key: &[u8]) -> Result<(u64, u64), Problem> {
     let (mut member, mut alarm) = (0, 0);
     wire::read(key, ALARM, &mut |field, content| {
         if let Content::Number(number) = content {

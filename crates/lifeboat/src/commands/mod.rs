@@ -17,6 +17,7 @@ pub(crate) mod operator;
 pub(crate) mod prune_backups;
 #[cfg(feature = "kubernetes")]
 pub(crate) mod request_backup;
+pub(crate) mod restore;
 pub(crate) mod send_backup;
 #[cfg(feature = "kubernetes")]
 pub(crate) mod status;

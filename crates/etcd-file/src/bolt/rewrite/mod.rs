@@ -157,6 +157,17 @@ impl<'b, 'f> Rewrite<'b, 'f> {
         Ok(entries)
     }
 
+    /// The last key of a top-level bucket of any size.
+    ///
+    /// # Errors
+    /// The bucket can't be read.
+    pub fn last_key(&self, name: &[u8]) -> Result<Option<Vec<u8>>, RewriteError> {
+        match self.page_of(name)? {
+            Some(root) => spine::last_key(self.bolt, root),
+            None => Ok(self.read(name)?.pop_last().map(|(key, _)| key)),
+        }
+    }
+
     /// Replaces the content of a top-level bucket, or creates it.
     ///
     /// # Errors

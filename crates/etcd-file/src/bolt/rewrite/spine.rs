@@ -12,19 +12,8 @@ pub(super) fn append(
     root: u64,
     leaf: Leaf,
 ) -> Result<u64, RewriteError> {
-    let mut branches = Vec::new();
-    let mut page = Page::default();
-    let mut id = root;
-    loop {
-        load(bolt, &mut page, id, branches.len())?;
-        if page.kind != Some(Kind::Branch) {
-            break;
-        }
-        let children = children(bolt, &mut page)?;
-        // A branch without children is refused when it is loaded.
-        id = children.last().map_or(0, |last| last.page);
-        branches.push(children);
-    }
+    let (mut branches, mut page) = right_edge(bolt, root)?;
+    let id = page.id;
     let ends = match page.count.checked_sub(1) {
         Some(last) => Some((key(bolt, &mut page, 0)?, key(bolt, &mut page, last)?)),
         None => None,
@@ -62,6 +51,32 @@ pub(super) fn append(
         replacement = new.branch_level(&children)?;
     }
     new.branches(replacement)
+}
+
+/// The last key of a tree; nothing if its last leaf is empty.
+pub(super) fn last_key(bolt: &Bolt<'_>, root: u64) -> Result<Option<Vec<u8>>, RewriteError> {
+    let (_, mut page) = right_edge(bolt, root)?;
+    match page.count.checked_sub(1) {
+        Some(last) => Ok(Some(key(bolt, &mut page, last)?)),
+        None => Ok(None),
+    }
+}
+
+/// The children of the branches from the root down, and the last leaf.
+fn right_edge(bolt: &Bolt<'_>, root: u64) -> Result<(Vec<Vec<Child>>, Page), RewriteError> {
+    let mut branches = Vec::new();
+    let mut page = Page::default();
+    let mut id = root;
+    loop {
+        load(bolt, &mut page, id, branches.len())?;
+        if page.kind != Some(Kind::Branch) {
+            return Ok((branches, page));
+        }
+        let children = children(bolt, &mut page)?;
+        // A branch without children is refused when it is loaded.
+        id = children.last().map_or(0, |last| last.page);
+        branches.push(children);
+    }
 }
 
 fn load(bolt: &Bolt<'_>, page: &mut Page, id: u64, depth: usize) -> Result<(), RewriteError> {

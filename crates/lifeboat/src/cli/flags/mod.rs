@@ -1,5 +1,6 @@
 //! Flags that several commands have.
 
+pub(crate) mod bump;
 #[cfg(feature = "kubernetes")]
 pub(crate) mod cluster;
 pub(crate) mod connection;

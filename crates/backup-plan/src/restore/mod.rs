@@ -1,0 +1,6 @@
+//! Decisions of a restore: which cluster begins, with which ids, at which revision, and which versions of etcd can start from it.
+
+pub mod etcd_version;
+pub mod initial_cluster;
+pub mod revision;
+pub mod token;

@@ -1,0 +1,136 @@
+//! Why nothing was restored.
+
+use crate::local_file::OpenError;
+use crate::verify::VerifyError;
+use backup_plan::restore::etcd_version::VersionProblem;
+use backup_plan::restore::initial_cluster::ClusterProblem;
+use backup_plan::restore::revision::RevisionProblem;
+use etcd_file::new_cluster::FactsError;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why nothing was restored. Nothing was changed, except where the text says so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The source can't be found.
+    #[error(transparent)]
+    Find(#[from] VerifyError),
+    /// The source can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The flags do not describe a cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterProblem),
+    /// The version of etcd does not fit the data.
+    #[error(transparent)]
+    Version(#[from] VersionProblem),
+    /// There is no such revision.
+    #[error(transparent)]
+    Revision(#[from] RevisionProblem),
+    /// The snapshot has no SHA-256.
+    #[error(
+        "{path} has no SHA-256 at its end: it is not a snapshot, or it is truncated; for a copy of a member's own database use --skip-hash-check"
+    )]
+    NoTrailer {
+        /// The snapshot.
+        path: PathBuf,
+    },
+    /// The snapshot is damaged.
+    #[error("{path} is damaged: {problem}; use another backup")]
+    Damaged {
+        /// The snapshot.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file beside the snapshot is damaged.
+    #[error(
+        "the backup {path} is damaged: {problem}; use another backup, or restore its snapshot file alone, which has a check of its own"
+    )]
+    DamagedBackup {
+        /// The directory of the backup.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The data of a member was not that of the others.
+    #[error(
+        "{path} has a CORRUPT alarm of member {}: its data differed from that of the other members; use another backup, or --allow-corrupt-alarm", .members.join(", ")
+    )]
+    CorruptAlarm {
+        /// The snapshot.
+        path: PathBuf,
+        /// Ids of the members, in hex digits.
+        members: Vec<String>,
+    },
+    /// Something is there already.
+    #[error("{path} {what}: give a directory that does not exist, or is empty")]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// What is there.
+        what: &'static str,
+    },
+    /// The disk is too small.
+    #[error(
+        "{path}: {free_bytes} bytes are free, but the database needs {needed_bytes}: free some space, or use another disk"
+    )]
+    InsufficientSpace {
+        /// The directory.
+        path: PathBuf,
+        /// Free bytes.
+        free_bytes: u64,
+        /// Bytes that are needed.
+        needed_bytes: u64,
+    },
+    /// A restore of several members needs to know that it is the same restore.
+    #[error(
+        "--bump-revision auto may decide otherwise on each node: use --bump-to-revision with the revision that `restore` printed on the first node"
+    )]
+    AutoWithId,
+    /// The file changed.
+    #[error(
+        "{path} changed while it was read: restore a snapshot, or a clone of a member's database"
+    )]
+    Changed {
+        /// The snapshot.
+        path: PathBuf,
+    },
+    /// Stopped on request.
+    #[error("stopped; nothing was restored")]
+    Stopped,
+    /// The operating system failed.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+}
+
+impl RestoreError {
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
+        let path = path.to_path_buf();
+        move |source| RestoreError::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    pub(super) fn damaged(path: &Path, problem: impl ToString) -> RestoreError {
+        RestoreError::Damaged {
+            path: path.into(),
+            problem: problem.to_string(),
+        }
+    }
+
+    pub(super) fn facts(path: &Path) -> impl FnOnce(FactsError) -> RestoreError {
+        let path = path.to_path_buf();
+        move |error| RestoreError::damaged(&path, error)
+    }
+}

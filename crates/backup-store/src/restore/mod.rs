@@ -1,0 +1,24 @@
+//! A restore: from a snapshot to a data directory that etcd starts from.
+//!
+//! The database is put in its place as a clone, or as a copy, and proven there. Then only the pages that must differ are written
+//! again. Everything is built in a directory beside its place, and one rename publishes it. After a crash there is nothing that etcd
+//! would start from, and the next restore begins again.
+
+mod choice;
+mod data_dir;
+mod error;
+mod evidence;
+mod place;
+mod plan;
+mod proof;
+mod snapshot;
+mod source;
+
+pub use choice::{ChoiceError, Chosen, choose};
+pub use data_dir::{Restored, restore};
+pub use error::RestoreError;
+pub use place::Placing;
+pub use plan::{Identity, Order, Plan, plan};
+pub use proof::Proof;
+pub use snapshot::{RaisedSnapshot, raise_snapshot};
+pub use source::Source;

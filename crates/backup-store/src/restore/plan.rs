@@ -1,0 +1,244 @@
+//! What a restore will do, found out without a change.
+
+use super::error::RestoreError;
+use super::evidence;
+use super::source::Source;
+use crate::repository::Space;
+use backup_plan::restore::etcd_version::EtcdVersion;
+use backup_plan::restore::initial_cluster::InitialCluster;
+use backup_plan::restore::revision::{self, Bump, Target};
+use backup_plan::restore::token::RestoreId;
+use etcd_file::ReadAt;
+use etcd_file::bolt::{Bolt, Rewrite};
+use etcd_file::membership::{Member, cluster_id};
+use etcd_file::new_cluster::{Facts, facts};
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use std::net::ToSocketAddrs;
+use std::path::{Path, PathBuf};
+
+/// Beside the database: the log, raft's snapshot, the record of the restore, and directories.
+const OTHER_BYTES: u64 = 4 << 20;
+
+/// What is to be restored, and how.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// A backup directory or a snapshot file.
+    pub source: PathBuf,
+    /// Where the data directory is made.
+    pub data_dir: PathBuf,
+    /// The directory of the log, if it is not in the data directory.
+    pub wal_dir: Option<PathBuf>,
+    /// The name of the member.
+    pub name: String,
+    /// All members of the cluster that begins.
+    pub cluster: InitialCluster,
+    /// Where the ids of the members and of the cluster follow from.
+    pub identity: Identity,
+    /// The revision at which the cluster begins.
+    pub bump: Bump,
+    /// The version of etcd that will start. If `None`, that of the data.
+    pub etcd_version: Option<EtcdVersion>,
+    /// Whether the SHA-256 is not compared.
+    pub skip_hash_check: bool,
+    /// Whether data that differed from that of other members is accepted.
+    pub allow_corrupt_alarm: bool,
+    /// The repository whose backups show which revisions were seen.
+    pub repository: Option<PathBuf>,
+}
+
+/// Where the ids follow from.
+#[derive(Debug, Clone)]
+pub enum Identity {
+    /// A token that someone chose.
+    Token(String),
+    /// This restore of this data.
+    Restore {
+        /// Its id.
+        id: RestoreId,
+        /// Whether the id comes from the first node.
+        is_given: bool,
+    },
+}
+
+/// What will be done.
+pub struct Plan {
+    pub(super) source: Source,
+    /// What the database says about itself.
+    pub facts: Facts,
+    /// The members, in the order of their ids.
+    pub members: Vec<Member>,
+    /// The id of the member itself.
+    pub member_id: u64,
+    /// The id of the cluster.
+    pub cluster_id: u64,
+    /// The token from which the ids follow.
+    pub token: String,
+    /// The revision at which the cluster begins. `None` if it stays as it is.
+    pub target: Option<Target>,
+    /// The version of etcd for which the data directory is made.
+    pub etcd_version: EtcdVersion,
+    /// Bytes that the data directory can need.
+    pub needed_bytes: u64,
+    /// Bytes that are free where it is made.
+    pub free_bytes: u64,
+}
+
+impl Plan {
+    /// The snapshot.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+}
+
+/// Finds out what a restore will do. Reads the snapshot only as far as that needs, and does not prove it.
+///
+/// # Errors
+/// Why it can't be restored.
+pub fn plan(order: &Order, advertised: &[String], now: Timestamp) -> Result<Plan, RestoreError> {
+    order
+        .cluster
+        .check(&order.name, advertised, &same_addresses)?;
+    if let (Identity::Restore { is_given: true, .. }, Bump::Auto) = (&order.identity, order.bump) {
+        return Err(RestoreError::AutoWithId);
+    }
+    let source = Source::open(&order.source)?;
+    if source.trailer.is_none() && !order.skip_hash_check {
+        return Err(RestoreError::NoTrailer { path: source.path });
+    }
+    let facts = read_facts(&source.data(), &source.path)?;
+    let data_version = EtcdVersion::of_data(
+        facts.storage_version.as_deref(),
+        facts.cluster_version.as_deref(),
+    );
+    let etcd_version = data_version.for_data(order.etcd_version)?;
+    if !facts.corrupt.is_empty() && !order.allow_corrupt_alarm {
+        return Err(RestoreError::CorruptAlarm {
+            path: source.path,
+            members: facts.corrupt.iter().map(|id| format!("{id:x}")).collect(),
+        });
+    }
+    let target = target(order.bump, &facts, order.repository.as_deref(), now)?;
+    let token = token(
+        &order.identity,
+        &source,
+        target.as_ref().map(|target| target.revision),
+    )?;
+    let mut members: Vec<_> = order
+        .cluster
+        .members()
+        .iter()
+        .map(|(name, urls)| Member::new(name, urls.clone(), &token))
+        .collect();
+    members.sort_by_key(|member| member.id);
+    let own = members.iter().find(|member| member.name == order.name);
+    let needed_bytes = source.data_bytes.saturating_add(OTHER_BYTES);
+    let free_bytes = free_bytes(&order.data_dir)?;
+    if free_bytes < needed_bytes {
+        return Err(RestoreError::InsufficientSpace {
+            path: order.data_dir.clone(),
+            free_bytes,
+            needed_bytes,
+        });
+    }
+    Ok(Plan {
+        member_id: own.map_or(0, |own| own.id),
+        cluster_id: cluster_id(&members),
+        members,
+        source,
+        facts,
+        token,
+        target,
+        etcd_version,
+        needed_bytes,
+        free_bytes,
+    })
+}
+
+/// Decides the revision.
+pub(super) fn target(
+    bump: Bump,
+    facts: &Facts,
+    repository: Option<&Path>,
+    now: Timestamp,
+) -> Result<Option<Target>, RestoreError> {
+    let evidence = match (bump, repository) {
+        (Bump::Auto, Some(repository)) => evidence::of_repository(repository),
+        _ => Vec::new(),
+    };
+    let (last, current) = (facts.last_record, facts.current_revision);
+    Ok(revision::target(bump, last, current, &evidence, now)?)
+}
+
+/// Reads what a database says about itself.
+pub(super) fn read_facts(data: &dyn ReadAt, path: &Path) -> Result<Facts, RestoreError> {
+    let bolt = Bolt::open(data).map_err(|error| RestoreError::damaged(path, error))?;
+    let rewrite = Rewrite::of(&bolt).map_err(|error| RestoreError::damaged(path, error))?;
+    facts(&rewrite).map_err(RestoreError::facts(path))
+}
+
+fn token(
+    identity: &Identity,
+    source: &Source,
+    revision: Option<i64>,
+) -> Result<String, RestoreError> {
+    let id = match identity {
+        Identity::Token(token) => return Ok(token.clone()),
+        Identity::Restore { id, .. } => id,
+    };
+    let sha256 = match source.trailer {
+        Some(trailer) => trailer,
+        None => sha256(source)?,
+    };
+    Ok(id.token(&sha256, revision))
+}
+
+fn sha256(source: &Source) -> Result<[u8; 32], RestoreError> {
+    const PIECE_BYTES: u64 = 1 << 20;
+    let mut hash = Sha256::new();
+    let mut buf = vec![0; PIECE_BYTES as usize];
+    let mut at = 0;
+    while at < source.data_bytes {
+        let len = PIECE_BYTES.min(source.data_bytes - at);
+        let piece = buf.get_mut(..len as usize).unwrap_or_default();
+        source
+            .file
+            .read_exact_at(piece, at)
+            .map_err(RestoreError::io("read", &source.path))?;
+        hash.update(&*piece);
+        at += len;
+    }
+    Ok(hash.finalize().into())
+}
+
+/// Free bytes of the filesystem on which a directory is, or will be.
+pub(super) fn free_bytes(dir: &Path) -> Result<u64, RestoreError> {
+    let existing = dir
+        .ancestors()
+        .find(|path| path.is_dir())
+        .unwrap_or(Path::new("."));
+    let space = Space::at(existing).map_err(|error| {
+        RestoreError::io("read the free space of", existing)(std::io::Error::other(error))
+    })?;
+    Ok(space.free_bytes)
+}
+
+/// Whether URLs lead to the same addresses, as etcd compares them.
+fn same_addresses(one: &[String], other: &[String]) -> bool {
+    let resolved = |urls: &[String]| {
+        let mut all = Vec::new();
+        for url in urls {
+            let (scheme, rest) = url.split_once("://")?;
+            let mut addresses: Vec<_> = rest.to_socket_addrs().ok()?.collect();
+            addresses.sort();
+            all.push((scheme.to_string(), addresses.first().copied()?));
+        }
+        all.sort();
+        Some(all)
+    };
+    match (resolved(one), resolved(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => false,
+    }
+}

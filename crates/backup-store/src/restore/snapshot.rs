@@ -1,0 +1,145 @@
+//! A snapshot that begins at a higher revision, for restores of other tools.
+
+use super::data_dir::write;
+use super::error::RestoreError;
+use super::place::place;
+use super::plan::{free_bytes, read_facts, target};
+use super::proof::{Proof, prove};
+use super::source::Source;
+use crate::durable_file;
+use crate::local_file::LocalFile;
+use crate::progress::Monitor;
+use backup_plan::restore::revision::{Bump, Target};
+use etcd_file::bolt::{Bolt, Rewrite};
+use etcd_file::new_cluster::{Changes, change};
+use etcd_file::{Part, ReadAt};
+use jiff::Timestamp;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+/// What was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct RaisedSnapshot {
+    /// The revision at which a cluster begins that is restored from it.
+    pub revision: i64,
+    /// How the data of the source was proven.
+    pub proof: Proof,
+    /// Its size, in bytes.
+    pub size_bytes: u64,
+}
+
+/// Writes a whole snapshot with the same data, which begins at a higher revision. Any tool restores it, without flags, and clients
+/// that watch then read everything again.
+///
+/// # Errors
+/// Why there is none.
+pub fn raise_snapshot(
+    source: &Source,
+    out: &Path,
+    bump: Bump,
+    repository: Option<&Path>,
+    skip_hash_check: bool,
+    now: Timestamp,
+    monitor: &dyn Monitor,
+) -> Result<(RaisedSnapshot, Option<Target>), RestoreError> {
+    if source.trailer.is_none() && !skip_hash_check {
+        return Err(RestoreError::NoTrailer {
+            path: source.path.clone(),
+        });
+    }
+    if out.symlink_metadata().is_ok() {
+        return Err(RestoreError::NotEmpty {
+            path: out.into(),
+            what: "exists",
+        });
+    }
+    let dir = match out.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let (free_bytes, needed_bytes) = (free_bytes(dir)?, source.file.size_bytes());
+    if free_bytes < needed_bytes {
+        return Err(RestoreError::InsufficientSpace {
+            path: dir.into(),
+            free_bytes,
+            needed_bytes,
+        });
+    }
+    let facts = read_facts(&source.data(), &source.path)?;
+    let target = target(bump, &facts, repository, now)?;
+    let mut name = out.as_os_str().to_owned();
+    name.push(".partial");
+    let partial = Path::new(&name);
+    // One that a killed process has left.
+    let _ = durable_file::remove_file(partial);
+    let made = || {
+        let (file, _) = place(source, partial, monitor)?;
+        let copied = LocalFile::open(partial)?;
+        let proof = prove(source, &copied, skip_hash_check, dir, monitor)?;
+        let data = Part::first(&copied, source.data_bytes);
+        let damaged = |error: &dyn ToString| RestoreError::damaged(&source.path, error.to_string());
+        if read_facts(&data, &source.path)? != facts {
+            return Err(RestoreError::Changed {
+                path: source.path.clone(),
+            });
+        }
+        let bolt = Bolt::open(&data).map_err(|error| damaged(&error))?;
+        let mut rewrite = Rewrite::of(&bolt).map_err(|error| damaged(&error))?;
+        let changes = Changes {
+            members: None,
+            revision: target.as_ref().map(|target| target.revision),
+        };
+        change(&mut rewrite, &changes).map_err(|error| damaged(&error))?;
+        let rewritten = rewrite.finish().map_err(|error| damaged(&error))?;
+        write(&file, partial, &rewritten)?;
+        let failed = || RestoreError::io("write", partial);
+        let changed = LocalFile::open(partial)?;
+        let digest = sha256(&changed, rewritten.new_bytes, monitor)?
+            .map_err(RestoreError::io("read", partial))?;
+        durable_file::write_at(&file, &digest, rewritten.new_bytes).map_err(failed())?;
+        durable_file::sync(&file).map_err(failed())?;
+        durable_file::rename(partial, out)
+            .and_then(|()| durable_file::sync_dir(dir))
+            .map_err(RestoreError::io("publish", out))?;
+        Ok(RaisedSnapshot {
+            revision: target
+                .as_ref()
+                .map_or(facts.current_revision, |target| target.revision),
+            proof,
+            size_bytes: rewritten.new_bytes + digest.len() as u64,
+        })
+    };
+    match made() {
+        Ok(made) => Ok((made, target)),
+        Err(error) => {
+            let _ = durable_file::remove_file(partial);
+            Err(error)
+        }
+    }
+}
+
+fn sha256(
+    file: &LocalFile,
+    data_bytes: u64,
+    monitor: &dyn Monitor,
+) -> Result<std::io::Result<[u8; 32]>, RestoreError> {
+    const PIECE_BYTES: u64 = 1 << 20;
+    monitor.step("trailer", data_bytes);
+    let mut hash = Sha256::new();
+    let mut buf = vec![0; PIECE_BYTES as usize];
+    let mut at = 0;
+    while at < data_bytes {
+        let len = PIECE_BYTES.min(data_bytes - at);
+        let piece = buf.get_mut(..len as usize).unwrap_or_default();
+        if let Err(error) = file.read_exact_at(piece, at) {
+            return Ok(Err(error));
+        }
+        hash.update(&*piece);
+        at += len;
+        if monitor.advance(len).is_break() {
+            return Err(RestoreError::Stopped);
+        }
+    }
+    Ok(Ok(hash.finalize().into()))
+}
