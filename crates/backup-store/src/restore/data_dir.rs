@@ -1,8 +1,12 @@
 //! The data directory: built beside its place, and published by one rename.
 
+use super::database::write;
 use super::error::RestoreError;
+use super::facts::read_facts;
+use super::lock::is_locked;
+use super::order::Order;
 use super::place::{Placing, place};
-use super::plan::{Order, Plan, read_facts};
+use super::plan::Plan;
 use super::proof::{Proof, prove};
 use crate::durable_file;
 use crate::local_file::{LocalFile, read_small};
@@ -12,7 +16,6 @@ use etcd_file::new_cluster::{Changes, change};
 use etcd_file::raft::{WalWriter, snapshot_file};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -272,15 +275,6 @@ fn new_segment(wal_dir: &Path) -> PathBuf {
     wal_dir.join(format!("{}.new", WalWriter::FILE))
 }
 
-/// Whether a process holds the lock of the database in a data directory.
-fn is_locked(data_dir: &Path) -> bool {
-    let db = File::open(data_dir.join("member/snap/db"));
-    db.is_ok_and(|db| {
-        let lock = rustix::fs::flock(&db, rustix::fs::FlockOperation::NonBlockingLockShared);
-        lock == Err(rustix::io::Errno::WOULDBLOCK)
-    })
-}
-
 /// The pages that must differ.
 fn rewrite(plan: &Plan, copied: &LocalFile) -> Result<Rewritten, RestoreError> {
     let path = &plan.source.path;
@@ -298,14 +292,4 @@ fn rewrite(plan: &Plan, copied: &LocalFile) -> Result<Rewritten, RestoreError> {
     };
     change(&mut rewrite, &changes).map_err(|error| damaged(&error))?;
     rewrite.finish().map_err(|error| damaged(&error))
-}
-
-/// Writes them: first the pages, then the metas that lead to them.
-pub(super) fn write(file: &File, path: &Path, rewritten: &Rewritten) -> Result<(), RestoreError> {
-    durable_file::set_len(file, rewritten.old_bytes)
-        .and_then(|()| durable_file::write_at(file, &rewritten.pages, rewritten.old_bytes))
-        .and_then(|()| durable_file::sync(file))
-        .and_then(|()| durable_file::write_at(file, &rewritten.metas, 0))
-        .and_then(|()| durable_file::sync(file))
-        .map_err(RestoreError::io("write", path))
 }

@@ -1,12 +1,50 @@
-//! Which revisions anyone may have seen.
+//! Which revisions anyone may have seen, and so where a restored cluster begins.
 
+use super::error::RestoreError;
+use super::old_data_dir;
+use super::order::Witnesses;
 use crate::repository::Repository;
 use backup_plan::record::Level;
-use backup_plan::restore::revision::Evidence;
+use backup_plan::restore::revision::{self, Bump, Evidence, Target};
+use etcd_file::new_cluster::Facts;
+use jiff::Timestamp;
 use std::path::Path;
 
+/// Decides the revision.
+pub(super) fn target(
+    bump: Bump,
+    facts: &Facts,
+    witnesses: &Witnesses,
+    now: Timestamp,
+) -> Result<Option<Target>, RestoreError> {
+    let evidence = match bump {
+        Bump::Auto => of(witnesses)?,
+        _ => Vec::new(),
+    };
+    let (last, current) = (facts.last_record, facts.current_revision);
+    Ok(revision::target(bump, last, current, &evidence, now)?)
+}
+
+/// Everything that shows revisions.
+///
+/// # Errors
+/// The data directory that is replaced can't be read.
+fn of(witnesses: &Witnesses) -> Result<Vec<Evidence>, RestoreError> {
+    let mut evidence = Vec::new();
+    if let Some(repository) = &witnesses.repository {
+        evidence.extend(of_repository(repository));
+    }
+    if let Some(data_dir) = &witnesses.data_dir {
+        evidence.push(old_data_dir::evidence(
+            data_dir,
+            witnesses.wal_dir.as_deref(),
+        )?);
+    }
+    Ok(evidence)
+}
+
 /// The proven backups of a repository. All of them count, whatever their cluster id: a cluster that was restored has another one.
-pub(super) fn of_repository(root: &Path) -> Vec<Evidence> {
+fn of_repository(root: &Path) -> Vec<Evidence> {
     let Ok(entries) = Repository::open(root).and_then(|repository| repository.entries()) else {
         return Vec::new();
     };

@@ -6,8 +6,13 @@
 
 mod choice;
 mod data_dir;
+mod database;
 mod error;
 mod evidence;
+mod facts;
+mod lock;
+mod old_data_dir;
+mod order;
 mod place;
 mod plan;
 mod proof;
@@ -17,8 +22,9 @@ mod source;
 pub use choice::{ChoiceError, Chosen, choose};
 pub use data_dir::{Restored, restore};
 pub use error::RestoreError;
+pub use order::{Identity, Order, Witnesses};
 pub use place::Placing;
-pub use plan::{Identity, Order, Plan, plan};
+pub use plan::{Plan, plan};
 pub use proof::Proof;
 pub use snapshot::{RaisedSnapshot, raise_snapshot};
 pub use source::Source;

@@ -1,65 +1,23 @@
 //! What a restore will do, found out without a change.
 
 use super::error::RestoreError;
-use super::evidence;
+use super::evidence::target;
+use super::facts::read_facts;
+use super::order::{Identity, Order};
 use super::source::Source;
 use crate::repository::Space;
 use backup_plan::restore::etcd_version::EtcdVersion;
-use backup_plan::restore::initial_cluster::InitialCluster;
-use backup_plan::restore::revision::{self, Bump, Target};
-use backup_plan::restore::token::RestoreId;
+use backup_plan::restore::revision::{Bump, Target};
 use etcd_file::ReadAt;
-use etcd_file::bolt::{Bolt, Rewrite};
 use etcd_file::membership::{Member, cluster_id};
-use etcd_file::new_cluster::{Facts, facts};
+use etcd_file::new_cluster::Facts;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use std::net::ToSocketAddrs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Beside the database: the log, raft's snapshot, the record of the restore, and directories.
 const OTHER_BYTES: u64 = 4 << 20;
-
-/// What is to be restored, and how.
-#[derive(Debug, Clone)]
-pub struct Order {
-    /// A backup directory or a snapshot file.
-    pub source: PathBuf,
-    /// Where the data directory is made.
-    pub data_dir: PathBuf,
-    /// The directory of the log, if it is not in the data directory.
-    pub wal_dir: Option<PathBuf>,
-    /// The name of the member.
-    pub name: String,
-    /// All members of the cluster that begins.
-    pub cluster: InitialCluster,
-    /// Where the ids of the members and of the cluster follow from.
-    pub identity: Identity,
-    /// The revision at which the cluster begins.
-    pub bump: Bump,
-    /// The version of etcd that will start. If `None`, that of the data.
-    pub etcd_version: Option<EtcdVersion>,
-    /// Whether the SHA-256 is not compared.
-    pub skip_hash_check: bool,
-    /// Whether data that differed from that of other members is accepted.
-    pub allow_corrupt_alarm: bool,
-    /// The repository whose backups show which revisions were seen.
-    pub repository: Option<PathBuf>,
-}
-
-/// Where the ids follow from.
-#[derive(Debug, Clone)]
-pub enum Identity {
-    /// A token that someone chose.
-    Token(String),
-    /// This restore of this data.
-    Restore {
-        /// Its id.
-        id: RestoreId,
-        /// Whether the id comes from the first node.
-        is_given: bool,
-    },
-}
 
 /// What will be done.
 pub struct Plan {
@@ -119,7 +77,7 @@ pub fn plan(order: &Order, advertised: &[String], now: Timestamp) -> Result<Plan
             members: facts.corrupt.iter().map(|id| format!("{id:x}")).collect(),
         });
     }
-    let target = target(order.bump, &facts, order.repository.as_deref(), now)?;
+    let target = target(order.bump, &facts, &order.witnesses, now)?;
     let token = token(
         &order.identity,
         &source,
@@ -154,28 +112,6 @@ pub fn plan(order: &Order, advertised: &[String], now: Timestamp) -> Result<Plan
         needed_bytes,
         free_bytes,
     })
-}
-
-/// Decides the revision.
-pub(super) fn target(
-    bump: Bump,
-    facts: &Facts,
-    repository: Option<&Path>,
-    now: Timestamp,
-) -> Result<Option<Target>, RestoreError> {
-    let evidence = match (bump, repository) {
-        (Bump::Auto, Some(repository)) => evidence::of_repository(repository),
-        _ => Vec::new(),
-    };
-    let (last, current) = (facts.last_record, facts.current_revision);
-    Ok(revision::target(bump, last, current, &evidence, now)?)
-}
-
-/// Reads what a database says about itself.
-pub(super) fn read_facts(data: &dyn ReadAt, path: &Path) -> Result<Facts, RestoreError> {
-    let bolt = Bolt::open(data).map_err(|error| RestoreError::damaged(path, error))?;
-    let rewrite = Rewrite::of(&bolt).map_err(|error| RestoreError::damaged(path, error))?;
-    facts(&rewrite).map_err(RestoreError::facts(path))
 }
 
 fn token(

@@ -1,9 +1,12 @@
 //! A snapshot that begins at a higher revision, for restores of other tools.
 
-use super::data_dir::write;
+use super::database::write;
 use super::error::RestoreError;
+use super::evidence::target;
+use super::facts::read_facts;
+use super::order::Witnesses;
 use super::place::place;
-use super::plan::{free_bytes, read_facts, target};
+use super::plan::free_bytes;
 use super::proof::{Proof, prove};
 use super::source::Source;
 use crate::durable_file;
@@ -38,7 +41,7 @@ pub fn raise_snapshot(
     source: &Source,
     out: &Path,
     bump: Bump,
-    repository: Option<&Path>,
+    witnesses: &Witnesses,
     skip_hash_check: bool,
     now: Timestamp,
     monitor: &dyn Monitor,
@@ -67,7 +70,7 @@ pub fn raise_snapshot(
         });
     }
     let facts = read_facts(&source.data(), &source.path)?;
-    let target = target(bump, &facts, repository, now)?;
+    let target = target(bump, &facts, witnesses, now)?;
     let mut name = out.as_os_str().to_owned();
     name.push(".partial");
     let partial = Path::new(&name);

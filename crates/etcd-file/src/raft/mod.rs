@@ -3,9 +3,11 @@
 
 mod protobuf;
 mod snapshot_file;
+mod wal_reader;
 mod wal_writer;
 
 pub use snapshot_file::snapshot_file;
+pub use wal_reader::{Segment, WalEnd, WalEntry, WalError, WalRecord, read_wal, segment_number};
 pub use wal_writer::WalWriter;
 
 /// Adds one voter, in a log. etcd adds the first members of a cluster by one such entry each.

@@ -3,11 +3,11 @@
 use super::{add_member, protobuf, voters};
 use crate::membership::Member;
 
-const METADATA: u64 = 1;
-const ENTRY: u64 = 2;
-const STATE: u64 = 3;
-const CRC: u64 = 4;
-const SNAPSHOT: u64 = 5;
+pub(super) const METADATA: u64 = 1;
+pub(super) const ENTRY: u64 = 2;
+pub(super) const STATE: u64 = 3;
+pub(super) const CRC: u64 = 4;
+pub(super) const SNAPSHOT: u64 = 5;
 const CONFIG_CHANGE: u64 = 1;
 /// Everything in a new log is of the first term.
 const TERM: u64 = 1;

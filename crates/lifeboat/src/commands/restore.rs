@@ -11,7 +11,7 @@ use backup_plan::restore::revision::{Bump, Target};
 use backup_plan::restore::token::RestoreId;
 use backup_store::repository::DEFAULT_ROOT;
 use backup_store::restore::{
-    Chosen, Identity, Order, Placing, Plan, Proof, choose, plan, raise_snapshot, restore,
+    Chosen, Identity, Order, Placing, Plan, Proof, Witnesses, choose, plan, raise_snapshot, restore,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -66,6 +66,12 @@ pub(crate) struct Args {
     skip_hash_check: bool,
     #[command(flatten)]
     bump: BumpArgs,
+    /// Old data directory of this member, of a stopped etcd: `auto` also begins above what it has
+    #[arg(long, value_name = "DIR")]
+    replaces: Option<PathBuf>,
+    /// Directory of the log of the old data directory, if it is not in it
+    #[arg(long, value_name = "DIR", requires = "replaces")]
+    replaced_wal_dir: Option<PathBuf>,
     /// The restore of several members that this one belongs to, as the first node printed it
     #[arg(long, value_name = "ID")]
     restore_id: Option<String>,
@@ -260,7 +266,7 @@ fn to_snapshot(args: &Args, chosen: &Chosen, bump: Bump) -> anyhow::Result<u8> {
         &source,
         out,
         bump,
-        chosen.repository.as_deref(),
+        &args.witnesses(chosen),
         args.skip_hash_check,
         Timestamp::now(),
         &bar,
@@ -286,6 +292,14 @@ fn to_snapshot(args: &Args, chosen: &Chosen, bump: Bump) -> anyhow::Result<u8> {
 }
 
 impl Args {
+    fn witnesses(&self, chosen: &Chosen) -> Witnesses {
+        Witnesses {
+            repository: chosen.repository.clone(),
+            data_dir: self.replaces.clone(),
+            wal_dir: self.replaced_wal_dir.clone(),
+        }
+    }
+
     /// What is to be done, and the member's own URLs.
     fn order(
         &self,
@@ -330,7 +344,7 @@ impl Args {
             etcd_version,
             skip_hash_check: self.skip_hash_check,
             allow_corrupt_alarm: self.allow_corrupt_alarm,
-            repository: chosen.repository.clone(),
+            witnesses: self.witnesses(chosen),
         };
         Ok((order, advertised))
     }

@@ -1,0 +1,13 @@
+//! Whether etcd runs in a data directory.
+
+use std::fs::File;
+use std::path::Path;
+
+/// Whether a process holds the lock of the database in a data directory.
+pub(super) fn is_locked(data_dir: &Path) -> bool {
+    let db = File::open(data_dir.join("member/snap/db"));
+    db.is_ok_and(|db| {
+        let lock = rustix::fs::flock(&db, rustix::fs::FlockOperation::NonBlockingLockShared);
+        lock == Err(rustix::io::Errno::WOULDBLOCK)
+    })
+}
