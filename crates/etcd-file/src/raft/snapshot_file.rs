@@ -1,6 +1,7 @@
 //! The snapshot of raft, a `.snap` file. etcd up to 3.5 reads the members from it, 3.6 the voters, 3.7 nothing; 3.8 has none.
 
-use super::{protobuf, voters};
+use super::config::voters;
+use super::protobuf;
 use crate::membership::{Member, json_text};
 use std::fmt::Write;
 

@@ -1,6 +1,7 @@
 //! The log of a cluster that begins with a database.
 
-use super::{add_member, protobuf, voters};
+use super::config::{add_member, voters};
+use super::protobuf;
 use crate::membership::Member;
 
 pub(super) const METADATA: u64 = 1;

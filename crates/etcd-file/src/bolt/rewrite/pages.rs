@@ -1,6 +1,6 @@
 //! New pages: leaves, branches and metas, in the byte order of the file.
 
-use super::{RewriteError, Rewritten};
+use super::error::{RewriteError, Rewritten};
 use crate::bolt::meta::{META_END, PAGE_HEADER_BYTES};
 use crate::bolt::page::{ELEMENT_BYTES, FLAG_BRANCH, FLAG_LEAF, FLAG_META, LEAF_FLAG_BUCKET};
 use crate::bolt::{ByteOrder, MAX_KEY_BYTES, MAX_PAGES, Meta};

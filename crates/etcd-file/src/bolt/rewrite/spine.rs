@@ -1,7 +1,7 @@
 //! The right edge of a tree: the branches from its root to its last leaf.
 
+use super::error::{MAX_BYTES, RewriteError};
 use super::pages::{Child, Leaf, NewPages};
-use super::{MAX_BYTES, RewriteError};
 use crate::bolt::page::{Kind, Page, PageError};
 use crate::bolt::{Bolt, CursorError, MAX_DEPTH};
 
