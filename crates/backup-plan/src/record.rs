@@ -5,10 +5,18 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 /// The version of the record format that this program writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// The first version whose records have a SHA-256 of themselves.
+const FIRST_WITH_DIGEST: u32 = 2;
+/// The start of the last line of a record, before the 64 hex digits.
+const DIGEST_KEY: &str = "\"record_sha256\": \"";
+const DIGEST_DIGITS: usize = 64;
 
 /// The origin of backups that were requested by hand.
 pub const ON_DEMAND: &str = "on-demand";
@@ -81,6 +89,109 @@ pub struct Record {
     /// Warnings of the run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// SHA-256 of the text of this record with zeros in the place of these 64 hex digits. [`Record::to_json`] sets it; from version 2
+    /// on every record has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record_sha256: Option<String>,
+}
+
+/// Why a text is not a record.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// Not JSON, or a field is missing or has another type.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// The text is not as it was written.
+    #[error("the record is damaged: its SHA-256 is {found}, expected {expected}")]
+    Changed {
+        /// The SHA-256 of the text.
+        found: String,
+        /// The one that is in it.
+        expected: String,
+    },
+    /// There is no such version.
+    #[error("the record has version {version} and no SHA-256, which is not possible")]
+    NoDigest {
+        /// The version in the record.
+        version: u32,
+    },
+}
+
+impl Record {
+    /// The text of the record, with its own SHA-256.
+    ///
+    /// # Errors
+    /// It can't be written as JSON.
+    pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let record = Record {
+            record_sha256: Some("0".repeat(DIGEST_DIGITS)),
+            ..self.clone()
+        };
+        let mut text = serde_json::to_string_pretty(&record)?;
+        text.push('\n');
+        Ok(with_digest(&text).into_bytes())
+    }
+
+    /// Reads the text of a record, and compares it with its own SHA-256.
+    ///
+    /// # Errors
+    /// It is not a record, or not as it was written.
+    pub fn from_json(json: &[u8]) -> Result<Record, RecordError> {
+        let record: Record = serde_json::from_slice(json)?;
+        match &record.record_sha256 {
+            None if record.version == 0 || record.version >= FIRST_WITH_DIGEST => {
+                Err(RecordError::NoDigest {
+                    version: record.version,
+                })
+            }
+            None => Ok(record),
+            Some(expected) => {
+                let found = std::str::from_utf8(json)
+                    .ok()
+                    .and_then(digest_of)
+                    .map(|(found, _)| found);
+                let found = found.unwrap_or_default();
+                if found == *expected {
+                    return Ok(record);
+                }
+                Err(RecordError::Changed {
+                    found,
+                    expected: expected.chars().take(DIGEST_DIGITS).collect(),
+                })
+            }
+        }
+    }
+}
+
+/// Puts the right SHA-256 into the text of a record, which has any 64 characters in its place.
+#[must_use]
+pub fn with_digest(text: &str) -> String {
+    match digest_of(text) {
+        Some((digest, place)) => {
+            let (before, rest) = text.split_at(place);
+            format!(
+                "{before}{digest}{}",
+                rest.get(DIGEST_DIGITS..).unwrap_or_default()
+            )
+        }
+        None => text.into(),
+    }
+}
+
+/// The SHA-256 of a text with zeros in the place of its last digest, and that place.
+fn digest_of(text: &str) -> Option<(String, usize)> {
+    let place = text.rfind(DIGEST_KEY)? + DIGEST_KEY.len();
+    let rest = text.get(place + DIGEST_DIGITS..)?;
+    let mut hash = Sha256::new();
+    hash.update(text.get(..place)?);
+    hash.update("0".repeat(DIGEST_DIGITS));
+    hash.update(rest);
+    let mut digits = String::new();
+    for byte in hash.finalize() {
+        let _ = write!(digits, "{byte:02x}");
+    }
+    Some((digits, place))
 }
 
 /// The member that a backup was taken from.

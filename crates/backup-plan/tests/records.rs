@@ -3,7 +3,8 @@
 use backup_plan::record::{Record, VERSION};
 use serde_json::Value;
 
-const FIXTURES: [(&str, &str); 2] = [
+const FIXTURES: [(&str, &str); 3] = [
+    ("version-2", include_str!("records/version-2.json")),
     ("version-1", include_str!("records/version-1.json")),
     (
         "version-1-without-later-fields",
@@ -22,14 +23,15 @@ fn there_is_a_record_of_each_version() {
 #[test]
 fn old_records_are_read_with_all_that_is_in_them() {
     for (name, text) in FIXTURES {
-        let record: Record = serde_json::from_str(text).unwrap();
+        let record = Record::from_json(text.as_bytes()).unwrap();
         assert_eq!(record.snapshot.revision, 6670, "{name}");
         assert_eq!(record.members.len(), 3, "{name}");
-        assert_eq!(record.compared_at.is_some(), name == "version-1");
+        let is_later = name != "version-1-without-later-fields";
+        assert_eq!(record.compared_at.is_some(), is_later);
         // Nothing is lost, and nothing comes to it but what has a default.
         let was: Value = serde_json::from_str(text).unwrap();
         let mut is = serde_json::to_value(&record).unwrap();
-        if name != "version-1" {
+        if !is_later {
             assert_eq!(
                 is.as_object_mut().unwrap().remove("compared_at"),
                 Some(Value::Null)
@@ -49,4 +51,19 @@ fn records_of_versions_to_come_are_read_as_far_as_they_are_known() {
     let read: Record = serde_json::from_value(record).unwrap();
     assert_eq!(read.version, VERSION + 1);
     assert_eq!(read.snapshot.total_keys, 4994);
+}
+
+#[test]
+fn a_record_with_one_flipped_bit_is_refused() {
+    let (_, text) = FIXTURES[0];
+    let record = Record::from_json(text.as_bytes()).unwrap();
+    assert_eq!(record.to_json().unwrap(), text.as_bytes());
+    for at in 0..text.len() {
+        for bit in 0..8 {
+            let mut flipped = text.as_bytes().to_vec();
+            flipped[at] ^= 1 << bit;
+            let read = Record::from_json(&flipped);
+            assert!(read.is_err(), "byte {at} bit {bit}");
+        }
+    }
 }

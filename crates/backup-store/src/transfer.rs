@@ -226,7 +226,7 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
     }
     let mut json = Vec::new();
     first.read_to_end(&mut json).map_err(broken)?;
-    let record: Record = serde_json::from_slice(&json)
+    let record = Record::from_json(&json)
         .map_err(|error| TransferError::Broken(format!("its {RECORD_FILE}: {error}")))?;
     if record.sha256.len() > MAX_FILES {
         return Err(TransferError::Broken(format!(

@@ -388,7 +388,7 @@ fn a_record_that_says_something_else_than_the_snapshot_is_told() {
         &format!("\"revision\": {}", revision + 1),
     );
     assert_ne!(changed, text_of);
-    std::fs::write(&path, changed).unwrap();
+    std::fs::write(&path, backup_plan::record::with_digest(&changed)).unwrap();
     let output = lifeboat(&["verify", text(&backup)]);
     let message = told(&output);
     assert_eq!(output.status.code(), Some(1), "{message}");

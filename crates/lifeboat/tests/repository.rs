@@ -160,7 +160,8 @@ fn the_largest_sequence_that_a_record_can_have_makes_no_later_backup_an_old_one(
     let path = repository.join(&first).join("backup.json");
     let record = std::fs::read_to_string(&path).unwrap();
     let largest = format!("\"sequence\": {}", u64::MAX);
-    std::fs::write(&path, record.replacen("\"sequence\": 1", &largest, 1)).unwrap();
+    let forged = record.replacen("\"sequence\": 1", &largest, 1);
+    std::fs::write(&path, backup_plan::record::with_digest(&forged)).unwrap();
     let keep = ["--type", "RetentionNumber", "--max-number-of-backups", "2"];
     for _ in 0..3 {
         let output = backup_once(&server, &repository, &keep);
@@ -193,7 +194,7 @@ fn a_record_that_somebody_forged_forges_no_row() {
         "x\\u001b[2J\\n2030-01-01_000000 backup default",
         1,
     );
-    std::fs::write(&path, forged).unwrap();
+    std::fs::write(&path, backup_plan::record::with_digest(&forged)).unwrap();
     std::fs::create_dir(repository.join("a\nb\u{1b}[1m")).unwrap();
     let output = lifeboat(&["list", "--backup-path", text(&repository)]);
     let shown = told(&output);

@@ -145,6 +145,58 @@ pub struct Options {
     pub network: Option<Arc<PrivateNetwork>>,
 }
 
+/// A member that has not started yet, so that a test can make its data directory.
+pub struct Prepared {
+    place: Place,
+    binaries: Binaries,
+}
+
+impl Prepared {
+    pub fn new(binaries: &Binaries) -> Prepared {
+        Prepared {
+            place: Place::new(&Options::default()),
+            binaries: binaries.clone(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.place.name
+    }
+
+    pub fn peer_url(&self) -> &str {
+        &self.place.peer
+    }
+
+    /// Does not exist yet. The directory above it exists.
+    pub fn data_dir(&self) -> PathBuf {
+        let dir = self.place.data_dir();
+        std::fs::create_dir_all(dir.parent().unwrap()).unwrap();
+        dir
+    }
+
+    /// Adds a flag of etcd.
+    pub fn flag(&mut self, flag: &str) {
+        self.place.flags.push(flag.into());
+    }
+
+    /// Starts the members of one cluster.
+    pub fn start(members: Vec<Prepared>) -> Vec<Server> {
+        let mut servers: Vec<_> = members
+            .into_iter()
+            .map(|member| member.place.start(&member.binaries, None))
+            .collect();
+        for server in &mut servers {
+            server.wait_until_ready();
+        }
+        servers
+    }
+
+    /// Starts the member alone, and does not wait for it.
+    pub fn start_without_waiting(self) -> Server {
+        self.place.start(&self.binaries, None)
+    }
+}
+
 impl Server {
     /// Starts a server with an empty data dir.
     pub fn start(binaries: &Binaries) -> Server {

@@ -26,8 +26,7 @@ impl Backup {
     pub(crate) fn read(dir: &Path, name: &str) -> Result<Self, String> {
         let json = read_small(&dir.join(RECORD_FILE), MAX_RECORD_BYTES)
             .map_err(|error| format!("{RECORD_FILE}: {error}"))?;
-        let record: Record =
-            serde_json::from_slice(&json).map_err(|error| format!("{RECORD_FILE}: {error}"))?;
+        let record = Record::from_json(&json).map_err(|error| format!("{RECORD_FILE}: {error}"))?;
         if !is_origin(&record.origin) {
             return Err(format!(
                 "{RECORD_FILE}: the origin {:?} is not a valid name of a Backup",

@@ -58,7 +58,14 @@ pub fn choose(text: &str, root: &Path) -> Result<Chosen, ChoiceError> {
             repository: repository.map(Path::to_path_buf),
         });
     }
-    let entries = Repository::open(root)?.entries()?;
+    let unknown = || ChoiceError::Unknown {
+        name: text.into(),
+        root: root.into(),
+    };
+    let entries = match Repository::open(root).and_then(|all| all.entries()) {
+        Err(_) if text != LATEST => return Err(unknown()),
+        entries => entries?,
+    };
     let mut backups = entries.iter().filter_map(|entry| entry.backup());
     let found = match text {
         LATEST => backups.find(|backup| backup.record.verified.contains(&Level::Content)),
@@ -70,9 +77,6 @@ pub fn choose(text: &str, root: &Path) -> Result<Chosen, ChoiceError> {
             repository: Some(root.into()),
         }),
         None if text == LATEST => Err(ChoiceError::None { root: root.into() }),
-        None => Err(ChoiceError::Unknown {
-            name: text.into(),
-            root: root.into(),
-        }),
+        None => Err(unknown()),
     }
 }

@@ -128,15 +128,16 @@ pub(crate) fn write_other_files(
         compared_at: proven.compared_at,
         took_ms: took.took_ms,
         warnings,
+        record_sha256: None,
     })
 }
 
 /// Writes the record, which completes the backup.
 pub(crate) fn write_record(files: &Files, record: &Record) -> Result<(), RunError> {
     let path: &Path = &files.record;
-    let mut json = serde_json::to_vec_pretty(record)
+    let json = record
+        .to_json()
         .map_err(|error| write_error(path)(io::Error::other(error)))?;
-    json.push(b'\n');
     // A larger record could not be read.
     if json.len() as u64 > MAX_RECORD_BYTES {
         let problem = format!(

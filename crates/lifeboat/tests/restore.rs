@@ -1,0 +1,773 @@
+//! What `restore` makes: data directories that real etcd servers start from, and that are those of `etcdutl`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod node;
+
+use node::{backup_once, fill, lifeboat, names, text, told};
+use rstest::rstest;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use test_support::etcd_binaries::{Binaries, Version, find, require, require_usual};
+use test_support::etcd_client::Change;
+use test_support::etcd_server::{Prepared, Server};
+
+/// Runs `restore` and gives its JSON.
+fn restored(args: &[&str]) -> Value {
+    let output = lifeboat(&[&["restore", "--output", "json"], args].concat());
+    assert!(output.status.success(), "{args:?}: {}", told(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Runs `restore`, which must refuse, and gives its message.
+fn refused(args: &[&str]) -> (i32, String) {
+    let output = lifeboat(&[&["restore"], args].concat());
+    assert!(!output.status.success(), "{args:?}");
+    (output.status.code().unwrap(), told(&output))
+}
+
+/// Restores a single member, and starts it.
+fn start_restored(binaries: &Binaries, snapshot: &str, more: &[&str]) -> (Server, Value) {
+    let member = Prepared::new(binaries);
+    let data_dir = member.data_dir();
+    let cluster = format!("{}={}", member.name(), member.peer_url());
+    let flags = [
+        snapshot,
+        "--data-dir",
+        text(&data_dir),
+        "--name",
+        member.name(),
+        "--initial-cluster",
+        &cluster,
+        "--initial-advertise-peer-urls",
+        member.peer_url(),
+    ];
+    let result = restored(&[&flags[..], more].concat());
+    (Prepared::start(vec![member]).remove(0), result)
+}
+
+/// A member's HashKV at a revision; 0 is the newest.
+fn hash_kv(server: &Server, revision: i64) -> u64 {
+    let revision = revision.to_string();
+    let printed = server.etcdctl_ok(&["endpoint", "hashkv", "--rev", &revision, "-w", "json"]);
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    printed[0]["HashKV"]["hash"]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{printed}"))
+}
+
+fn revision(server: &Server) -> i64 {
+    server.client().member_id_and_revision().1
+}
+
+/// Everything that a database can have.
+fn fill_with_everything(server: &Server) {
+    fill(server, 1);
+    let client = server.client();
+    for number in 0..200u32 {
+        client.put(format!("key-{}", number % 30).as_bytes(), b"value");
+    }
+    client.delete(b"key-1", b"key-2");
+    client.put(b"big", &vec![b'x'; 1_400_000]);
+    client.grant_lease(0x1234, 3600);
+    client.transact([Change::Put(b"leased".to_vec(), b"1".to_vec(), 0x1234)]);
+    server.etcdctl_ok(&["role", "add", "root"]);
+    server.etcdctl_ok(&["user", "add", "root:secret"]);
+    server.etcdctl_ok(&["user", "grant-role", "root", "root"]);
+}
+
+/// Adds a learner, and waits until it has the data of `server`.
+fn gains_a_learner(server: &Server) {
+    let learner = Server::start_learner(server);
+    let wanted = revision(server);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while revision(&learner) < wanted {
+        assert!(Instant::now() < deadline, "the learner does not catch up");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    server.promote(&learner);
+    assert_eq!(hash_kv(server, wanted), hash_kv(&learner, wanted));
+}
+
+#[rstest]
+fn etcd_starts_from_what_is_restored_and_lives_on(
+    #[values(Version(3, 4), Version(3, 5), Version(3, 6), Version(3, 7))] version: Version,
+    #[values(false, true)] bump: bool,
+) {
+    let Some(binaries) = require(version) else {
+        return;
+    };
+    let source = Server::start(&binaries);
+    fill_with_everything(&source);
+    let compacted = revision(&source) / 2;
+    source.client().compact(compacted);
+    let snapshot = source.snapshot("s.db", &[]);
+    let before = revision(&source);
+    let hash = hash_kv(&source, before);
+    let flags: &[&str] = match bump {
+        true => &["--bump-revision", "1000000", "--mark-compacted"],
+        false => &[],
+    };
+    let (mut server, result) = start_restored(&binaries, text(&snapshot), flags);
+    let client = server.client();
+    let (member_id, now) = client.member_id_and_revision();
+    assert_eq!(result["member_id"], format!("{member_id:x}"));
+    assert_eq!(result["revision"], now);
+    if bump {
+        assert_eq!(now, before + 1_000_000);
+        let old = before.to_string();
+        let output = server.etcdctl(&["get", "big", "--rev", &old]);
+        assert!(
+            told(&output).contains("has been compacted"),
+            "{}",
+            told(&output)
+        );
+        // A watch that goes on where it was hears that it must read everything again.
+        let output = server.etcdctl(&["watch", "big", "--rev", &old]);
+        assert!(
+            told(&output).contains("has been compacted"),
+            "{}",
+            told(&output)
+        );
+    } else {
+        assert_eq!(now, before);
+        assert_eq!(hash_kv(&server, before), hash);
+    }
+    let count = |server: &Server| {
+        let keys = server.etcdctl_ok(&["get", "", "--prefix", "--keys-only"]);
+        keys.lines().filter(|line| !line.is_empty()).count()
+    };
+    assert_eq!(count(&server), count(&source));
+    assert!(server.etcdctl_ok(&["user", "list"]).contains("root"));
+    assert!(server.etcdctl_ok(&["lease", "list"]).contains("1234"));
+
+    assert_eq!(client.put(b"new", b"1"), now + 1);
+    server.crash();
+    server.start_again(&binaries);
+    assert!(server.etcdctl_ok(&["get", "new"]).contains('1'));
+    server.client().defragment();
+    let again = server.snapshot("again.db", &[]);
+    let output = lifeboat(&["verify", text(&again)]);
+    assert!(output.status.success(), "{}", told(&output));
+    let output = binaries.snapshot_status(&again);
+    assert!(output.status.success(), "{}", told(&output));
+    gains_a_learner(&server);
+}
+
+/// The buckets of a database, by bbolt's own reading of them in `etcdutl`'s result and in ours.
+fn buckets(db: &Path) -> BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>> {
+    use etcd_file::bolt::{Bolt, Rewrite};
+    let file = std::fs::read(db).unwrap();
+    let bolt = Bolt::open(&file).unwrap();
+    let rewrite = Rewrite::of(&bolt).unwrap();
+    [
+        "alarm",
+        "auth",
+        "authRoles",
+        "authUsers",
+        "cluster",
+        "key",
+        "lease",
+        "members",
+        "members_removed",
+        "meta",
+    ]
+    .into_iter()
+    .filter(|name| rewrite.has_bucket(name.as_bytes()))
+    .map(|name| (name.into(), rewrite.read(name.as_bytes()).unwrap()))
+    .collect()
+}
+
+/// The records of a log.
+fn records(wal_dir: &Path) -> Vec<String> {
+    use etcd_file::raft::{Segment, WalWriter, read_wal};
+    let bytes = std::fs::read(wal_dir.join(WalWriter::FILE)).unwrap();
+    let mut records = Vec::new();
+    let segment = Segment {
+        name: WalWriter::FILE.into(),
+        bytes: &bytes,
+    };
+    let end = read_wal(&[segment], &mut |record| {
+        // From 3.7 on, etcd leaves out the id of a change, which is 0.
+        let record = format!("{record:?}").replace("data: [8, 0, ", "data: [");
+        records.push(record);
+        Ok(())
+    });
+    assert!(!end.unwrap().is_torn);
+    records
+}
+
+#[rstest]
+fn the_data_directory_is_that_of_etcdutl(
+    #[values(Version(3, 5), Version(3, 6), Version(3, 7))] version: Version,
+    #[values(1, 3)] members: usize,
+    #[values(false, true)] bump: bool,
+) {
+    let Some(binaries) = require(version) else {
+        return;
+    };
+    let source = Server::start(&binaries);
+    fill_with_everything(&source);
+    let snapshot = source.snapshot("s.db", &[]);
+    let dir = TempDir::new().unwrap();
+    let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
+    let cluster: Vec<_> = (1..=members)
+        .map(|number| format!("m{number}=https://10.0.0.{number}:2380"))
+        .collect();
+    let cluster = cluster.join(",");
+    let mut flags = vec![
+        "--name=m1",
+        "--initial-cluster",
+        &cluster,
+        "--initial-cluster-token=a token",
+        "--initial-advertise-peer-urls=https://10.0.0.1:2380",
+    ];
+    if bump {
+        flags.extend(["--bump-revision=1000", "--mark-compacted"]);
+    }
+    let output = Command::new(binaries.etcdutl.as_ref().unwrap())
+        .args(["snapshot", "restore"])
+        .arg(&snapshot)
+        .arg("--data-dir")
+        .arg(&theirs)
+        .args(&flags)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    let result = restored(&[&[text(&snapshot), "--data-dir", text(&ours)], &flags[..]].concat());
+
+    let (ours_db, theirs_db) = (ours.join("member/snap/db"), theirs.join("member/snap/db"));
+    assert_eq!(buckets(&ours_db), buckets(&theirs_db));
+    let hash = |db: &Path| {
+        let output = lifeboat(&["verify", "--level=content", "--output=json", text(db)]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["ok"], true, "{report:#}");
+        report["hash"].clone()
+    };
+    assert_eq!(hash(&ours_db), hash(&theirs_db));
+    assert_eq!(
+        records(&ours.join("member/wal")),
+        records(&theirs.join("member/wal"))
+    );
+    let member_id = result["member_id"].as_str().unwrap();
+    let first = &records(&ours.join("member/wal"))[0];
+    let number = u64::from_str_radix(member_id, 16).unwrap();
+    assert!(first.contains(&format!("member_id: {number}")), "{first}");
+    // The snapshot of raft has the same name, and what raft reads from it is the same.
+    let snap = format!("member/snap/0000000000000001-{members:016x}.snap");
+    let metadata = |dir: &Path| {
+        let file = std::fs::read(dir.join(&snap)).unwrap();
+        // Its last field, after the old store: the voters, the index and the term.
+        file[file.len() - 2 - 4 - 2 - members * 10..].to_vec()
+    };
+    let (mine, their) = (metadata(&ours), metadata(&theirs));
+    if version < Version(3, 7) {
+        assert_eq!(mine, their);
+    }
+}
+
+#[test]
+fn three_members_from_one_snapshot_are_one_cluster_and_another_restore_is_not() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let source = Server::start(&binaries);
+    fill_with_everything(&source);
+    let snapshot = source.snapshot("s.db", &[]);
+    source.client().put(b"after", b"1");
+    let later = source.snapshot("later.db", &[]);
+    let members: Vec<_> = (0..3).map(|_| Prepared::new(&binaries)).collect();
+    let cluster: Vec<_> = members
+        .iter()
+        .map(|member| format!("{}={}", member.name(), member.peer_url()))
+        .collect();
+    let cluster = cluster.join(",");
+    let restore = |member: &Prepared, data_dir: &Path, snapshot: &Path, more: &[&str]| {
+        let flags = [
+            text(snapshot),
+            "--data-dir",
+            text(data_dir),
+            "--name",
+            member.name(),
+            "--initial-cluster",
+            &cluster,
+            "--initial-advertise-peer-urls",
+            member.peer_url(),
+        ];
+        restored(&[&flags[..], more].concat())
+    };
+    let first = restore(
+        &members[0],
+        &members[0].data_dir(),
+        &snapshot,
+        &["--bump-revision", "auto"],
+    );
+    let id = first["restore_id"].as_str().unwrap();
+    let target = first["revision"].to_string();
+    let again = ["--restore-id", id, "--bump-to-revision", &target];
+    let mut ids = vec![first["cluster_id"].clone()];
+    for member in &members[1..] {
+        ids.push(restore(member, &member.data_dir(), &snapshot, &again)["cluster_id"].clone());
+    }
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+
+    // Another snapshot, another revision or another restore is another cluster.
+    let dir = TempDir::new().unwrap();
+    for (number, (snapshot, flags)) in [
+        (&later, again.to_vec()),
+        (&snapshot, vec!["--restore-id", id]),
+        (&snapshot, vec!["--bump-to-revision", &target]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let other = restore(
+            &members[1],
+            &dir.path().join(number.to_string()),
+            snapshot,
+            &flags,
+        );
+        assert_ne!(other["cluster_id"], ids[0], "{flags:?}");
+    }
+    // On another node `auto` could decide otherwise.
+    let flags = [
+        text(&snapshot),
+        "--data-dir",
+        "/none",
+        "--restore-id",
+        id,
+        "--bump-revision=auto",
+    ];
+    assert!(refused(&flags).1.contains("--bump-to-revision"));
+
+    let servers = Prepared::start(members);
+    let now = servers[0].client().put(b"new", b"1");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while servers.iter().any(|server| revision(server) < now) {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let hashes: Vec<_> = servers.iter().map(|server| hash_kv(server, now)).collect();
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+}
+
+#[test]
+fn a_restore_of_a_backup_is_proven_by_its_blocks_and_never_lets_revisions_fall() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    let at = ["--backup-path", text(&repository)];
+    let mut server = Server::start(&binaries);
+    fill(&server, 1);
+    let old = {
+        assert!(backup_once(&server, &repository, &[]).status.success());
+        names(&repository, "backup").remove(0)
+    };
+    let mut highest = revision(&server);
+    // Each round restores and goes on; the last one goes back to the oldest backup.
+    for source in ["latest", "latest", &old] {
+        let flags = [&at[..], &["--bump-revision", "auto"]].concat();
+        let (restored, result) = start_restored(&binaries, source, &flags);
+        assert_eq!(result["proof"], "blocks");
+        let begun = result["revision"].as_i64().unwrap();
+        assert!(begun > highest, "{begun} after {highest}");
+        server = restored;
+        highest = server.client().put(b"more", b"1");
+        let output = backup_once(&server, &repository, &[]);
+        assert!(output.status.success(), "{}", told(&output));
+    }
+    // The old data directory knows what no backup has: the tail of its log.
+    for number in 0..50u32 {
+        highest = server.client().put(&number.to_be_bytes(), b"1");
+    }
+    let old_dir = server.db();
+    let old_dir = old_dir.ancestors().nth(3).unwrap().to_path_buf();
+    let replaces = [
+        "--replaces",
+        text(&old_dir),
+        "--bump-revision",
+        "auto",
+        "--plan",
+    ];
+    let flags = [&["latest", "--data-dir", "/none"], &at[..], &replaces].concat();
+    assert!(refused(&flags).1.contains("running etcd"));
+    server.crash();
+    let plan = restored(&flags);
+    assert!(plan["revision"].as_i64().unwrap() >= highest + 1_000_000_000);
+    assert_eq!(plan["placed"], Value::Null);
+    assert!(!Path::new("/none").exists());
+}
+
+#[rstest]
+fn a_snapshot_that_was_raised_is_restored_by_etcdutl_without_flags(
+    #[values(Version(3, 5), Version(3, 6), Version(3, 7))] version: Version,
+) {
+    let Some(binaries) = require(version) else {
+        return;
+    };
+    let source = Server::start(&binaries);
+    fill_with_everything(&source);
+    let snapshot = source.snapshot("s.db", &[]);
+    let before = revision(&source);
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("raised.db");
+    let flags = [
+        text(&snapshot),
+        "--to-snapshot",
+        text(&out),
+        "--bump-revision=auto",
+    ];
+    let made = restored(&flags);
+    assert!(refused(&flags).1.contains("exists"));
+    let report = lifeboat(&["verify", "--output=json", text(&out)]);
+    assert!(report.status.success(), "{}", told(&report));
+    let member = Prepared::new(&binaries);
+    let cluster = format!("{}={}", member.name(), member.peer_url());
+    let output = Command::new(binaries.etcdutl.as_ref().unwrap())
+        .args(["snapshot", "restore"])
+        .arg(&out)
+        .arg("--data-dir")
+        .arg(member.data_dir())
+        .args(["--name", member.name(), "--initial-cluster", &cluster])
+        .args(["--initial-advertise-peer-urls", member.peer_url()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    let server = Prepared::start(vec![member]).remove(0);
+    assert_eq!(made["revision"], revision(&server));
+    let output = server.etcdctl(&["get", "big", "--rev", &before.to_string()]);
+    assert!(
+        told(&output).contains("has been compacted"),
+        "{}",
+        told(&output)
+    );
+    assert!(server.etcdctl_ok(&["get", "leased"]).contains('1'));
+}
+
+#[test]
+fn what_can_not_be_restored_is_refused_and_nothing_is_touched() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let mut source = Server::start(&binaries);
+    fill_with_everything(&source);
+    let snapshot = source.snapshot("s.db", &[]);
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let data_dir = path("data");
+    let bytes = std::fs::read(&snapshot).unwrap();
+    let mut flipped = bytes.clone();
+    flipped[100_000] ^= 1;
+    std::fs::write(path("flipped.db"), flipped).unwrap();
+    std::fs::write(path("cut.db"), &bytes[..bytes.len() - 5000]).unwrap();
+    std::fs::write(path("raw.db"), &bytes[..bytes.len() - 32]).unwrap();
+    std::fs::create_dir_all(path("full/x")).unwrap();
+    std::fs::create_dir(path("wal")).unwrap();
+    let [flipped, cut, raw, full, wal, missing] = [
+        "flipped.db",
+        "cut.db",
+        "raw.db",
+        "full",
+        "wal",
+        "missing.db",
+    ]
+    .map(path);
+    let snapshot = text(&snapshot);
+    let two = "default=http://localhost:2380,b=http://localhost:2380";
+    for (source, more, code, problem) in [
+        (text(&flipped), vec![], 1, "is damaged: its SHA-256 is"),
+        (text(&cut), vec![], 1, "after the last full sector"),
+        (text(&raw), vec![], 1, "--skip-hash-check"),
+        (text(&missing), vec![], 1, "neither a file nor a backup"),
+        (snapshot, vec!["--wal-dir", text(&wal)], 1, "exists"),
+        (
+            snapshot,
+            vec!["--name", "other"],
+            1,
+            "no member of this name",
+        ),
+        (
+            snapshot,
+            vec!["--initial-advertise-peer-urls=http://localhost:1"],
+            1,
+            "both must be the same",
+        ),
+        (snapshot, vec!["--initial-cluster", two], 2, "twice"),
+        (snapshot, vec!["--initial-cluster=x"], 2, "no scheme"),
+        (snapshot, vec!["--bump-revision=5"], 2, "--mark-compacted"),
+        (snapshot, vec!["--mark-compacted"], 2, "--bump-revision"),
+        (
+            snapshot,
+            vec!["--bump-revision=9223372036854775807", "--mark-compacted"],
+            1,
+            "higher than",
+        ),
+        (
+            snapshot,
+            vec!["--bump-to-revision=1"],
+            1,
+            "already at revision",
+        ),
+        (
+            snapshot,
+            vec!["--etcd-version=3.5"],
+            1,
+            "does not start from it",
+        ),
+        (snapshot, vec!["--etcd-version=2"], 2, "not a version"),
+        (snapshot, vec!["--restore-id=x"], 2, "not a restore id"),
+    ] {
+        let flags = [&[source, "--data-dir", text(&data_dir)], &more[..]].concat();
+        let (found, message) = refused(&flags);
+        assert!(message.contains(problem), "{flags:?}: {message}");
+        assert_eq!(found, code, "{flags:?}: {message}");
+        assert!(!data_dir.exists(), "{flags:?}");
+    }
+    let (_, message) = refused(&[snapshot, "--data-dir", text(&full)]);
+    assert!(message.contains("is not empty"), "{message}");
+    let db = source.db();
+    let running = db.ancestors().nth(3).unwrap();
+    let (_, message) = refused(&[snapshot, "--data-dir", text(running)]);
+    assert!(message.contains("running etcd"), "{message}");
+
+    // Members whose data differed.
+    source.stop();
+    let corrupt = path("corrupt.db");
+    let file = std::fs::read(&raw).unwrap();
+    let bolt = etcd_file::bolt::Bolt::open(&file).unwrap();
+    let mut rewrite = etcd_file::bolt::Rewrite::of(&bolt).unwrap();
+    let alarm = BTreeMap::from([(vec![8, 7, 16, 2], vec![])]);
+    rewrite.replace(b"alarm", alarm).unwrap();
+    let rewritten = rewrite.finish().unwrap();
+    let mut changed = file[..rewritten.old_bytes as usize].to_vec();
+    changed.extend(&rewritten.pages);
+    changed[..rewritten.metas.len()].copy_from_slice(&rewritten.metas);
+    std::fs::write(&corrupt, changed).unwrap();
+    let flags = [
+        text(&corrupt),
+        "--data-dir",
+        text(&data_dir),
+        "--skip-hash-check",
+    ];
+    let (_, message) = refused(&flags);
+    assert!(message.contains("CORRUPT alarm of member 7"), "{message}");
+    restored(&[&flags[..], &["--allow-corrupt-alarm"]].concat());
+}
+
+#[test]
+fn a_database_that_was_cloned_while_etcd_wrote_is_restored() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let source = Server::start(&binaries);
+    fill_with_everything(&source);
+    let dir = TempDir::new().unwrap();
+    let copy = dir.path().join("db");
+    source.signal("-STOP");
+    std::fs::copy(source.db(), &copy).unwrap();
+    source.signal("-CONT");
+    let (server, result) = start_restored(&binaries, text(&copy), &["--skip-hash-check"]);
+    assert_eq!(result["proof"], "content");
+    let now = revision(&server);
+    assert_eq!(hash_kv(&server, now), hash_kv(&source, now));
+}
+
+#[test]
+fn an_empty_cluster_and_a_log_elsewhere_are_restored() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let source = Server::start(&binaries);
+    let snapshot = source.snapshot("s.db", &[]);
+    let dir = TempDir::new().unwrap();
+    let wal_dir = dir.path().join("log/wal");
+    let mut member = Prepared::new(&binaries);
+    member.flag(&format!("--wal-dir={}", wal_dir.display()));
+    let data_dir = member.data_dir();
+    let cluster = format!("{}={}", member.name(), member.peer_url());
+    restored(&[
+        text(&snapshot),
+        "--data-dir",
+        text(&data_dir),
+        "--wal-dir",
+        text(&wal_dir),
+        "--name",
+        member.name(),
+        "--initial-cluster",
+        &cluster,
+        "--initial-advertise-peer-urls",
+        member.peer_url(),
+        "--bump-revision=auto",
+    ]);
+    let server = Prepared::start(vec![member]).remove(0);
+    assert_eq!(revision(&server), 1_000_000_001);
+    assert_eq!(server.client().put(b"a", b"1"), 1_000_000_002);
+}
+
+/// Everything below a directory: names, and sizes of files.
+fn listing(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        found.push(entry.path());
+        found.extend(listing(&entry.path()));
+    }
+    found
+}
+
+#[test]
+fn a_restore_that_is_killed_or_fails_at_any_step_leaves_nothing_that_etcd_starts_from() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let source = Server::start(&binaries);
+    source.client().put(b"a", b"1");
+    let snapshot = source.snapshot("s.db", &[]);
+    // In memory, where a sync takes no time: there are some thousand.
+    let dir = TempDir::new_in("/dev/shm")
+        .or_else(|_| TempDir::new())
+        .unwrap();
+    for apart in [false, true] {
+        let mut ended = false;
+        for step in 1.. {
+            for fault in ["killed", "EIO", "ENOSPC"] {
+                let data_dir = dir.path().join(format!("{apart}-{step}-{fault}"));
+                let wal_dir = dir.path().join(format!("{apart}-{step}-{fault}-wal"));
+                let mut args = vec!["restore", text(&snapshot), "--data-dir", text(&data_dir)];
+                if apart {
+                    args.extend(["--wal-dir", text(&wal_dir)]);
+                }
+                let mut command = node::command(&args);
+                match fault {
+                    "killed" => command.env("LIFEBOAT_TEST_KILLED_AT_STEP", step.to_string()),
+                    fault => command.env("LIFEBOAT_TEST_FAILS_AT_STEP", format!("{step}:{fault}")),
+                };
+                let output = command.output().unwrap();
+                let segment = match apart {
+                    true => wal_dir.clone(),
+                    false => data_dir.join("member/wal"),
+                }
+                .join("0000000000000000-0000000000000000.wal");
+                // etcd refuses a segment without a byte.
+                let is_there = data_dir.join("member").exists()
+                    && std::fs::metadata(&segment).is_ok_and(|file| file.len() > 0);
+                if output.status.success() {
+                    ended |= fault == "killed";
+                    assert!(is_there);
+                } else {
+                    let message = told(&output);
+                    let is_told = fault == "killed" || message.contains("cannot ");
+                    assert!(is_told, "{step} {fault}: {message}");
+                    // Only the last step of all, a sync, can fail when everything is in place.
+                    if is_there {
+                        let output = lifeboat(&[
+                            "verify",
+                            "--level=content",
+                            text(&data_dir.join("member/snap/db")),
+                        ]);
+                        assert!(output.status.success(), "{step} {fault}: {}", told(&output));
+                    }
+                }
+                if !is_there {
+                    let output = lifeboat(&args);
+                    assert!(
+                        output.status.success(),
+                        "{step} {fault}: {} {:?}",
+                        told(&output),
+                        listing(&data_dir)
+                    );
+                    assert!(!data_dir.join("member.new").exists());
+                }
+                std::fs::remove_dir_all(&data_dir).unwrap();
+                let _ = std::fs::remove_dir_all(&wal_dir);
+            }
+            if ended {
+                assert!(step > 15, "{step}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backup_with_one_flipped_byte_anywhere_is_refused() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let source = Server::start(&binaries);
+    fill(&source, 1);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    let config = dir.path().join("config");
+    std::fs::create_dir(&config).unwrap();
+    std::fs::write(config.join("ca.key"), "secret").unwrap();
+    let flags = [
+        "--host-root",
+        text(dir.path()),
+        "--config-dir",
+        text(&config),
+    ];
+    assert!(backup_once(&source, &repository, &flags).status.success());
+    let name = names(&repository, "backup").remove(0);
+    let backup = repository.join(name);
+    let files: Vec<_> = std::fs::read_dir(&backup)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert!(files.len() >= 4, "{files:?}");
+    let data_dir = dir.path().join("data");
+    let args = [text(&backup), "--data-dir", text(&data_dir)];
+    let mut random = 0x2545_f491_4f6c_dd1du64;
+    for round in 0..500 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let file = &files[round % files.len()];
+        let whole = std::fs::read(file).unwrap();
+        let mut flipped = whole.clone();
+        let at = (random >> 8) as usize % whole.len();
+        flipped[at] ^= 1 << (random & 7);
+        std::fs::write(file, flipped).unwrap();
+        let output = lifeboat(&[&["restore"], &args[..]].concat());
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{} {at} {}",
+            file.display(),
+            random & 7
+        );
+        assert!(!data_dir.exists());
+        std::fs::write(file, whole).unwrap();
+    }
+    restored(&args);
+}
+
+#[test]
+fn a_newer_etcd_starts_from_older_data() {
+    for (from, to) in [
+        (Version(3, 4), Version(3, 5)),
+        (Version(3, 5), Version(3, 6)),
+        (Version(3, 6), Version(3, 7)),
+    ] {
+        let (Some(older), Some(newer)) = (find(from), find(to)) else {
+            continue;
+        };
+        let source = Server::start(&older);
+        fill(&source, 1);
+        let snapshot = source.snapshot("s.db", &[]);
+        let now = revision(&source);
+        let version = to.to_string();
+        let (server, _) = start_restored(&newer, text(&snapshot), &["--etcd-version", &version]);
+        assert_eq!(hash_kv(&server, now), hash_kv(&source, now), "{from} {to}");
+        server.client().put(b"new", b"1");
+    }
+}
