@@ -141,8 +141,11 @@ impl Place {
             let record =
                 record.and_then(|json| serde_json::from_slice::<RestoreRecord>(&json).ok());
             let wal_dir = record.and_then(|record| record.wal_dir);
-            let unfinished_wal = wal_dir.filter(|wal| new_segment(wal).exists());
-            let is_unfinished = dir == self.member_new || unfinished_wal.is_some();
+            let is_unpublished = dir == self.member_new;
+            let unfinished_wal = wal_dir.filter(|wal| {
+                new_segment(wal).exists() || is_unpublished && is_unfinished_log(wal)
+            });
+            let is_unfinished = is_unpublished || unfinished_wal.is_some();
             if let Some(wal) = unfinished_wal {
                 remove(&wal)?;
             }
@@ -268,6 +271,14 @@ impl Place {
             let _ = std::fs::remove_dir(&self.data_dir);
         }
     }
+}
+
+/// Whether a directory has nothing but what a restore puts there first.
+fn is_unfinished_log(wal_dir: &Path) -> bool {
+    let Ok(mut entries) = std::fs::read_dir(wal_dir) else {
+        return false;
+    };
+    entries.all(|entry| entry.is_ok_and(|entry| new_segment(wal_dir) == entry.path()))
 }
 
 /// The segment of a log, before the rename that publishes it.
