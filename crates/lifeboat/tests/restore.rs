@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use test_support::etcd_binaries::{Binaries, Version, find, require, require_usual};
+use test_support::etcd_binaries::{Binaries, VERSIONS, Version, find, require, require_usual};
 use test_support::etcd_client::Change;
 use test_support::etcd_server::{Prepared, Server};
 
@@ -624,6 +624,39 @@ fn listing(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Starts etcd on copies of directories that are not complete.
+fn assert_etcd_does_not_start(version: Version, data_dir: &Path, wal_dir: &Path) {
+    let Some(binaries) = find(version) else {
+        return;
+    };
+    let dir = TempDir::new().unwrap();
+    for (from, to) in [(data_dir, "data"), (wal_dir, "wal")] {
+        let to = dir.path().join(to);
+        let copied = Command::new("cp").arg("-r").arg(from).arg(&to).status();
+        assert!(copied.unwrap().success());
+        std::fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    }
+    let any = "http://127.0.0.1:0";
+    let output = Command::new("timeout")
+        .arg("20")
+        .arg(&binaries.etcd)
+        .arg("--data-dir")
+        .arg(dir.path().join("data"))
+        .arg("--wal-dir")
+        .arg(dir.path().join("wal"))
+        .args(["--listen-client-urls", any, "--advertise-client-urls", any])
+        .args(["--listen-peer-urls", any])
+        .output()
+        .unwrap();
+    const TIMED_OUT: i32 = 124;
+    let code = output.status.code();
+    assert!(
+        code != Some(0) && code != Some(TIMED_OUT),
+        "{version}: {code:?} {}",
+        told(&output)
+    );
+}
+
 #[test]
 fn a_restore_that_is_killed_or_fails_at_any_step_leaves_nothing_that_etcd_starts_from() {
     let Some(binaries) = require_usual() else {
@@ -638,6 +671,7 @@ fn a_restore_that_is_killed_or_fails_at_any_step_leaves_nothing_that_etcd_starts
         .unwrap();
     for apart in [false, true] {
         let mut ended = false;
+        let mut unfinished = 0;
         for step in 1.. {
             for fault in ["killed", "EIO", "ENOSPC"] {
                 let data_dir = dir.path().join(format!("{apart}-{step}-{fault}"));
@@ -677,6 +711,12 @@ fn a_restore_that_is_killed_or_fails_at_any_step_leaves_nothing_that_etcd_starts
                         assert!(output.status.success(), "{step} {fault}: {}", told(&output));
                     }
                 }
+                if apart && fault == "killed" && !is_there && data_dir.join("member").exists() {
+                    unfinished += 1;
+                    for version in VERSIONS {
+                        assert_etcd_does_not_start(version, &data_dir, &wal_dir);
+                    }
+                }
                 if !is_there {
                     let output = lifeboat(&args);
                     assert!(
@@ -692,6 +732,7 @@ fn a_restore_that_is_killed_or_fails_at_any_step_leaves_nothing_that_etcd_starts
             }
             if ended {
                 assert!(step > 15, "{step}");
+                assert_eq!(apart, unfinished > 0);
                 break;
             }
         }
