@@ -28,6 +28,14 @@ pub enum VersionProblem {
         /// The text.
         found: String,
     },
+    /// The data is of a version that is not known.
+    #[error(
+        "the snapshot is of etcd {found:?}, which this program does not know: use a newer etcd-lifeboat"
+    )]
+    UnknownData {
+        /// The version in the database.
+        found: String,
+    },
     /// etcd refuses databases of later versions.
     #[error(
         "the snapshot is of etcd {needed}: etcd {wanted} does not start from it; use etcd {needed}, or a snapshot that an etcd {wanted} made"
@@ -75,13 +83,21 @@ impl EtcdVersion {
 
     /// The oldest version that starts from a database with these versions in it: the storage version, which etcd has from 3.6 on,
     /// and the version of the cluster, which it has from 3.5 on.
-    #[must_use]
-    pub fn of_data(storage_version: Option<&str>, cluster_version: Option<&str>) -> Self {
-        let known = [storage_version, cluster_version]
-            .into_iter()
-            .flatten()
-            .filter_map(|version| version.parse().ok());
-        known.max().unwrap_or(OLDEST)
+    ///
+    /// # Errors
+    /// A version that this program does not know.
+    pub fn of_data(
+        storage_version: Option<&str>,
+        cluster_version: Option<&str>,
+    ) -> Result<Self, VersionProblem> {
+        let mut oldest = OLDEST;
+        for text in [storage_version, cluster_version].into_iter().flatten() {
+            let version: EtcdVersion = text.parse().map_err(|_| VersionProblem::UnknownData {
+                found: text.chars().take(40).collect(),
+            })?;
+            oldest = oldest.max(version);
+        }
+        Ok(oldest)
     }
 
     /// The version for which a data directory is made.
@@ -107,11 +123,19 @@ mod tests {
     #[test]
     fn a_data_directory_is_for_the_version_of_its_data_or_a_later_one() {
         let version = |text: &str| text.parse::<EtcdVersion>().unwrap();
-        assert_eq!(EtcdVersion::of_data(None, None), version("3.4"));
-        assert_eq!(EtcdVersion::of_data(None, Some("3.5.0")), version("3.5"));
+        assert_eq!(EtcdVersion::of_data(None, None), Ok(version("3.4")));
+        let future = EtcdVersion::of_data(Some("3.6.0"), Some("3.9.0")).unwrap_err();
+        assert!(
+            future.to_string().contains("newer etcd-lifeboat"),
+            "{future}"
+        );
+        assert_eq!(
+            EtcdVersion::of_data(None, Some("3.5.0")),
+            Ok(version("3.5"))
+        );
         assert_eq!(
             EtcdVersion::of_data(Some("3.6.0"), Some("3.6.0")),
-            version("v3.6.9")
+            Ok(version("v3.6.9"))
         );
         let data = version("3.6");
         assert_eq!(data.for_data(None), Ok(data));

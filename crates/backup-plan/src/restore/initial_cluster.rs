@@ -2,6 +2,7 @@
 //! `server/config/config.go`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 
 /// What is wrong with the flags. The texts name flags as `etcdutl` has them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +17,12 @@ pub enum ClusterProblem {
         url: String,
         /// What is wrong with it.
         problem: &'static str,
+    },
+    /// A member without a URL.
+    #[error("--initial-cluster: {part:?} has no URL, expected NAME=URL")]
+    NoUrl {
+        /// What was given.
+        part: String,
     },
     /// No member.
     #[error("--initial-cluster names no member, expected NAME=URL, with commas between several")]
@@ -80,7 +87,9 @@ fn peer_url(flag: &'static str, text: &str) -> Result<String, ClusterProblem> {
         .split_once("://")
         .ok_or_else(|| refused("has no scheme, expected one such as https://10.0.0.1:2380"))?;
     let scheme = scheme.to_ascii_lowercase();
-    if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
+    // Other characters would be escaped by etcd, and the ids of members follow from the escaped text.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/[]@?#%+=,".contains(&byte);
+    if !rest.bytes().all(is_plain) {
         return Err(refused("has a character that a URL cannot have"));
     }
     match scheme.as_str() {
@@ -107,10 +116,11 @@ fn is_host_and_port(text: &str) -> bool {
     let is_host = match host.strip_prefix('[') {
         Some(rest) => rest
             .strip_suffix(']')
-            .is_some_and(|host| !host.contains(['[', ']'])),
-        None => !host.contains([':', '[', ']']),
+            .is_some_and(|host| host.parse::<Ipv6Addr>().is_ok()),
+        None => !host.contains([':', '[', ']', '@', '%', '+', '=', ',']),
     };
-    is_host && port.parse::<u16>().is_ok()
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    is_host && is_port
 }
 
 impl InitialCluster {
@@ -123,7 +133,9 @@ impl InitialCluster {
         let mut members: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         for part in text.split(',').filter(|part| !part.is_empty()) {
-            let (name, url) = part.split_once('=').unwrap_or((part, ""));
+            let Some((name, url)) = part.split_once('=') else {
+                return Err(ClusterProblem::NoUrl { part: part.into() });
+            };
             let url = peer_url(FLAG, url.trim())?;
             if !seen.insert(url.clone()) {
                 return Err(ClusterProblem::DuplicateUrl { url });
@@ -192,6 +204,9 @@ mod tests {
             ("http://[::1:2380", "host:port"),
             ("http://a:b", "host:port"),
             ("http://a:2380/", "has a path"),
+            ("http://[zz]:2380", "host:port"),
+            ("http://a:+2380", "host:port"),
+            ("unix://a<b:1", "a character"),
             ("http://a:2380?x", "has a path"),
             ("ftp://a:2380", "does not begin with http"),
             ("http://a\u{7}:2380", "a character"),
@@ -225,7 +240,7 @@ mod tests {
         );
         for (text, problem) in [
             ("", "names no member"),
-            ("m1", "has no scheme"),
+            ("m1", "has no URL"),
             ("m1=http://a:1,m2=http://a:1", "twice"),
         ] {
             let error = InitialCluster::parse(text).unwrap_err().to_string();

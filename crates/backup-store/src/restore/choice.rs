@@ -1,19 +1,19 @@
 //! Which snapshot a person means.
 
-use crate::repository::{Repository, RepositoryError};
+use crate::repository::{Entry, Kind, Repository, RepositoryError};
 use backup_plan::record::Level;
 use std::path::{Path, PathBuf};
 
 /// The newest proven backup.
 const LATEST: &str = "latest";
 
-/// A snapshot, and the repository that it belongs to.
+/// A snapshot, and where it is known which revisions were seen.
 #[derive(Debug, Clone)]
 pub struct Chosen {
     /// A backup directory, or a file.
     pub path: PathBuf,
-    /// The repository, whose backups show which revisions were seen.
-    pub repository: Option<PathBuf>,
+    /// The repository of the node, and the one that the snapshot is in.
+    pub repositories: Vec<PathBuf>,
 }
 
 /// Why no snapshot is meant.
@@ -45,17 +45,17 @@ pub enum ChoiceError {
 /// There is none.
 pub fn choose(text: &str, root: &Path) -> Result<Chosen, ChoiceError> {
     let path = Path::new(text);
-    if text != LATEST && path.exists() {
-        let above = path.canonicalize().ok();
-        let above = above.as_deref().and_then(Path::parent);
-        let is_backup = |dir: &&Path| {
-            let entries = Repository::open(dir).and_then(|all| all.entries());
-            entries.is_ok_and(|all| all.iter().any(|entry| entry.record().is_some()))
-        };
-        let repository = above.filter(|_| path.is_dir()).filter(is_backup);
+    if text != LATEST && path.symlink_metadata().is_ok() {
+        let whole = path.canonicalize().unwrap_or_else(|_| path.into());
+        // A backup directory is in a repository, and its snapshot one level below.
+        let above = whole.ancestors().skip(1).take(2).map(Path::to_path_buf);
+        let mut repositories: Vec<_> = above.filter(|dir| has_backups(dir)).collect();
+        if has_backups(root) && !repositories.iter().any(|known| is_same(known, root)) {
+            repositories.push(root.into());
+        }
         return Ok(Chosen {
             path: path.into(),
-            repository: repository.map(Path::to_path_buf),
+            repositories,
         });
     }
     let unknown = || ChoiceError::Unknown {
@@ -66,17 +66,33 @@ pub fn choose(text: &str, root: &Path) -> Result<Chosen, ChoiceError> {
         Err(_) if text != LATEST => return Err(unknown()),
         entries => entries?,
     };
-    let mut backups = entries.iter().filter_map(|entry| entry.backup());
+    let is_proven = |entry: &&Entry| {
+        let record = entry.record();
+        record.is_some_and(|record| record.verified.contains(&Level::Content))
+    };
+    // A damaged backup is found, too: what is wrong with it is said when it is opened.
+    let is_named = |entry: &&Entry| {
+        entry.name == text && matches!(entry.kind, Kind::Backup(_) | Kind::Unreadable(_))
+    };
     let found = match text {
-        LATEST => backups.find(|backup| backup.record.verified.contains(&Level::Content)),
-        name => backups.find(|backup| backup.name() == name),
+        LATEST => entries.iter().find(is_proven),
+        _ => entries.iter().find(is_named),
     };
     match found {
-        Some(backup) => Ok(Chosen {
-            path: root.join(backup.name()),
-            repository: Some(root.into()),
+        Some(entry) => Ok(Chosen {
+            path: root.join(&entry.name),
+            repositories: vec![root.into()],
         }),
         None if text == LATEST => Err(ChoiceError::None { root: root.into() }),
         None => Err(unknown()),
     }
+}
+
+fn has_backups(dir: &Path) -> bool {
+    let entries = Repository::open(dir).and_then(|all| all.entries());
+    entries.is_ok_and(|all| all.iter().any(|entry| entry.record().is_some()))
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    one.canonicalize().ok() == other.canonicalize().ok()
 }

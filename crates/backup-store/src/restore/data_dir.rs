@@ -3,27 +3,24 @@
 use super::database::write;
 use super::error::RestoreError;
 use super::facts::read_facts;
-use super::lock::is_locked;
 use super::order::Order;
 use super::place::{Placing, place};
 use super::plan::Plan;
 use super::proof::{Proof, prove};
+use super::unfinished::{self, Done, MEMBER, MEMBER_NEW, RECORD, RestoreRecord, new_segment};
 use crate::durable_file;
-use crate::local_file::{LocalFile, read_small};
+use crate::local_file::LocalFile;
 use crate::progress::Monitor;
 use etcd_file::bolt::{Bolt, Rewrite, Rewritten};
 use etcd_file::new_cluster::{Changes, change};
 use etcd_file::raft::{WalWriter, snapshot_file};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use serde::Serialize;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-
-const MEMBER: &str = "member";
-const MEMBER_NEW: &str = "member.new";
-/// The record that a restore leaves in the directory `member`. etcd ignores it.
-const RECORD: &str = "lifeboat-restore.json";
-const MAX_RECORD_BYTES: u64 = 1 << 20;
 
 /// What was restored.
 #[derive(Debug, Clone, Serialize)]
@@ -36,38 +33,22 @@ pub struct Restored {
     pub rewritten_bytes: u64,
 }
 
-/// What a restore leaves beside the database, for the next backup and for people.
-#[derive(Debug, Serialize, Deserialize)]
-struct RestoreRecord {
-    version: u32,
-    restored_at: Timestamp,
-    snapshot: PathBuf,
-    cluster_id: String,
-    member_id: String,
-    revision: i64,
-    /// The database shares blocks with the snapshot: a clone of the database is no independent copy of it.
-    shares_blocks_with_snapshot: bool,
-    /// The directory of the log, if it is not in the data directory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    wal_dir: Option<PathBuf>,
-}
-
 /// Makes the data directory.
 ///
 /// # Errors
 /// Why nothing was restored.
 pub fn restore(
     plan: &Plan,
-    order: &Order,
     now: Timestamp,
     monitor: &dyn Monitor,
 ) -> Result<Restored, RestoreError> {
+    let order = &plan.order;
     let place = Place::prepare(order)?;
     let built = place.build(plan, order, now, monitor);
     match built.and_then(|restored| place.publish().map(|()| restored)) {
         Ok(restored) => Ok(restored),
         Err(error) => {
-            place.discard();
+            place.discard(order);
             Err(error)
         }
     }
@@ -78,8 +59,12 @@ struct Place {
     data_dir: PathBuf,
     member_new: PathBuf,
     wal: Wal,
+    /// Names this restore, so that what it leaves after a crash is recognised.
+    id: String,
     /// Whether the data directory was created by this restore.
     is_created: bool,
+    /// The lock of the data directory. Two restores at once would build one directory together.
+    _lock: File,
 }
 
 /// Where the log is.
@@ -91,69 +76,38 @@ enum Wal {
 }
 
 impl Place {
-    /// Checks that nothing is there, and removes what a restore that was killed has left.
+    /// Checks that nothing is there, locks the directory, and removes what a restore that was killed has left.
     fn prepare(order: &Order) -> Result<Self, RestoreError> {
+        unfinished::check(&order.data_dir, order.wal_dir.as_deref())?;
         let data_dir = order.data_dir.clone();
-        let wal = match &order.wal_dir {
-            Some(dir) => Wal::Apart(dir.clone()),
-            None => Wal::InMember,
-        };
-        let place = Place {
+        let is_created = data_dir.symlink_metadata().is_err();
+        durable_file::create_dir_all(&data_dir).map_err(RestoreError::io("create", &data_dir))?;
+        let lock = File::open(&data_dir).map_err(RestoreError::io("open", &data_dir))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(RestoreError::NotEmpty {
+                    path: data_dir,
+                    what: "is used by another restore, which is at work",
+                });
+            }
+            Err(error) => return Err(RestoreError::io("lock", &data_dir)(error.into())),
+        }
+        // Another restore may have ended before the lock was taken.
+        if let Some(left) = unfinished::check(&data_dir, order.wal_dir.as_deref())? {
+            left.remove()?;
+        }
+        Ok(Place {
             member_new: data_dir.join(MEMBER_NEW),
-            is_created: data_dir.symlink_metadata().is_err(),
             data_dir,
-            wal,
-        };
-        place.remove_unfinished()?;
-        let not_empty = |path: &Path, what| RestoreError::NotEmpty {
-            path: path.into(),
-            what,
-        };
-        if !place.is_created {
-            let mut entries = std::fs::read_dir(&place.data_dir)
-                .map_err(RestoreError::io("list", &place.data_dir))?;
-            if entries.next().is_some() {
-                let what = match is_locked(&place.data_dir) {
-                    true => "is the data directory of a running etcd",
-                    false => "is not empty",
-                };
-                return Err(not_empty(&place.data_dir, what));
-            }
-        }
-        if let Wal::Apart(dir) = &place.wal
-            && dir.symlink_metadata().is_ok()
-        {
-            return Err(not_empty(dir, "exists"));
-        }
-        Ok(place)
-    }
-
-    /// Removes what a restore that was killed has left: a directory that is not published, or one whose log is not.
-    fn remove_unfinished(&self) -> Result<(), RestoreError> {
-        let remove = |path: &Path| match durable_file::remove_dir(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(RestoreError::io("remove", path)(error))
-            }
-            _ => Ok(()),
-        };
-        for dir in [self.member_new.clone(), self.data_dir.join(MEMBER)] {
-            let record = read_small(&dir.join(RECORD), MAX_RECORD_BYTES).ok();
-            let record =
-                record.and_then(|json| serde_json::from_slice::<RestoreRecord>(&json).ok());
-            let wal_dir = record.and_then(|record| record.wal_dir);
-            let is_unpublished = dir == self.member_new;
-            let unfinished_wal = wal_dir.filter(|wal| {
-                new_segment(wal).exists() || is_unpublished && is_unfinished_log(wal)
-            });
-            let is_unfinished = is_unpublished || unfinished_wal.is_some();
-            if let Some(wal) = unfinished_wal {
-                remove(&wal)?;
-            }
-            if is_unfinished {
-                remove(&dir)?;
-            }
-        }
-        Ok(())
+            wal: match &order.wal_dir {
+                Some(dir) => Wal::Apart(dir.clone()),
+                None => Wal::InMember,
+            },
+            id: order.id.clone(),
+            is_created,
+            _lock: lock,
+        })
     }
 
     fn build(
@@ -166,8 +120,8 @@ impl Place {
         let create_dir = |path: &Path| {
             durable_file::create_dir_all(path).map_err(RestoreError::io("create", path))
         };
-        create_dir(&self.data_dir)?;
         create_dir(&self.member_new)?;
+        self.write_mark(order)?;
         let snap = self.member_new.join("snap");
         create_dir(&snap)?;
         let db = snap.join("db");
@@ -186,7 +140,7 @@ impl Place {
         drop((file, copied));
 
         self.write_record(plan, order, now, placed)?;
-        self.write_wal(plan, now)?;
+        self.write_wal(plan)?;
         if plan.etcd_version.has_snapshot_file() {
             let (name, bytes) = snapshot_file(&plan.members);
             let path = snap.join(name);
@@ -200,6 +154,21 @@ impl Place {
         })
     }
 
+    /// Writes the record as far as it is known, before anything else: it shows that the directory is from a restore.
+    fn write_mark(&self, order: &Order) -> Result<(), RestoreError> {
+        let mark = RestoreRecord {
+            version: 1,
+            id: self.id.clone(),
+            wal_dir: order.wal_dir.clone(),
+            done: None,
+        };
+        let path = self.member_new.join(RECORD);
+        let json = serde_json::to_vec_pretty(&mark).map_err(io::Error::from);
+        json.and_then(|json| durable_file::write(&path, &json))
+            .and_then(|()| durable_file::sync_dir(&self.member_new))
+            .map_err(RestoreError::io("write", &path))
+    }
+
     fn write_record(
         &self,
         plan: &Plan,
@@ -209,24 +178,27 @@ impl Place {
     ) -> Result<(), RestoreError> {
         let record = RestoreRecord {
             version: 1,
-            restored_at: now,
-            snapshot: plan.source.path.clone(),
-            cluster_id: format!("{:x}", plan.cluster_id),
-            member_id: format!("{:x}", plan.member_id),
-            revision: plan
-                .target
-                .as_ref()
-                .map_or(plan.facts.current_revision, |target| target.revision),
-            shares_blocks_with_snapshot: placed == Placing::Clone,
+            id: self.id.clone(),
             wal_dir: order.wal_dir.clone(),
+            done: Some(Done {
+                restored_at: now,
+                snapshot: plan.source.path.clone(),
+                cluster_id: format!("{:x}", plan.cluster_id),
+                member_id: format!("{:x}", plan.member_id),
+                revision: plan
+                    .target
+                    .as_ref()
+                    .map_or(plan.facts.current_revision, |target| target.revision),
+                shares_blocks_with_snapshot: placed == Placing::Clone,
+            }),
         };
         let path = self.member_new.join(RECORD);
         let json = serde_json::to_vec_pretty(&record).map_err(io::Error::from);
-        json.and_then(|json| durable_file::write(&path, &json))
+        json.and_then(|json| durable_file::replace(&path, &json))
             .map_err(RestoreError::io("write", &path))
     }
 
-    fn write_wal(&self, plan: &Plan, _: Timestamp) -> Result<(), RestoreError> {
+    fn write_wal(&self, plan: &Plan) -> Result<(), RestoreError> {
         let bytes = WalWriter::new_cluster(&plan.members, plan.member_id, plan.cluster_id);
         let (dir, file, is_apart) = match &self.wal {
             Wal::InMember => {
@@ -234,7 +206,7 @@ impl Place {
                 let file = dir.join(WalWriter::FILE);
                 (dir, file, false)
             }
-            Wal::Apart(dir) => (dir.clone(), new_segment(dir), true),
+            Wal::Apart(dir) => (dir.clone(), new_segment(dir, &self.id), true),
         };
         durable_file::create_dir_all(&dir).map_err(RestoreError::io("create", &dir))?;
         durable_file::write(&file, &bytes).map_err(RestoreError::io("write", &file))?;
@@ -247,43 +219,34 @@ impl Place {
 
     fn publish(&self) -> Result<(), RestoreError> {
         let member = self.data_dir.join(MEMBER);
-        durable_file::publish(&self.member_new, &member)
-            .map_err(RestoreError::io("publish", &member))?;
+        // After the rename only a sync can fail: then everything is there, but may not survive a power failure.
+        let failed = |error| match self.member_new.symlink_metadata() {
+            Ok(_) => RestoreError::io("publish", &member)(error),
+            Err(_) => RestoreError::NotSynced {
+                path: self.data_dir.clone(),
+                source: error,
+            },
+        };
+        durable_file::publish(&self.member_new, &member).map_err(failed)?;
         if let Wal::Apart(dir) = &self.wal {
             let segment = dir.join(WalWriter::FILE);
-            durable_file::rename(&new_segment(dir), &segment)
-                .and_then(|()| durable_file::sync_dir(dir))
-                .map_err(RestoreError::io("publish", &segment))?;
+            let new = new_segment(dir, &self.id);
+            durable_file::rename(&new, &segment).map_err(RestoreError::io("publish", &segment))?;
+            durable_file::sync_dir(dir).map_err(failed)?;
         }
         Ok(())
     }
 
     /// Removes what was built, if that works. The next restore does it otherwise.
-    fn discard(&self) {
-        let _ = self.remove_unfinished();
-        if let Wal::Apart(dir) = &self.wal
-            && new_segment(dir).exists()
-        {
-            let _ = durable_file::remove_dir(dir);
+    fn discard(&self, order: &Order) {
+        if let Ok(Some(left)) = unfinished::check(&self.data_dir, order.wal_dir.as_deref()) {
+            let _ = left.remove();
         }
         if self.is_created {
             // Only if it is empty.
             let _ = std::fs::remove_dir(&self.data_dir);
         }
     }
-}
-
-/// Whether a directory has nothing but what a restore puts there first.
-fn is_unfinished_log(wal_dir: &Path) -> bool {
-    let Ok(mut entries) = std::fs::read_dir(wal_dir) else {
-        return false;
-    };
-    entries.all(|entry| entry.is_ok_and(|entry| new_segment(wal_dir) == entry.path()))
-}
-
-/// The segment of a log, before the rename that publishes it.
-fn new_segment(wal_dir: &Path) -> PathBuf {
-    wal_dir.join(format!("{}.new", WalWriter::FILE))
 }
 
 /// The pages that must differ.

@@ -5,6 +5,7 @@ use crate::verify::VerifyError;
 use backup_plan::restore::etcd_version::VersionProblem;
 use backup_plan::restore::initial_cluster::ClusterProblem;
 use backup_plan::restore::revision::RevisionProblem;
+use etcd_file::Failure;
 use etcd_file::new_cluster::FactsError;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,38 @@ pub enum RestoreError {
         path: PathBuf,
         /// What is there.
         what: &'static str,
+    },
+    /// The directory of the log is there already.
+    #[error("--wal-dir {path} exists: give a directory that does not exist")]
+    WalDirExists {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory of the log can't be there.
+    #[error(
+        "--wal-dir {path} is in the data directory: leave it out, or give a directory elsewhere"
+    )]
+    WalDirInside {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Everything is in its place.
+    #[error(
+        "{path} is complete, but may not survive a power failure: run `sync`. The last step failed: {source}"
+    )]
+    NotSynced {
+        /// What was made.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// A check could not be made.
+    #[error("cannot check {path}: {problem}")]
+    NotChecked {
+        /// The snapshot.
+        path: PathBuf,
+        /// Why.
+        problem: Failure,
     },
     /// The disk is too small.
     #[error(

@@ -31,7 +31,7 @@ pub(super) fn target(
 /// The data directory that is replaced can't be read.
 fn of(witnesses: &Witnesses) -> Result<Vec<Evidence>, RestoreError> {
     let mut evidence = Vec::new();
-    if let Some(repository) = &witnesses.repository {
+    for repository in &witnesses.repositories {
         evidence.extend(of_repository(repository));
     }
     if let Some(data_dir) = &witnesses.data_dir {

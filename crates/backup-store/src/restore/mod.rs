@@ -18,6 +18,7 @@ mod plan;
 mod proof;
 mod snapshot;
 mod source;
+mod unfinished;
 
 pub use choice::{ChoiceError, Chosen, choose};
 pub use data_dir::{Restored, restore};
@@ -25,6 +26,6 @@ pub use error::RestoreError;
 pub use order::{Identity, Order, Witnesses};
 pub use place::Placing;
 pub use plan::{Plan, plan};
-pub use proof::Proof;
+pub use proof::{Proof, prove_source};
 pub use snapshot::{RaisedSnapshot, raise_snapshot};
 pub use source::Source;

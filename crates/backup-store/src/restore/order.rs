@@ -1,10 +1,11 @@
 //! What is to be restored, and how.
 
+use super::error::RestoreError;
 use backup_plan::restore::etcd_version::EtcdVersion;
 use backup_plan::restore::initial_cluster::InitialCluster;
 use backup_plan::restore::revision::Bump;
 use backup_plan::restore::token::RestoreId;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What is to be restored, and how.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct Order {
     pub identity: Identity,
     /// The revision at which the cluster begins.
     pub bump: Bump,
+    /// Random: names this restore on the disk, so that what it leaves after a crash is recognised.
+    pub id: String,
     /// The version of etcd that will start. If `None`, that of the data.
     pub etcd_version: Option<EtcdVersion>,
     /// Whether the SHA-256 is not compared.
@@ -36,12 +39,35 @@ pub struct Order {
 /// What shows which revisions anyone may have seen.
 #[derive(Debug, Clone, Default)]
 pub struct Witnesses {
-    /// A repository: its proven backups.
-    pub repository: Option<PathBuf>,
+    /// Repositories: their proven backups.
+    pub repositories: Vec<PathBuf>,
     /// The data directory that is replaced.
     pub data_dir: Option<PathBuf>,
     /// The directory of its log, if it is not in the data directory.
     pub wal_dir: Option<PathBuf>,
+}
+
+impl Order {
+    /// Makes the paths absolute: they are written down, and a restore may be repeated from elsewhere.
+    ///
+    /// # Errors
+    /// The log can't be where it is wanted.
+    pub(super) fn resolved(&self) -> Result<Order, RestoreError> {
+        let absolute =
+            |path: &Path| std::path::absolute(path).map_err(RestoreError::io("find", path));
+        let data_dir = absolute(&self.data_dir)?;
+        let wal_dir = self.wal_dir.as_deref().map(absolute).transpose()?;
+        // Where etcd has it by itself.
+        let wal_dir = wal_dir.filter(|dir| *dir != data_dir.join("member/wal"));
+        if let Some(dir) = wal_dir.as_ref().filter(|dir| dir.starts_with(&data_dir)) {
+            return Err(RestoreError::WalDirInside { path: dir.clone() });
+        }
+        Ok(Order {
+            data_dir,
+            wal_dir,
+            ..self.clone()
+        })
+    }
 }
 
 /// Where the ids follow from.

@@ -5,6 +5,7 @@ use super::evidence::target;
 use super::facts::read_facts;
 use super::order::{Identity, Order};
 use super::source::Source;
+use super::unfinished;
 use crate::repository::Space;
 use backup_plan::restore::etcd_version::EtcdVersion;
 use backup_plan::restore::revision::{Bump, Target};
@@ -22,6 +23,8 @@ const OTHER_BYTES: u64 = 4 << 20;
 /// What will be done.
 pub struct Plan {
     pub(super) source: Source,
+    /// What was ordered, with absolute paths.
+    pub order: Order,
     /// What the database says about itself.
     pub facts: Facts,
     /// The members, in the order of their ids.
@@ -55,6 +58,7 @@ impl Plan {
 /// # Errors
 /// Why it can't be restored.
 pub fn plan(order: &Order, advertised: &[String], now: Timestamp) -> Result<Plan, RestoreError> {
+    let order = order.resolved()?;
     order
         .cluster
         .check(&order.name, advertised, &same_addresses)?;
@@ -65,11 +69,12 @@ pub fn plan(order: &Order, advertised: &[String], now: Timestamp) -> Result<Plan
     if source.trailer.is_none() && !order.skip_hash_check {
         return Err(RestoreError::NoTrailer { path: source.path });
     }
+    unfinished::check(&order.data_dir, order.wal_dir.as_deref())?;
     let facts = read_facts(&source.data(), &source.path)?;
     let data_version = EtcdVersion::of_data(
         facts.storage_version.as_deref(),
         facts.cluster_version.as_deref(),
-    );
+    )?;
     let etcd_version = data_version.for_data(order.etcd_version)?;
     if !facts.corrupt.is_empty() && !order.allow_corrupt_alarm {
         return Err(RestoreError::CorruptAlarm {
@@ -79,7 +84,7 @@ pub fn plan(order: &Order, advertised: &[String], now: Timestamp) -> Result<Plan
     }
     let target = target(order.bump, &facts, &order.witnesses, now)?;
     let token = token(
-        &order.identity,
+        &order,
         &source,
         target.as_ref().map(|target| target.revision),
     )?;
@@ -109,21 +114,19 @@ pub fn plan(order: &Order, advertised: &[String], now: Timestamp) -> Result<Plan
         token,
         target,
         etcd_version,
+        order,
         needed_bytes,
         free_bytes,
     })
 }
 
-fn token(
-    identity: &Identity,
-    source: &Source,
-    revision: Option<i64>,
-) -> Result<String, RestoreError> {
-    let id = match identity {
+fn token(order: &Order, source: &Source, revision: Option<i64>) -> Result<String, RestoreError> {
+    let id = match &order.identity {
         Identity::Token(token) => return Ok(token.clone()),
         Identity::Restore { id, .. } => id,
     };
-    let sha256 = match source.trailer {
+    // Without a comparison, the SHA-256 at the end may be that of other data.
+    let sha256 = match source.trailer.filter(|_| !order.skip_hash_check) {
         Some(trailer) => trailer,
         None => sha256(source)?,
     };

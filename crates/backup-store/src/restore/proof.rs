@@ -1,6 +1,7 @@
 //! Whether a file has the data of a source, and whether that is a whole database.
 
 use super::error::RestoreError;
+use super::plan::Plan;
 use super::source::Source;
 use crate::digest::hex;
 use crate::progress::Monitor;
@@ -34,6 +35,16 @@ impl Proof {
             Proof::Content => "all its pages and records, without a SHA-256",
         }
     }
+}
+
+/// Proves the source itself, for a plan. The restore proves what it has put in its place.
+///
+/// # Errors
+/// The first problem.
+pub fn prove_source(plan: &Plan, monitor: &dyn Monitor) -> Result<Proof, RestoreError> {
+    let source = &plan.source;
+    let skip = plan.order.skip_hash_check;
+    prove(source, &source.file, skip, &std::env::temp_dir(), monitor)
 }
 
 /// Proves that `file`, which is at least as long, has the data of `source`, and that a member can start from it.
@@ -119,6 +130,9 @@ fn check_database(
 fn failed(source: &Source, failure: Failure) -> RestoreError {
     match failure {
         Failure::Cancelled => RestoreError::Stopped,
-        failure => RestoreError::damaged(&source.path, failure),
+        failure => RestoreError::NotChecked {
+            path: source.path.clone(),
+            problem: failure,
+        },
     }
 }

@@ -11,7 +11,8 @@ use backup_plan::restore::revision::{Bump, Target};
 use backup_plan::restore::token::RestoreId;
 use backup_store::repository::DEFAULT_ROOT;
 use backup_store::restore::{
-    Chosen, Identity, Order, Placing, Plan, Proof, Witnesses, choose, plan, raise_snapshot, restore,
+    Chosen, Identity, Order, Placing, Plan, Proof, Witnesses, choose, plan, prove_source,
+    raise_snapshot, restore,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -111,8 +112,7 @@ struct Result {
     #[serde(skip_serializing_if = "Option::is_none")]
     restore_id: Option<String>,
     etcd_version: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    proof: Option<Proof>,
+    proof: Proof,
     #[serde(skip_serializing_if = "Option::is_none")]
     placed: Option<Placing>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -148,13 +148,21 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     if let Identity::Token(_) = order.identity {
         bar.print("warning: members with this token that were restored from another snapshot would form a cluster that serves different data");
     }
-    let restored = match args.plan {
-        true => None,
-        false => Some(restore(&plan, &order, now, &bar)?),
+    let (proof, restored) = match args.plan {
+        true => (prove_source(&plan, &bar)?, None),
+        false => {
+            let restored = restore(&plan, now, &bar)?;
+            (restored.proof, Some(restored))
+        }
     };
     bar.finish();
     let restore_id = match &order.identity {
-        Identity::Restore { id, .. } if plan.members.len() > 1 => Some(id.as_str().to_string()),
+        // A plan alone has no id yet: the restore has another one.
+        Identity::Restore { id, is_given }
+            if plan.members.len() > 1 && (*is_given || !args.plan) =>
+        {
+            Some(id.as_str().to_string())
+        }
         _ => None,
     };
     let result = Result {
@@ -166,11 +174,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             .map_or(plan.facts.current_revision, |target| target.revision),
         took_ms: started.elapsed().as_millis() as u64,
         snapshot: plan.source().path.clone(),
-        data_dir: order.data_dir.clone(),
+        data_dir: plan.order.data_dir.clone(),
         token: plan.token.clone(),
         restore_id,
         etcd_version: plan.etcd_version.to_string(),
-        proof: restored.as_ref().map(|restored| restored.proof),
+        proof,
         placed: restored.as_ref().map(|restored| restored.placed),
         rewritten_bytes: restored.as_ref().map(|restored| restored.rewritten_bytes),
         needed_bytes: plan.needed_bytes,
@@ -192,10 +200,7 @@ fn for_people(plan: &Plan, result: &Result) -> String {
         ),
         Some(Target { reason, .. }) => format!("{}: {reason}", result.revision),
     };
-    let proof = match result.proof {
-        Some(proof) => format!("proven by {}", proof.name()),
-        None => "not proven yet".into(),
-    };
+    let proof = format!("proven by {}", result.proof.name());
     let placed = match result.placed {
         None => format!("{} (not made: --plan)", result.data_dir.display()),
         Some(Placing::Clone) => format!(
@@ -294,7 +299,7 @@ fn to_snapshot(args: &Args, chosen: &Chosen, bump: Bump) -> anyhow::Result<u8> {
 impl Args {
     fn witnesses(&self, chosen: &Chosen) -> Witnesses {
         Witnesses {
-            repository: chosen.repository.clone(),
+            repositories: chosen.repositories.clone(),
             data_dir: self.replaces.clone(),
             wal_dir: self.replaced_wal_dir.clone(),
         }
@@ -341,6 +346,9 @@ impl Args {
             cluster,
             identity,
             bump,
+            id: RestoreId::of_random(random().map_err(|error| format!("{error:#}"))?)
+                .as_str()
+                .into(),
             etcd_version,
             skip_hash_check: self.skip_hash_check,
             allow_corrupt_alarm: self.allow_corrupt_alarm,

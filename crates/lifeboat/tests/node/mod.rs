@@ -1,6 +1,8 @@
 //! What the tests of a node's backups share.
 #![allow(dead_code, missing_docs)]
 
+pub(crate) mod restoring;
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
