@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use test_support::etcd_client::{Change, Client};
-use test_support::etcd_server::{Options, Server};
+use test_support::etcd_server::{Options, Prepared, Server};
 use test_support::node_trees::Kind;
 use xtask::command::{cargo, run as run_command, target_dir};
 use xtask::etcd;
@@ -100,6 +100,36 @@ pub(crate) fn run() -> Result<()> {
     let at = flip_a_byte(&copy)?;
     println!("byte {at} was flipped");
     node.show_failing(&lifeboat, &["verify", &copy.to_string_lossy()])?;
+
+    title(
+        "a data directory is lost: the backup becomes a new one, etcd starts from it, and has the same data",
+    );
+    let member = Prepared::new(&binaries);
+    let cluster = format!("{}={}", member.name(), member.peer_url());
+    node.show(
+        &lifeboat,
+        &[
+            "restore",
+            &backup.to_string_lossy(),
+            "--data-dir",
+            &member.data_dir().to_string_lossy(),
+            "--name",
+            member.name(),
+            "--initial-cluster",
+            &cluster,
+            "--initial-advertise-peer-urls",
+            member.peer_url(),
+        ],
+    )?;
+    let restored = Prepared::start(vec![member]);
+    let restored = restored.first().context("a member")?;
+    let against = [
+        "verify",
+        &backup.to_string_lossy(),
+        "--against",
+        &restored.endpoint,
+    ];
+    node.show(&lifeboat, &against)?;
 
     title("the server of node-1 is killed in the middle of a run, and started again");
     agents.remove(0).kill_in_mid_run(node)?;

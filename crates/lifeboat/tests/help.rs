@@ -8,7 +8,7 @@
 
 mod node;
 
-use node::examples;
+use node::{backup_once, examples, names};
 use std::path::Path;
 use std::process::{Command, Output};
 use tempfile::TempDir;
@@ -135,6 +135,25 @@ fn the_examples_of_the_commands_for_backups_run_as_they_are_printed() {
     }
     assert!(dir.join("newest.tar").metadata().unwrap().len() > 10_000);
     run_example(&format!("etcd-lifeboat verify {name}"), dir);
+}
+
+#[test]
+fn the_examples_of_restore_run_as_they_are_printed() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    assert!(backup_once(&server, &repository, &[]).status.success());
+    let name = names(&repository, "backup").remove(0);
+    std::fs::copy(server.snapshot("s.db", &[]), dir.path().join("snapshot.db")).unwrap();
+    for (number, line) in examples(&help_of("restore")).iter().enumerate() {
+        let line = line
+            .replace("/var/lib/etcd", &format!("data-{number}"))
+            .replace("2026-11-22_031500", &name);
+        run_example(&format!("{line} --backup-path backups"), dir.path());
+    }
 }
 
 #[test]

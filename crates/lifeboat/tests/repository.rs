@@ -334,10 +334,6 @@ fn the_restore_of_the_readme_works_as_it_is_written() {
     let Some(binaries) = require_usual() else {
         return;
     };
-    let Some(etcdutl) = &binaries.etcdutl else {
-        test_support::requirement::skip("this etcd has no etcdutl");
-        return;
-    };
     let server = Server::start(&binaries);
     fill(&server, 3);
     let dir = TempDir::new().unwrap();
@@ -349,11 +345,14 @@ fn the_restore_of_the_readme_works_as_it_is_written() {
     let (block, _) = block.split_once("```").unwrap();
     let restored = dir.path().join("restored");
     let script = block
-        .replace("/var/lib/etcd-auto-backup", text(&repository))
-        .replace("/var/lib/etcd-restored", text(&restored));
-    let programs = [Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat")), etcdutl];
-    let path = programs.map(|program| text(program.parent().unwrap()).to_string());
-    let path = format!("{}:{}", path.join(":"), std::env::var("PATH").unwrap());
+        .replace(
+            "latest",
+            &format!("latest --backup-path {}", text(&repository)),
+        )
+        .replace("/var/lib/etcd ", &format!("{} ", text(&restored)));
+    let program = Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"));
+    let bin = text(program.parent().unwrap());
+    let path = format!("{bin}:{}", std::env::var("PATH").unwrap());
     let output = Command::new("bash")
         .args(["-euc", &script])
         .env("PATH", path)

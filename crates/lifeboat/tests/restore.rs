@@ -477,3 +477,64 @@ fn a_newer_etcd_starts_from_older_data() {
         server.client().put(b"new", b"1");
     }
 }
+
+/// The command blocks of the page with this word after `sh`.
+fn blocks(word: &str) -> Vec<String> {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/restore.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let start = format!("```sh {word}\n");
+    let blocks = page.split(&start).skip(1);
+    blocks
+        .map(|rest| rest.split("```").next().unwrap().to_string())
+        .collect()
+}
+
+#[test]
+fn the_commands_of_the_page_run_as_they_are_printed() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    fill(&server, 1);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    assert!(backup_once(&server, &repository, &[]).status.success());
+    std::fs::copy(server.snapshot("s.db", &[]), dir.path().join("snapshot.db")).unwrap();
+    let run = |block: &str, data_dir: &str, more: &[(&str, &str)]| {
+        let latest = format!("latest --backup-path {}", text(&repository));
+        let data_dir = dir.path().join(data_dir);
+        let script = block.replace("latest", &latest).replace(
+            "--data-dir /var/lib/etcd",
+            &format!("--data-dir {} --output json", text(&data_dir)),
+        );
+        let program = Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"))
+            .parent()
+            .unwrap();
+        let path = format!("{}:{}", text(program), std::env::var("PATH").unwrap());
+        let mut command = Command::new("bash");
+        command
+            .args(["-euc", &script])
+            .env("PATH", path)
+            .current_dir(dir.path());
+        let output = command.envs(more.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{script}: {}", told(&output));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default()
+    };
+    let one = blocks("restore");
+    assert_eq!(one.len(), 2);
+    for block in &one {
+        run(block, "one", &[]);
+    }
+    assert!(dir.path().join("one/member/snap/db").exists());
+    let first = run(&blocks("first-node")[0], "m1", &[]);
+    let revision = first["revision"].to_string();
+    let printed = [
+        ("RESTORE_ID", first["restore_id"].as_str().unwrap()),
+        ("REVISION", &revision),
+    ];
+    let other = run(&blocks("other-node")[0], "m2", &printed);
+    assert_eq!(other["cluster_id"], first["cluster_id"]);
+    run(&blocks("raised")[0], "", &[]);
+    let output = lifeboat(&["verify", text(&dir.path().join("raised.db"))]);
+    assert!(output.status.success(), "{}", told(&output));
+}

@@ -1,4 +1,4 @@
-//! Why a database can't be changed, and what is written if it can.
+//! Why a database cannot be changed, and what is written if it can.
 
 use crate::Failure;
 use crate::bolt::{CursorError, MAX_KEY_BYTES};
