@@ -1,14 +1,19 @@
 //! `cargo xtask bench`: beside the tools that users have today, as ratios in one run.
 
+mod cost;
+mod filled;
+mod restore;
+
 use anyhow::{Context, Result, bail};
+use cost::{Cost, measure, print_medians};
+use filled::{filled_server, make_snapshot};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use test_support::etcd_binaries::{Binaries, Version, find};
-use test_support::etcd_client::Change;
-use test_support::etcd_server::{Options, Server};
+use test_support::etcd_binaries::{Version, find};
+use test_support::etcd_server::Server;
 use xtask::command::{cargo, root, run as run_command, target_dir};
 use xtask::etcd;
 
@@ -23,6 +28,18 @@ enum What {
     /// Make a proven backup of a member under write load, beside `etcdctl snapshot save` and
     /// `etcdutl snapshot status`
     Backup {
+        /// Size of the database
+        #[arg(long, default_value = "1024", value_name = "MIB")]
+        size_mib: u64,
+        /// Distinct keys
+        #[arg(long, default_value = "100000")]
+        keys: u64,
+        /// Runs of each, of which the median counts
+        #[arg(long, default_value = "5")]
+        runs: usize,
+    },
+    /// Restore a snapshot and a backup, beside `etcdutl snapshot restore`, on this filesystem and on XFS with reflinks
+    Restore {
         /// Size of the database
         #[arg(long, default_value = "1024", value_name = "MIB")]
         size_mib: u64,
@@ -53,14 +70,6 @@ enum What {
 /// So long the load is looked at alone.
 const IDLE_S: u64 = 15;
 
-/// What one run of a program cost.
-#[derive(Clone, Copy)]
-struct Cost {
-    wall_s: f64,
-    cpu_s: f64,
-    peak_mib: f64,
-}
-
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Backup {
@@ -68,6 +77,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             keys,
             runs,
         } => backup(*size_mib, *keys, *runs),
+        What::Restore {
+            size_mib,
+            keys,
+            runs,
+        } => restore::run(*size_mib, *keys, *runs),
         What::Verify {
             size_mib,
             keys,
@@ -148,82 +162,6 @@ fn verify(size_mib: u64, keys: u64, runs: usize, file: Option<&Path>) -> Result<
     Ok(())
 }
 
-/// Prints the median of each, and its ratio to the first.
-fn print_medians(costs: Vec<(&str, Vec<Cost>)>) {
-    let medians: Vec<_> = costs
-        .into_iter()
-        .map(|(name, all)| (name, median(&all)))
-        .collect();
-    let Some((_, base)) = medians.first().copied() else {
-        return;
-    };
-    println!(
-        "{:26} {:>8} {:>8} {:>10}   ratios",
-        "median", "wall s", "CPU s", "peak MiB"
-    );
-    for (name, cost) in medians {
-        println!(
-            "{name:26} {:8.2} {:8.2} {:10.1}   {:.2} {:.2} {:.2}",
-            cost.wall_s,
-            cost.cpu_s,
-            cost.peak_mib,
-            cost.wall_s / base.wall_s,
-            cost.cpu_s / base.cpu_s,
-            cost.peak_mib / base.peak_mib
-        );
-    }
-}
-
-/// Makes a snapshot of a real server.
-fn make_snapshot(binaries: &Binaries, size_mib: u64, keys: u64, out: &Path) -> Result<()> {
-    let server = filled_server(binaries, size_mib, keys);
-    let saved = server.snapshot("snapshot.db", &[]);
-    std::fs::copy(&saved, out)?;
-    Ok(())
-}
-
-/// A real server whose database has the size, after overwrites and deletions.
-fn filled_server(binaries: &Binaries, size_mib: u64, keys: u64) -> Server {
-    const CHANGES_AT_ONCE: u64 = 64;
-    let server = Server::start_with(
-        binaries,
-        &Options {
-            flags: vec![
-                format!("--quota-backend-bytes={}", (size_mib + 4096) << 20),
-                "--unsafe-no-fsync".into(),
-                "--snapshot-count=1000000".into(),
-            ],
-            ..Options::default()
-        },
-    );
-    let client = server.client();
-    // Every third change of a key overwrites it, so that a key has about three records.
-    let changes = keys * 3;
-    let value_bytes = ((size_mib << 20) / changes).saturating_sub(130).max(16) as usize;
-    println!(
-        "filling etcd {} with {changes} changes of {value_bytes} bytes",
-        binaries.version
-    );
-    let change = |number: u64| {
-        let key = format!(
-            "/registry/pods/namespace-{:04}/pod-{:08}",
-            number % 97,
-            number % keys
-        );
-        if number % 50 == 49 {
-            return Change::DeleteRange(key.into_bytes(), Vec::new());
-        }
-        let value = number.to_le_bytes().repeat(value_bytes / 8 + 1);
-        Change::Put(key.into_bytes(), value, 0)
-    };
-    client.transact_many((0..changes / CHANGES_AT_ONCE).map(|batch| {
-        (0..CHANGES_AT_ONCE)
-            .map(|index| change(batch * CHANGES_AT_ONCE + index))
-            .collect()
-    }));
-    server
-}
-
 /// A proven backup by today's tools and by ours, in turns, while a client writes.
 fn backup(size_mib: u64, keys: u64, runs: usize) -> Result<()> {
     let missing = etcd::provide();
@@ -298,6 +236,7 @@ fn backup(size_mib: u64, keys: u64, runs: usize) -> Result<()> {
             wall_s,
             cpu_s: save.cpu_s + status.cpu_s + cpu.used()? - load_cpu * wall_s,
             peak_mib: save.peak_mib.max(status.peak_mib),
+            written_mib: save.written_mib + status.written_mib,
         });
         // What the other one has left to write is not ours.
         run_command(&mut Command::new("sync"))?;
@@ -419,48 +358,5 @@ impl Drop for Load {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-    }
-}
-
-/// Runs a program and reads its cost from GNU time.
-fn measure(command: &mut Command) -> Result<Cost> {
-    let report = tempfile::NamedTempFile::new()?;
-    let status = Command::new("/usr/bin/time")
-        .args(["-f", "%e %U %S %M", "-o"])
-        .arg(report.path())
-        .arg(command.get_program())
-        .args(command.get_args())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .context("run /usr/bin/time (Debian package time)")?;
-    if !status.success() {
-        bail!("{:?} failed: {status}", command.get_program());
-    }
-    let text = std::fs::read_to_string(report.path())?;
-    let numbers: Vec<f64> = text
-        .split_whitespace()
-        .map(str::parse)
-        .collect::<Result<_, _>>()?;
-    let [wall_s, user_s, system_s, peak_kib] = numbers.as_slice() else {
-        bail!("GNU time printed {text:?}");
-    };
-    Ok(Cost {
-        wall_s: *wall_s,
-        cpu_s: user_s + system_s,
-        peak_mib: peak_kib / 1024.0,
-    })
-}
-
-fn median(costs: &[Cost]) -> Cost {
-    let of = |field: fn(&Cost) -> f64| {
-        let mut sorted: Vec<_> = costs.iter().map(field).collect();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-    };
-    Cost {
-        wall_s: of(|cost| cost.wall_s),
-        cpu_s: of(|cost| cost.cpu_s),
-        peak_mib: of(|cost| cost.peak_mib),
     }
 }
