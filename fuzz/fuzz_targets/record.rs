@@ -10,4 +10,8 @@ fuzz_target!(|data: &[u8]| {
         let again: Record = serde_json::from_slice(&written).expect("and read again");
         assert_eq!(record, again);
     }
+    if let Ok(record) = Record::from_json(data) {
+        let text = record.to_json().expect("a record can be written");
+        assert!(Record::from_json(&text).is_ok());
+    }
 });

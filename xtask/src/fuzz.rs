@@ -14,7 +14,7 @@ pub(crate) struct Args {
     target: Option<String>,
 }
 
-const TARGETS: [&str; 8] = [
+const TARGETS: [&str; 10] = [
     "bolt",
     "revision",
     "value",
@@ -23,6 +23,8 @@ const TARGETS: [&str; 8] = [
     "cron",
     "node_files",
     "environment_file",
+    "rewrite",
+    "wal",
 ];
 /// Above this a target counts as a leak; etcd-file promises less.
 const MEMORY_LIMIT_MIB: u64 = 512;

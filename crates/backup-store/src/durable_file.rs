@@ -189,6 +189,22 @@ pub fn set_len(file: &File, bytes: u64) -> io::Result<()> {
     file.set_len(bytes)
 }
 
+/// Gives everything in a directory, and the directory itself, to a user and a group. Durable after the files are synced.
+///
+/// # Errors
+/// The error of the operating system.
+pub(crate) fn give_to(path: &Path, user: u32, group: u32) -> io::Result<()> {
+    if path.symlink_metadata()?.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            give_to(&entry?.path(), user, group)?;
+        }
+    }
+    step()?;
+    std::os::unix::fs::lchown(path, Some(user), Some(group))?;
+    // The owner is in the inode, which a sync of the file writes.
+    sync(&File::open(path)?)
+}
+
 /// Syncs a file.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ mod node;
 use node::restoring::{refused, restored};
 use node::{backup_once, fill, lifeboat, names, text, told};
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -376,6 +377,40 @@ fn what_belongs_to_others_stays_and_two_restores_do_not_meet() {
         assert!(report.status.success(), "{}", told(&report));
         assert_eq!(std::fs::read_dir(&both).unwrap().count(), 1);
     }
+}
+
+#[test]
+fn the_owner_of_the_data_directory_gets_what_is_restored() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let source = Server::start(&binaries);
+    let snapshot = source.snapshot("s.db", &[]);
+    let dir = TempDir::new().unwrap();
+    let [there, gone, wal] = ["there", "gone", "wal"].map(|name| dir.path().join(name));
+    std::fs::create_dir(&there).unwrap();
+    if std::os::unix::fs::chown(&there, Some(12345), Some(54321)).is_err() {
+        test_support::requirement::skip("only root can change the owner of a file");
+        return;
+    }
+    let owners = |path: &Path| {
+        let mut all = listing(path);
+        all.push(path.into());
+        all.iter()
+            .map(|path| {
+                let metadata = std::fs::symlink_metadata(path).unwrap();
+                (metadata.uid(), metadata.gid())
+            })
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    restored(&[text(&snapshot), "--data-dir", text(&there)]);
+    let expected = std::collections::BTreeSet::from([(12345, 54321)]);
+    assert_eq!(owners(&there), expected);
+    // Like the one that it replaces.
+    let replaces = ["--wal-dir", text(&wal), "--replaces", text(&there)];
+    restored(&[&[text(&snapshot), "--data-dir", text(&gone)], &replaces[..]].concat());
+    assert_eq!(owners(&gone), expected);
+    assert_eq!(owners(&wal), expected);
 }
 
 #[test]

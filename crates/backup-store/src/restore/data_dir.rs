@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What was restored.
@@ -147,6 +148,7 @@ impl Place {
             durable_file::write(&path, &bytes).map_err(RestoreError::io("write", &path))?;
         }
         durable_file::sync_dir(&snap).map_err(RestoreError::io("sync", &snap))?;
+        self.give_to_owner(order)?;
         Ok(Restored {
             proof,
             placed,
@@ -215,6 +217,33 @@ impl Place {
             durable_file::write(&empty, b"").map_err(RestoreError::io("write", &empty))?;
         }
         durable_file::sync_dir(&dir).map_err(RestoreError::io("sync", &dir))
+    }
+
+    /// etcd often runs as another user. If the data directory was there, or an old one is named, its owner gets what was made.
+    fn give_to_owner(&self, order: &Order) -> Result<(), RestoreError> {
+        let existing = Some(&self.data_dir).filter(|_| !self.is_created);
+        let Some(like) = existing.or(order.witnesses.data_dir.as_ref()) else {
+            return Ok(());
+        };
+        let owner = std::fs::metadata(like).map_err(RestoreError::io("read", like))?;
+        let own = std::fs::metadata(&self.member_new)
+            .map_err(RestoreError::io("read", &self.member_new))?;
+        if (owner.uid(), owner.gid()) == (own.uid(), own.gid()) {
+            return Ok(());
+        }
+        let mut dirs = vec![self.member_new.as_path()];
+        if let Wal::Apart(dir) = &self.wal {
+            dirs.push(dir);
+        }
+        for dir in dirs {
+            durable_file::give_to(dir, owner.uid(), owner.gid())
+                .map_err(RestoreError::io("change the owner of", dir))?;
+        }
+        if self.is_created {
+            std::os::unix::fs::chown(&self.data_dir, Some(owner.uid()), Some(owner.gid()))
+                .map_err(RestoreError::io("change the owner of", &self.data_dir))?;
+        }
+        Ok(())
     }
 
     fn publish(&self) -> Result<(), RestoreError> {

@@ -117,6 +117,14 @@ pub enum RestoreError {
         /// Bytes that are needed.
         needed_bytes: u64,
     },
+    /// A raised snapshot is no backup.
+    #[error(
+        "{path} has backups: write the snapshot to another directory, so that it is never taken for a backup"
+    )]
+    InRepository {
+        /// The repository.
+        path: PathBuf,
+    },
     /// A restore of several members needs to know that it is the same restore.
     #[error(
         "--bump-revision auto may decide otherwise on each node: use --bump-to-revision with the revision that `restore` printed on the first node"

@@ -12,6 +12,7 @@ use super::source::Source;
 use crate::durable_file;
 use crate::local_file::LocalFile;
 use crate::progress::Monitor;
+use crate::repository::Repository;
 use backup_plan::restore::revision::{Bump, Target};
 use etcd_file::bolt::{Bolt, Rewrite};
 use etcd_file::new_cluster::{Changes, change};
@@ -61,6 +62,10 @@ pub fn raise_snapshot(
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
+    let entries = Repository::open(dir).and_then(|repository| repository.entries());
+    if entries.is_ok_and(|entries| entries.iter().any(|entry| entry.backup().is_some())) {
+        return Err(RestoreError::InRepository { path: dir.into() });
+    }
     let (free_bytes, needed_bytes) = (free_bytes(dir)?, source.file.size_bytes());
     if free_bytes < needed_bytes {
         return Err(RestoreError::InsufficientSpace {
