@@ -64,6 +64,22 @@ pub fn digests(
     data_bytes: u64,
     progress: Progress<'_>,
 ) -> Result<Digests, Failure> {
+    let computed = sha256(file, data_bytes, progress)?;
+    let mut stored = [0; 32];
+    file.read_exact_at(&mut stored, data_bytes)
+        .map_err(Failure::read(data_bytes))?;
+    Ok(Digests { stored, computed })
+}
+
+/// The SHA-256 of the first `data_bytes` of a file.
+///
+/// # Errors
+/// Why the bytes could not be read.
+pub fn sha256(
+    file: &dyn ReadAt,
+    data_bytes: u64,
+    progress: Progress<'_>,
+) -> Result<[u8; 32], Failure> {
     const STEP_BYTES: u64 = 256 * 1024;
     let mut hasher = Sha256::new();
     let mut buf = vec![0; STEP_BYTES as usize];
@@ -77,13 +93,7 @@ pub fn digests(
         hasher.update(&*chunk);
         offset += step;
     }
-    let mut stored = [0; 32];
-    file.read_exact_at(&mut stored, data_bytes)
-        .map_err(Failure::read(data_bytes))?;
-    Ok(Digests {
-        stored,
-        computed: hasher.finalize().into(),
-    })
+    Ok(hasher.finalize().into())
 }
 
 #[cfg(test)]

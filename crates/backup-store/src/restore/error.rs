@@ -170,6 +170,17 @@ impl RestoreError {
         }
     }
 
+    /// A file could not be read to its end.
+    pub(super) fn failed(path: &Path, failure: Failure) -> RestoreError {
+        match failure {
+            Failure::Cancelled => RestoreError::Stopped,
+            problem => RestoreError::NotChecked {
+                path: path.into(),
+                problem,
+            },
+        }
+    }
+
     pub(super) fn facts(path: &Path) -> impl FnOnce(FactsError) -> RestoreError {
         let path = path.to_path_buf();
         move |error| RestoreError::damaged(&path, error)

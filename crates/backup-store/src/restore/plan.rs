@@ -9,12 +9,12 @@ use super::unfinished;
 use crate::repository::Space;
 use backup_plan::restore::etcd_version::EtcdVersion;
 use backup_plan::restore::revision::{Bump, Target};
-use etcd_file::ReadAt;
 use etcd_file::membership::{Member, cluster_id};
 use etcd_file::new_cluster::Facts;
+use etcd_file::snapshot_file::sha256;
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use std::net::ToSocketAddrs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Beside the database: the log, raft's snapshot, the record of the restore, and directories.
@@ -128,27 +128,12 @@ fn token(order: &Order, source: &Source, revision: Option<i64>) -> Result<String
     // Without a comparison, the SHA-256 at the end may be that of other data.
     let sha256 = match source.trailer.filter(|_| !order.skip_hash_check) {
         Some(trailer) => trailer,
-        None => sha256(source)?,
+        None => sha256(&source.file, source.data_bytes, &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .map_err(|failure| RestoreError::failed(&source.path, failure))?,
     };
     Ok(id.token(&sha256, revision))
-}
-
-fn sha256(source: &Source) -> Result<[u8; 32], RestoreError> {
-    const PIECE_BYTES: u64 = 1 << 20;
-    let mut hash = Sha256::new();
-    let mut buf = vec![0; PIECE_BYTES as usize];
-    let mut at = 0;
-    while at < source.data_bytes {
-        let len = PIECE_BYTES.min(source.data_bytes - at);
-        let piece = buf.get_mut(..len as usize).unwrap_or_default();
-        source
-            .file
-            .read_exact_at(piece, at)
-            .map_err(RestoreError::io("read", &source.path))?;
-        hash.update(&*piece);
-        at += len;
-    }
-    Ok(hash.finalize().into())
 }
 
 /// Free bytes of the filesystem on which a directory is, or will be.

@@ -8,7 +8,7 @@ use crate::progress::Monitor;
 use crate::{blocks, scratch_file};
 use etcd_file::check::{Origin, check};
 use etcd_file::finding::Severity;
-use etcd_file::{Failure, Part, ReadAt, snapshot_file};
+use etcd_file::{Part, ReadAt, snapshot_file};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -80,7 +80,7 @@ pub(super) fn prove(
         monitor.step("trailer", source.data_bytes);
         let digests =
             snapshot_file::digests(file, source.data_bytes, &mut |bytes| monitor.advance(bytes))
-                .map_err(|failure| failed(source, failure))?;
+                .map_err(|failure| RestoreError::failed(&source.path, failure))?;
         if digests.stored != digests.computed {
             return Err(RestoreError::damaged(
                 &source.path,
@@ -115,7 +115,7 @@ fn check_database(
     let checked = check(&data, origin, &scratch, &mut |bytes| -> ControlFlow<()> {
         monitor.advance(bytes)
     })
-    .map_err(|failure| failed(source, failure))?;
+    .map_err(|failure| RestoreError::failed(&source.path, failure))?;
     let first = checked
         .structure
         .of(Severity::Error)
@@ -124,15 +124,5 @@ fn check_database(
     match first {
         Some(first) => Err(RestoreError::damaged(&source.path, first)),
         None => Ok(()),
-    }
-}
-
-fn failed(source: &Source, failure: Failure) -> RestoreError {
-    match failure {
-        Failure::Cancelled => RestoreError::Stopped,
-        failure => RestoreError::NotChecked {
-            path: source.path.clone(),
-            problem: failure,
-        },
     }
 }

@@ -14,12 +14,12 @@ use crate::local_file::LocalFile;
 use crate::progress::Monitor;
 use crate::repository::Repository;
 use backup_plan::restore::revision::{Bump, Target};
+use etcd_file::Part;
 use etcd_file::bolt::{Bolt, Rewrite};
 use etcd_file::new_cluster::{Changes, change};
-use etcd_file::{Part, ReadAt};
+use etcd_file::snapshot_file::sha256;
 use jiff::Timestamp;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::path::Path;
 
 /// What was made.
@@ -103,8 +103,11 @@ pub fn raise_snapshot(
         write(&file, partial, &rewritten)?;
         let failed = || RestoreError::io("write", partial);
         let changed = LocalFile::open(partial)?;
-        let digest = sha256(&changed, rewritten.new_bytes, monitor)?
-            .map_err(RestoreError::io("read", partial))?;
+        monitor.step("trailer", rewritten.new_bytes);
+        let digest = sha256(&changed, rewritten.new_bytes, &mut |bytes| {
+            monitor.advance(bytes)
+        })
+        .map_err(|failure| RestoreError::failed(partial, failure))?;
         durable_file::write_at(&file, &digest, rewritten.new_bytes).map_err(failed())?;
         durable_file::sync(&file).map_err(failed())?;
         durable_file::rename(partial, out)
@@ -125,29 +128,4 @@ pub fn raise_snapshot(
             Err(error)
         }
     }
-}
-
-fn sha256(
-    file: &LocalFile,
-    data_bytes: u64,
-    monitor: &dyn Monitor,
-) -> Result<std::io::Result<[u8; 32]>, RestoreError> {
-    const PIECE_BYTES: u64 = 1 << 20;
-    monitor.step("trailer", data_bytes);
-    let mut hash = Sha256::new();
-    let mut buf = vec![0; PIECE_BYTES as usize];
-    let mut at = 0;
-    while at < data_bytes {
-        let len = PIECE_BYTES.min(data_bytes - at);
-        let piece = buf.get_mut(..len as usize).unwrap_or_default();
-        if let Err(error) = file.read_exact_at(piece, at) {
-            return Ok(Err(error));
-        }
-        hash.update(&*piece);
-        at += len;
-        if monitor.advance(len).is_break() {
-            return Err(RestoreError::Stopped);
-        }
-    }
-    Ok(Ok(hash.finalize().into()))
 }

@@ -101,7 +101,7 @@ pub(crate) struct Args {
 
 /// The result. Scripts depend on its JSON.
 #[derive(Serialize)]
-struct Result {
+struct RestoreResult {
     cluster_id: String,
     member_id: String,
     revision: i64,
@@ -165,7 +165,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         }
         _ => None,
     };
-    let result = Result {
+    let result = RestoreResult {
         cluster_id: format!("{:x}", plan.cluster_id),
         member_id: format!("{:x}", plan.member_id),
         revision: plan
@@ -192,7 +192,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     Ok(exit_code::DONE)
 }
 
-fn for_people(plan: &Plan, result: &Result) -> String {
+fn for_people(plan: &Plan, result: &RestoreResult) -> String {
     let revision = match &plan.target {
         None => format!(
             "{}, as in the snapshot: clients that watch may miss changes; use --bump-revision auto",
@@ -306,11 +306,7 @@ impl Args {
     }
 
     /// What is to be done, and the member's own URLs.
-    fn order(
-        &self,
-        chosen: &Chosen,
-        bump: Bump,
-    ) -> std::result::Result<(Order, Vec<String>), String> {
+    fn order(&self, chosen: &Chosen, bump: Bump) -> Result<(Order, Vec<String>), String> {
         let text = |problem: &dyn ToString| problem.to_string();
         let cluster = InitialCluster::parse(&self.initial_cluster).map_err(|error| text(&error))?;
         let advertised = peer_urls(
