@@ -313,6 +313,16 @@ impl Server {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args([name, &pid]).status();
         assert!(sent.unwrap().success(), "{name} was not sent");
+        // A process stops some time after the signal was sent.
+        let is_stopped = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(')')
+                .is_none_or(|(_, state)| state.trim_start().starts_with('T'))
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while name == "-STOP" && !is_stopped() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Whether the process exists. A frozen server counts as running.
