@@ -14,6 +14,7 @@
 pub mod agenda;
 pub mod cron;
 pub mod freshness;
+mod hex;
 pub mod platform;
 pub mod reason;
 pub mod record;

@@ -3,11 +3,11 @@
 //! Readers ignore fields they do not know, and a field that came later is optional, so that every version
 //! reads the records of every other.
 
+use crate::hex::hex;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 /// The version of the record format that this program writes.
 pub const VERSION: u32 = 2;
@@ -187,11 +187,7 @@ fn digest_of(text: &str) -> Option<(String, usize)> {
     hash.update(text.get(..place)?);
     hash.update("0".repeat(DIGEST_DIGITS));
     hash.update(rest);
-    let mut digits = String::new();
-    for byte in hash.finalize() {
-        let _ = write!(digits, "{byte:02x}");
-    }
-    Some((digits, place))
+    Some((hex(&hash.finalize()), place))
 }
 
 /// The member that a backup was taken from.

@@ -189,7 +189,7 @@ pub fn set_len(file: &File, bytes: u64) -> io::Result<()> {
     file.set_len(bytes)
 }
 
-/// Gives everything in a directory, and the directory itself, to a user and a group. Durable after the files are synced.
+/// Gives everything in a directory, and the directory itself, to a user and a group.
 ///
 /// # Errors
 /// The error of the operating system.
@@ -199,6 +199,14 @@ pub(crate) fn give_to(path: &Path, user: u32, group: u32) -> io::Result<()> {
             give_to(&entry?.path(), user, group)?;
         }
     }
+    set_owner(path, user, group)
+}
+
+/// Gives a file or a directory to a user and a group, and syncs it.
+///
+/// # Errors
+/// The error of the operating system.
+pub(crate) fn set_owner(path: &Path, user: u32, group: u32) -> io::Result<()> {
     step()?;
     std::os::unix::fs::lchown(path, Some(user), Some(group))?;
     // The owner is in the inode, which a sync of the file writes.

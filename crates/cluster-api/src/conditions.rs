@@ -2,9 +2,27 @@
 
 use std::fmt;
 
-/// Why a condition is as it is, and what an event reports. A condition that changes publishes an event with the same reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StatusReason {
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident,)*) => {
+        /// Why a condition is as it is, and what an event reports. A condition that changes publishes an event with the same reason.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum StatusReason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl StatusReason {
+            /// The word, in CamelCase as Kubernetes wants it.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(StatusReason::$variant => stringify!($variant),)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
     /// All is well.
     AsExpected,
     /// The specification has a value that cannot be used.
@@ -35,30 +53,6 @@ pub enum StatusReason {
     DefaultBackupCreated,
     /// `Backup/default` was deleted, and the operator does not create it again.
     DefaultBackupOptedOut,
-}
-
-impl StatusReason {
-    /// The value of `reason` in conditions and events, in CamelCase as Kubernetes requires.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            StatusReason::AsExpected => "AsExpected",
-            StatusReason::Invalid => "Invalid",
-            StatusReason::PVCNotFound => "PVCNotFound",
-            StatusReason::Refused => "Refused",
-            StatusReason::LastBackupFailed => "LastBackupFailed",
-            StatusReason::BackupsStale => "BackupsStale",
-            StatusReason::NoNodesCovered => "NoNodesCovered",
-            StatusReason::BackupPending => "BackupPending",
-            StatusReason::BackupCompleted => "BackupCompleted",
-            StatusReason::BackupFailed => "BackupFailed",
-            StatusReason::BackupSkipped => "BackupSkipped",
-            StatusReason::BackupRecovered => "BackupRecovered",
-            StatusReason::BackupRemovedForSpace => "BackupRemovedForSpace",
-            StatusReason::DefaultBackupCreated => "DefaultBackupCreated",
-            StatusReason::DefaultBackupOptedOut => "DefaultBackupOptedOut",
-        }
-    }
 }
 
 impl fmt::Display for StatusReason {

@@ -103,7 +103,7 @@ fn what_can_not_be_restored_is_refused_and_nothing_is_touched() {
     let db = source.db();
     let running = db.ancestors().nth(3).unwrap();
     let (_, message) = refused(&[snapshot, "--data-dir", text(running)]);
-    assert!(message.contains("running etcd"), "{message}");
+    assert!(message.contains("etcd runs in"), "{message}");
 
     // Members whose data differed.
     source.stop();

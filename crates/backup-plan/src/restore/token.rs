@@ -4,8 +4,8 @@
 //! Members that were restored from different snapshots with one token form a cluster that looks healthy and serves different data.
 //! So a token contains what was restored.
 
+use crate::hex::hex;
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
 
 /// The text before every token that is made here, to be recognised in etcd's flags.
 const PREFIX: &str = "etcd-lifeboat-";
@@ -62,13 +62,6 @@ impl RestoreId {
         let digits: String = digits.chars().take(DIGITS).collect();
         format!("{PREFIX}{digits}")
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut digits, byte| {
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! The data directory: built beside its place, and published by one rename.
 
-use super::database::write;
+use super::database::{changed, write};
 use super::error::RestoreError;
-use super::facts::read_facts;
 use super::order::Order;
 use super::place::{Placing, place};
 use super::plan::Plan;
@@ -11,8 +10,7 @@ use super::unfinished::{self, Done, MEMBER, MEMBER_NEW, RECORD, RestoreRecord, n
 use crate::durable_file;
 use crate::local_file::LocalFile;
 use crate::progress::Monitor;
-use etcd_file::bolt::{Bolt, Rewrite, Rewritten};
-use etcd_file::new_cluster::{Changes, change};
+use etcd_file::new_cluster::Changes;
 use etcd_file::raft::{WalWriter, snapshot_file};
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
@@ -87,10 +85,7 @@ impl Place {
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
-                return Err(RestoreError::NotEmpty {
-                    path: data_dir,
-                    what: "is used by another restore, which is at work",
-                });
+                return Err(RestoreError::Busy { path: data_dir });
             }
             Err(error) => return Err(RestoreError::io("lock", &data_dir)(error.into())),
         }
@@ -135,7 +130,11 @@ impl Place {
             &self.member_new,
             monitor,
         )?;
-        let rewritten = rewrite(plan, &copied)?;
+        let changes = Changes {
+            members: Some(plan.members.clone()),
+            revision: plan.target.as_ref().map(|target| target.revision),
+        };
+        let rewritten = changed(&plan.source, &copied, &plan.facts, &changes)?;
         let rewritten_bytes = (rewritten.pages.len() + rewritten.metas.len()) as u64;
         write(&file, &db, &rewritten)?;
         drop((file, copied));
@@ -240,7 +239,7 @@ impl Place {
                 .map_err(RestoreError::io("change the owner of", dir))?;
         }
         if self.is_created {
-            std::os::unix::fs::chown(&self.data_dir, Some(owner.uid()), Some(owner.gid()))
+            durable_file::set_owner(&self.data_dir, owner.uid(), owner.gid())
                 .map_err(RestoreError::io("change the owner of", &self.data_dir))?;
         }
         Ok(())
@@ -276,23 +275,4 @@ impl Place {
             let _ = std::fs::remove_dir(&self.data_dir);
         }
     }
-}
-
-/// The pages that must differ.
-fn rewrite(plan: &Plan, copied: &LocalFile) -> Result<Rewritten, RestoreError> {
-    let path = &plan.source.path;
-    let data = etcd_file::Part::first(copied, plan.source.data_bytes);
-    // What was decided must be about the data that is here.
-    if read_facts(&data, path)? != plan.facts {
-        return Err(RestoreError::Changed { path: path.clone() });
-    }
-    let damaged = |error: &dyn ToString| RestoreError::damaged(path, error.to_string());
-    let bolt = Bolt::open(&data).map_err(|error| damaged(&error))?;
-    let mut rewrite = Rewrite::of(&bolt).map_err(|error| damaged(&error))?;
-    let changes = Changes {
-        members: Some(plan.members.clone()),
-        revision: plan.target.as_ref().map(|target| target.revision),
-    };
-    change(&mut rewrite, &changes).map_err(|error| damaged(&error))?;
-    rewrite.finish().map_err(|error| damaged(&error))
 }

@@ -1,6 +1,7 @@
 //! Why nothing was restored.
 
 use crate::local_file::OpenError;
+use crate::repository::RepositoryError;
 use crate::verify::VerifyError;
 use backup_plan::restore::etcd_version::VersionProblem;
 use backup_plan::restore::initial_cluster::ClusterProblem;
@@ -14,6 +15,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
+    /// A repository that shows which revisions were seen can't be read.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
     /// The source can't be found.
     #[error(transparent)]
     Find(#[from] VerifyError),
@@ -72,6 +76,24 @@ pub enum RestoreError {
         path: PathBuf,
         /// What is there.
         what: &'static str,
+    },
+    /// A member has this directory.
+    #[error("etcd runs in {path}: stop this etcd first")]
+    EtcdRuns {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// Another process restores there.
+    #[error("another restore is at work in {path}: wait until it ends")]
+    Busy {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The snapshot to write is there already.
+    #[error("{path} exists: give a file that does not exist")]
+    FileExists {
+        /// The file.
+        path: PathBuf,
     },
     /// The directory of the log is there already.
     #[error("--wal-dir {path} exists: give a directory that does not exist")]

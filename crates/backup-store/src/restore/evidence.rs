@@ -28,11 +28,11 @@ pub(super) fn target(
 /// Everything that shows revisions.
 ///
 /// # Errors
-/// The data directory that is replaced can't be read.
+/// A repository, or the data directory that is replaced, can't be read.
 fn of(witnesses: &Witnesses) -> Result<Vec<Evidence>, RestoreError> {
     let mut evidence = Vec::new();
     for repository in &witnesses.repositories {
-        evidence.extend(of_repository(repository));
+        evidence.extend(of_repository(repository)?);
     }
     if let Some(data_dir) = &witnesses.data_dir {
         evidence.push(old_data_dir::evidence(
@@ -44,17 +44,15 @@ fn of(witnesses: &Witnesses) -> Result<Vec<Evidence>, RestoreError> {
 }
 
 /// The proven backups of a repository. All of them count, whatever their cluster id: a cluster that was restored has another one.
-fn of_repository(root: &Path) -> Vec<Evidence> {
-    let Ok(entries) = Repository::open(root).and_then(|repository| repository.entries()) else {
-        return Vec::new();
-    };
+fn of_repository(root: &Path) -> Result<Vec<Evidence>, RestoreError> {
+    let entries = Repository::open(root)?.entries()?;
     let records = entries.iter().filter_map(|entry| entry.record());
-    records
+    let evidence = records
         .filter(|record| record.verified.contains(&Level::Content))
         .map(|record| Evidence {
             from: format!("a backup of {} from {}", record.node, record.finished_at),
             revision: record.snapshot.revision,
             at: Some(record.finished_at),
-        })
-        .collect()
+        });
+    Ok(evidence.collect())
 }

@@ -17,9 +17,8 @@ use std::time::SystemTime;
 pub(super) fn evidence(data_dir: &Path, wal_dir: Option<&Path>) -> Result<Evidence, RestoreError> {
     let db = data_dir.join("member/snap/db");
     if is_locked(data_dir) {
-        return Err(RestoreError::NotEmpty {
+        return Err(RestoreError::EtcdRuns {
             path: data_dir.into(),
-            what: "is the data directory of a running etcd, which must be stopped first",
         });
     }
     let file = LocalFile::open(&db)?;

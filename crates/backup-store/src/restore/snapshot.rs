@@ -1,6 +1,6 @@
 //! A snapshot that begins at a higher revision, for restores of other tools.
 
-use super::database::write;
+use super::database::{changed, write};
 use super::error::RestoreError;
 use super::evidence::target;
 use super::facts::read_facts;
@@ -14,9 +14,7 @@ use crate::local_file::LocalFile;
 use crate::progress::Monitor;
 use crate::repository::Repository;
 use backup_plan::restore::revision::{Bump, Target};
-use etcd_file::Part;
-use etcd_file::bolt::{Bolt, Rewrite};
-use etcd_file::new_cluster::{Changes, change};
+use etcd_file::new_cluster::Changes;
 use etcd_file::snapshot_file::sha256;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -53,10 +51,7 @@ pub fn raise_snapshot(
         });
     }
     if out.symlink_metadata().is_ok() {
-        return Err(RestoreError::NotEmpty {
-            path: out.into(),
-            what: "exists",
-        });
+        return Err(RestoreError::FileExists { path: out.into() });
     }
     let dir = match out.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
@@ -85,26 +80,16 @@ pub fn raise_snapshot(
         let (file, _) = place(source, partial, monitor)?;
         let copied = LocalFile::open(partial)?;
         let proof = prove(source, &copied, skip_hash_check, dir, monitor)?;
-        let data = Part::first(&copied, source.data_bytes);
-        let damaged = |error: &dyn ToString| RestoreError::damaged(&source.path, error.to_string());
-        if read_facts(&data, &source.path)? != facts {
-            return Err(RestoreError::Changed {
-                path: source.path.clone(),
-            });
-        }
-        let bolt = Bolt::open(&data).map_err(|error| damaged(&error))?;
-        let mut rewrite = Rewrite::of(&bolt).map_err(|error| damaged(&error))?;
         let changes = Changes {
             members: None,
             revision: target.as_ref().map(|target| target.revision),
         };
-        change(&mut rewrite, &changes).map_err(|error| damaged(&error))?;
-        let rewritten = rewrite.finish().map_err(|error| damaged(&error))?;
+        let rewritten = changed(source, &copied, &facts, &changes)?;
         write(&file, partial, &rewritten)?;
         let failed = || RestoreError::io("write", partial);
-        let changed = LocalFile::open(partial)?;
+        let written = LocalFile::open(partial)?;
         monitor.step("trailer", rewritten.new_bytes);
-        let digest = sha256(&changed, rewritten.new_bytes, &mut |bytes| {
+        let digest = sha256(&written, rewritten.new_bytes, &mut |bytes| {
             monitor.advance(bytes)
         })
         .map_err(|failure| RestoreError::failed(partial, failure))?;

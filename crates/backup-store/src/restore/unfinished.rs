@@ -70,10 +70,9 @@ pub(super) fn check(
     match std::fs::read_dir(data_dir) {
         Ok(entries) => {
             if is_locked(data_dir) {
-                return Err(not_empty(
-                    data_dir,
-                    "is the data directory of a running etcd",
-                ));
+                return Err(RestoreError::EtcdRuns {
+                    path: data_dir.into(),
+                });
             }
             for entry in entries {
                 let path = entry.map_err(RestoreError::io("list", data_dir))?.path();

@@ -51,7 +51,7 @@ impl<'b, 'f> Rewrite<'b, 'f> {
         Ok(Rewrite {
             bolt,
             root,
-            new: NewPages::after(bolt.meta())?,
+            new: NewPages::after(bolt.meta()),
         })
     }
 

@@ -31,13 +31,13 @@ pub(super) struct NewPages {
 }
 
 impl NewPages {
-    pub(super) fn after(meta: &Meta) -> Result<Self, RewriteError> {
-        Ok(NewPages {
+    pub(super) fn after(meta: &Meta) -> Self {
+        NewPages {
             order: meta.byte_order,
             page_size: meta.page_size as usize,
             first: meta.high_water_mark,
             bytes: Vec::new(),
-        })
+        }
     }
 
     /// The value of a bucket with these elements. A small one is inline, as bbolt has it.
