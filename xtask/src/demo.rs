@@ -105,22 +105,12 @@ pub(crate) fn run() -> Result<()> {
         "a data directory is lost: the backup becomes a new one, etcd starts from it, and has the same data",
     );
     let member = Prepared::new(&binaries);
-    let cluster = format!("{}={}", member.name(), member.peer_url());
-    node.show(
-        &lifeboat,
-        &[
-            "restore",
-            &backup.to_string_lossy(),
-            "--data-dir",
-            &member.data_dir().to_string_lossy(),
-            "--name",
-            member.name(),
-            "--initial-cluster",
-            &cluster,
-            "--initial-advertise-peer-urls",
-            member.peer_url(),
-        ],
-    )?;
+    let [source, data_dir] =
+        [&backup, &member.data_dir()].map(|path| path.to_string_lossy().into_owned());
+    let own = member.flags();
+    let mut args = vec!["restore", &source, "--data-dir", &data_dir];
+    args.extend(own.iter().map(String::as_str));
+    node.show(&lifeboat, &args)?;
     let restored = Prepared::start(vec![member]);
     let restored = restored.first().context("a member")?;
     let against = [

@@ -385,14 +385,12 @@ fn a_snapshot_that_was_raised_is_restored_by_etcdutl_without_flags(
     let report = lifeboat(&["verify", "--output=json", text(&out)]);
     assert!(report.status.success(), "{}", told(&report));
     let member = Prepared::new(&binaries);
-    let cluster = format!("{}={}", member.name(), member.peer_url());
     let output = Command::new(binaries.etcdutl.as_ref().unwrap())
         .args(["snapshot", "restore"])
         .arg(&out)
         .arg("--data-dir")
         .arg(member.data_dir())
-        .args(["--name", member.name(), "--initial-cluster", &cluster])
-        .args(["--initial-advertise-peer-urls", member.peer_url()])
+        .args(member.flags())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", told(&output));
@@ -437,21 +435,17 @@ fn an_empty_cluster_and_a_log_elsewhere_are_restored() {
     let mut member = Prepared::new(&binaries);
     member.flag(&format!("--wal-dir={}", wal_dir.display()));
     let data_dir = member.data_dir();
-    let cluster = format!("{}={}", member.name(), member.peer_url());
-    restored(&[
+    let own = member.flags();
+    let mut flags = vec![
         text(&snapshot),
         "--data-dir",
         text(&data_dir),
         "--wal-dir",
         text(&wal_dir),
-        "--name",
-        member.name(),
-        "--initial-cluster",
-        &cluster,
-        "--initial-advertise-peer-urls",
-        member.peer_url(),
         "--bump-revision=auto",
-    ]);
+    ];
+    flags.extend(own.iter().map(String::as_str));
+    restored(&flags);
     let server = Prepared::start(vec![member]).remove(0);
     assert_eq!(revision(&server), 1_000_000_001);
     assert_eq!(server.client().put(b"a", b"1"), 1_000_000_002);

@@ -167,6 +167,16 @@ impl Prepared {
         &self.place.peer
     }
 
+    /// The flags of a restore for a cluster of this member alone.
+    pub fn flags(&self) -> [String; 3] {
+        let (name, url) = (self.name(), self.peer_url());
+        [
+            format!("--name={name}"),
+            format!("--initial-cluster={name}={url}"),
+            format!("--initial-advertise-peer-urls={url}"),
+        ]
+    }
+
     /// Does not exist yet. The directory above it exists.
     pub fn data_dir(&self) -> PathBuf {
         let dir = self.place.data_dir();

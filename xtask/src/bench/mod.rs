@@ -2,20 +2,20 @@
 
 mod cost;
 mod filled;
+mod programs;
 mod restore;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use cost::{Cost, measure, print_medians};
 use filled::{filled_server, make_snapshot};
+use programs::Programs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use test_support::etcd_binaries::{Version, find};
 use test_support::etcd_server::Server;
-use xtask::command::{cargo, root, run as run_command, target_dir};
-use xtask::etcd;
+use xtask::command::{run as run_command, target_dir};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -92,24 +92,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn verify(size_mib: u64, keys: u64, runs: usize, file: Option<&Path>) -> Result<()> {
-    let missing = etcd::provide();
-    let Some(binaries) = find(Version(3, 6)) else {
-        bail!("{}", missing.join("\n"));
-    };
-    run_command(cargo().args([
-        "build",
-        "--profile",
-        "dist",
-        "--quiet",
-        "-p",
-        "lifeboat",
-        "--target-dir",
-        "target/bench",
-    ]))?;
-    let etcdutl = binaries
-        .etcdutl
-        .clone()
-        .context("etcd 3.6 has an etcdutl")?;
+    let Programs {
+        binaries,
+        etcdutl,
+        lifeboat,
+    } = programs::provide()?;
     let scratch = tempfile::tempdir_in(target_dir())?;
     let snapshot = file.map_or_else(|| scratch.path().join("snapshot.db"), Path::to_path_buf);
     if !snapshot.exists() {
@@ -126,7 +113,6 @@ fn verify(size_mib: u64, keys: u64, runs: usize, file: Option<&Path>) -> Result<
     let size = std::fs::metadata(&snapshot)?.len();
     println!("snapshot of {} MiB, {runs} runs each, in turns", size >> 20);
 
-    let lifeboat = root().join("target/bench/dist/etcd-lifeboat");
     let mut costs: Vec<(&str, Vec<Cost>)> = Vec::new();
     let programs: [(&str, &Path, &[&str], &Path); 4] = [
         (
@@ -164,25 +150,11 @@ fn verify(size_mib: u64, keys: u64, runs: usize, file: Option<&Path>) -> Result<
 
 /// A proven backup by today's tools and by ours, in turns, while a client writes.
 fn backup(size_mib: u64, keys: u64, runs: usize) -> Result<()> {
-    let missing = etcd::provide();
-    let Some(binaries) = find(Version(3, 6)) else {
-        bail!("{}", missing.join("\n"));
-    };
-    run_command(cargo().args([
-        "build",
-        "--profile",
-        "dist",
-        "--quiet",
-        "-p",
-        "lifeboat",
-        "--target-dir",
-        "target/bench",
-    ]))?;
-    let lifeboat = root().join("target/bench/dist/etcd-lifeboat");
-    let etcdutl = binaries
-        .etcdutl
-        .clone()
-        .context("etcd 3.6 has an etcdutl")?;
+    let Programs {
+        binaries,
+        etcdutl,
+        lifeboat,
+    } = programs::provide()?;
     let server = filled_server(&binaries, size_mib, keys);
     let scratch = tempfile::tempdir_in(target_dir())?;
     let repository = scratch.path().join("backups");

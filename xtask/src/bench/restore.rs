@@ -2,14 +2,13 @@
 
 use super::cost::{Cost, measure, print_medians};
 use super::filled::filled_server;
-use anyhow::{Context, Result, bail};
+use super::programs::{self, Programs};
+use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
-use test_support::etcd_binaries::{Version, find};
-use test_support::etcd_server::{Prepared, Server};
-use xtask::command::{cargo, root, run as run_command, target_dir};
-use xtask::etcd;
+use test_support::etcd_server::Prepared;
+use xtask::command::{run as run_command, target_dir};
 
 /// A filesystem in a file, as long as this is there.
 struct Mounted {
@@ -44,25 +43,11 @@ impl Drop for Mounted {
 }
 
 pub(super) fn run(size_mib: u64, keys: u64, runs: usize) -> Result<()> {
-    let missing = etcd::provide();
-    let Some(binaries) = find(Version(3, 6)) else {
-        bail!("{}", missing.join("\n"));
-    };
-    let etcdutl = binaries
-        .etcdutl
-        .clone()
-        .context("etcd 3.6 has an etcdutl")?;
-    run_command(cargo().args([
-        "build",
-        "--profile",
-        "dist",
-        "--quiet",
-        "-p",
-        "lifeboat",
-        "--target-dir",
-        "target/bench",
-    ]))?;
-    let lifeboat = root().join("target/bench/dist/etcd-lifeboat");
+    let Programs {
+        binaries,
+        etcdutl,
+        lifeboat,
+    } = programs::provide()?;
     let scratch = tempfile::tempdir_in(target_dir())?;
     let server = filled_server(&binaries, size_mib, keys);
     let backups = scratch.path().join("backups");
@@ -94,22 +79,14 @@ pub(super) fn run(size_mib: u64, keys: u64, runs: usize) -> Result<()> {
         if place != scratch.path().join("here") {
             continue;
         }
-        let mut members: Vec<Server> = Vec::new();
         let member = Prepared::new(&binaries);
-        let cluster = format!("{}={}", member.name(), member.peer_url());
         let start = Instant::now();
         run_command(
             restore(&lifeboat, &backup, &member.data_dir())
-                .args(["--name", member.name(), "--initial-cluster", &cluster])
-                .args([
-                    "--initial-advertise-peer-urls",
-                    member.peer_url(),
-                    "--output",
-                    "json",
-                ]),
+                .args(member.flags())
+                .args(["--output", "json"]),
         )?;
-        members.extend(Prepared::start(vec![member]));
-        for member in &members {
+        for member in Prepared::start(vec![member]) {
             member.etcdctl_ok(&["get", "a"]);
         }
         println!(

@@ -27,18 +27,9 @@ pub(crate) fn start_restored(
 ) -> (Server, Value) {
     let member = Prepared::new(binaries);
     let data_dir = member.data_dir();
-    let cluster = format!("{}={}", member.name(), member.peer_url());
-    let flags = [
-        snapshot,
-        "--data-dir",
-        text(&data_dir),
-        "--name",
-        member.name(),
-        "--initial-cluster",
-        &cluster,
-        "--initial-advertise-peer-urls",
-        member.peer_url(),
-    ];
+    let own = member.flags();
+    let mut flags = vec![snapshot, "--data-dir", text(&data_dir)];
+    flags.extend(own.iter().map(String::as_str));
     let result = restored(&[&flags[..], more].concat());
     (Prepared::start(vec![member]).remove(0), result)
 }
