@@ -14,7 +14,7 @@ pub(crate) struct Args {
     target: Option<String>,
 }
 
-const TARGETS: [&str; 10] = [
+const TARGETS: [&str; 11] = [
     "bolt",
     "revision",
     "value",
@@ -25,6 +25,7 @@ const TARGETS: [&str; 10] = [
     "environment_file",
     "rewrite",
     "wal",
+    "diff",
 ];
 /// Above this a target counts as a leak; etcd-file promises less.
 const MEMORY_LIMIT_MIB: u64 = 512;

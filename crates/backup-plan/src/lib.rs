@@ -9,12 +9,13 @@
 //! - [`restore`]: which cluster begins from a snapshot, with which ids, at which revision.
 //! - [`retention`]: which backups are kept.
 //! - [`reason`]: why a run made no backup, as one word.
+//! - [`hex`]: bytes as text.
 //! - [`record`]: the record of a backup.
 
 pub mod agenda;
 pub mod cron;
 pub mod freshness;
-mod hex;
+pub mod hex;
 pub mod platform;
 pub mod reason;
 pub mod record;

@@ -1,5 +1,6 @@
 //! SHA-256 of a stream.
 
+use backup_plan::hex::hex;
 use sha2::{Digest, Sha256};
 use std::io::{self, Write};
 
@@ -36,9 +37,4 @@ impl<W: Write> Write for Hashed<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
-}
-
-/// Bytes as hex digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -374,8 +374,8 @@ impl Write for Appending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::hex;
     use crate::progress::Silent;
+    use backup_plan::hex::hex;
     use serde_json::{Value, json};
     use sha2::{Digest, Sha256};
 

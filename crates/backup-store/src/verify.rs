@@ -3,7 +3,7 @@
 //! Levels are cumulative: `trailer` compares the file's SHA-256 with the one at its end, `structure`
 //! walks all pages, `content` reads all records, `member` compares HashKV with that of a live member.
 
-use crate::digest::{Hashed, hex};
+use crate::digest::Hashed;
 use crate::hash_comparison::{self, Comparison};
 use crate::local_file::{LocalFile, OpenError, read_small};
 use crate::member::{Connection, Member};
@@ -13,6 +13,7 @@ use crate::repository::{Backup, MAX_RECORD_BYTES};
 use crate::snapshot_facts::snapshot_record;
 pub use crate::verify_report::{Check, Details, Report};
 use crate::{blocks, scratch_file};
+use backup_plan::hex::hex;
 use backup_plan::record::SnapshotRecord;
 use etcd_file::Part;
 use etcd_file::bolt::Bolt;

@@ -9,6 +9,7 @@
 //! - [`mvcc`]: what etcd stores in it: revisions, records, hashes, semantic checks.
 //! - [`membership`], [`raft`]: members and their ids, the log, the snapshot of raft.
 //! - [`new_cluster`]: a database with which a new cluster begins.
+//! - [`keyspace`]: the keys at the end of a database, ordered, compared with those of another.
 //! - [`snapshot_file`]: the SHA-256 trailer that `etcdctl snapshot save` leaves at the end.
 //! - [`check`]: all of it together, in one pass.
 
@@ -16,6 +17,7 @@ pub mod bolt;
 pub mod check;
 mod failure;
 pub mod finding;
+pub mod keyspace;
 pub mod membership;
 pub mod mvcc;
 pub mod new_cluster;

@@ -47,7 +47,23 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     };
     let mut snapshot = b"0123456789abcdef".repeat(32);
     snapshot.extend([7; 32]);
+    // Puts, a deletion and a transaction, each after its length; their length is in the last two bytes.
+    let requests: &[&[u8]] = &[
+        b"\x22\x06\x0a\x01a\x12\x01v",
+        b"\x22\x08\x0a\x01b\x12\x01v\x18\x07",
+        b"\x2a\x06\x0a\x01c\x12\x01d",
+        b"\x32\x17\x0a\x09\x10\x03\x1a\x01a\x3a\x01v\x08\x00\x12\x0a\x12\x08\x0a\x01e\x12\x01w\x28\x00",
+        b"\x4a\x02\x08\x07",
+    ];
+    let mut with_log = write(&tree, &small);
+    let requests: Vec<u8> = requests
+        .iter()
+        .flat_map(|request| [&[request.len() as u8], *request].concat())
+        .collect();
+    with_log.extend(&requests);
+    with_log.extend((requests.len() as u16).to_le_bytes());
     vec![
+        ("diff", "log", with_log),
         ("bolt", "deep", write(&tree, &small)),
         ("bolt", "free-list", write(&tree, &listed)),
         (

@@ -13,8 +13,8 @@ mod server_pod;
 use clap::{CommandFactory, Parser, Subcommand};
 use cli::{exit_code, output};
 use commands::{
-    backup_server, cluster_backup, completions, hold, list, man_pages, prune_backups, restore,
-    send_backup, verify,
+    backup_server, cluster_backup, completions, diff, hold, list, man_pages, prune_backups,
+    restore, send_backup, verify,
 };
 #[cfg(feature = "kubernetes")]
 use commands::{export, hold_on_node, manifests, operator, request_backup, status};
@@ -49,6 +49,7 @@ enum Command {
     #[cfg(feature = "kubernetes")]
     RequestBackup(request_backup::Args),
     Restore(restore::Args),
+    Diff(diff::Args),
     SendBackup(send_backup::Args),
     #[cfg(feature = "kubernetes")]
     Status(status::Args),
@@ -64,6 +65,7 @@ impl Command {
         match self {
             Command::BackupServer(_)
             | Command::ClusterBackup(_)
+            | Command::Diff(_)
             | Command::Hold(_)
             | Command::List(_)
             | Command::PruneBackups(_)
@@ -138,6 +140,7 @@ fn main() -> ExitCode {
     ended(match command {
         Command::BackupServer(args) => backup_server::run(args),
         Command::ClusterBackup(args) => cluster_backup::run(args),
+        Command::Diff(args) => diff::run(args),
         #[cfg(feature = "kubernetes")]
         Command::Export(args) => export::run(args),
         Command::Hold(args) => hold::run(args),

@@ -520,6 +520,10 @@ fn the_commands_of_the_page_run_as_they_are_printed() {
         run(block, "one", &[]);
     }
     assert!(dir.path().join("one/member/snap/db").exists());
+    let diff = blocks("diff")[0].replace("/var/lib/etcd", "--output json one");
+    let changes = run(&diff, "", &[]);
+    let totals = serde_json::json!({"vanish": 1, "return": 0, "differ": 0});
+    assert_eq!(changes["totals"], totals, "only the key of the bump");
     let first = run(&blocks("first-node")[0], "m1", &[]);
     let revision = first["revision"].to_string();
     let printed = [

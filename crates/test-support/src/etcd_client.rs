@@ -21,8 +21,44 @@ use api::request_op::Request as Op;
 pub enum Change {
     /// Puts a value, attached to a lease unless that is 0.
     Put(Vec<u8>, Vec<u8>, i64),
+    /// Puts a value, and keeps the lease of the key.
+    PutKeepingLease(Vec<u8>, Vec<u8>),
+    /// Attaches a key to a lease, and keeps its value.
+    PutKeepingValue(Vec<u8>, i64),
     /// Deletes all keys from the first to before the second.
     DeleteRange(Vec<u8>, Vec<u8>),
+    /// A transaction within the transaction.
+    Transaction(Transaction),
+}
+
+/// Changes that depend on comparisons.
+#[derive(Debug, Clone, Default)]
+pub struct Transaction {
+    pub comparisons: Vec<Comparison>,
+    /// If all comparisons hold.
+    pub success: Vec<Change>,
+    /// Otherwise.
+    pub failure: Vec<Change>,
+}
+
+/// A comparison of all keys from `key` to before `range_end`, or of `key` alone.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    pub key: Vec<u8>,
+    pub range_end: Vec<u8>,
+    pub with: Compared,
+    /// 0 for equal, 1 for greater, 2 for less, 3 for not equal.
+    pub result: i32,
+}
+
+/// What is compared, and with what.
+#[derive(Debug, Clone)]
+pub enum Compared {
+    Version(i64),
+    CreateRevision(i64),
+    ModRevision(i64),
+    Value(Vec<u8>),
+    Lease(i64),
 }
 
 /// A connection to one server.
@@ -85,7 +121,7 @@ impl Client {
         let request = api::PutRequest {
             key: key.to_vec(),
             value: value.to_vec(),
-            lease: 0,
+            ..Default::default()
         };
         let response = self.run(request, async |channel, request| {
             KvClient::new(channel).put(request).await
@@ -98,7 +134,7 @@ impl Client {
         let request = api::PutRequest {
             key: key.to_vec(),
             value: value.to_vec(),
-            lease: 0,
+            ..Default::default()
         };
         let put = async {
             let put = KvClient::new(self.channel.clone());
@@ -118,6 +154,13 @@ impl Client {
         self.run(request, async |channel, request| {
             KvClient::new(channel).delete_range(request).await
         });
+    }
+
+    /// Makes a transaction, and returns whether the server did.
+    pub fn try_transact(&self, transaction: Transaction) -> bool {
+        let mut client = KvClient::new(self.channel.clone());
+        let answer = self.runtime.block_on(client.txn(transaction.request()));
+        answer.is_ok()
     }
 
     /// Makes changes in one transaction and gives the revision.
@@ -243,18 +286,77 @@ impl Client {
 }
 
 fn transaction(changes: impl IntoIterator<Item = Change>) -> api::TxnRequest {
-    let success = changes
-        .into_iter()
-        .map(|change| api::RequestOp {
-            request: Some(match change {
-                Change::Put(key, value, lease) => {
-                    Op::RequestPut(api::PutRequest { key, value, lease })
-                }
-                Change::DeleteRange(key, range_end) => {
-                    Op::RequestDeleteRange(api::DeleteRangeRequest { key, range_end })
-                }
+    let success = changes.into_iter().collect();
+    let transaction = Transaction {
+        success,
+        ..Transaction::default()
+    };
+    transaction.request()
+}
+
+impl Transaction {
+    fn request(self) -> api::TxnRequest {
+        let operations = |changes: Vec<Change>| changes.into_iter().map(Change::operation);
+        api::TxnRequest {
+            compare: self
+                .comparisons
+                .into_iter()
+                .map(Comparison::compare)
+                .collect(),
+            success: operations(self.success).collect(),
+            failure: operations(self.failure).collect(),
+        }
+    }
+}
+
+impl Change {
+    fn operation(self) -> api::RequestOp {
+        let request = match self {
+            Change::Put(key, value, lease) => Op::RequestPut(api::PutRequest {
+                key,
+                value,
+                lease,
+                ..Default::default()
             }),
-        })
-        .collect();
-    api::TxnRequest { success }
+            Change::PutKeepingLease(key, value) => Op::RequestPut(api::PutRequest {
+                key,
+                value,
+                ignore_lease: true,
+                ..Default::default()
+            }),
+            Change::PutKeepingValue(key, lease) => Op::RequestPut(api::PutRequest {
+                key,
+                lease,
+                ignore_value: true,
+                ..Default::default()
+            }),
+            Change::DeleteRange(key, range_end) => {
+                Op::RequestDeleteRange(api::DeleteRangeRequest { key, range_end })
+            }
+            Change::Transaction(transaction) => Op::RequestTxn(transaction.request()),
+        };
+        api::RequestOp {
+            request: Some(request),
+        }
+    }
+}
+
+impl Comparison {
+    fn compare(self) -> api::Compare {
+        use api::compare::TargetUnion;
+        let (target, union) = match self.with {
+            Compared::Version(version) => (0, TargetUnion::Version(version)),
+            Compared::CreateRevision(revision) => (1, TargetUnion::CreateRevision(revision)),
+            Compared::ModRevision(revision) => (2, TargetUnion::ModRevision(revision)),
+            Compared::Value(value) => (3, TargetUnion::Value(value)),
+            Compared::Lease(lease) => (4, TargetUnion::Lease(lease)),
+        };
+        api::Compare {
+            result: self.result,
+            target,
+            key: self.key,
+            range_end: self.range_end,
+            target_union: Some(union),
+        }
+    }
 }

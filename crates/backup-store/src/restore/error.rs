@@ -49,6 +49,14 @@ pub enum RestoreError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The keys can't be read.
+    #[error("the keys of {path} cannot be compared: {problem}")]
+    Unreadable {
+        /// The file, or the data directory.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
     /// A file beside the snapshot is damaged.
     #[error(
         "the backup {path} is damaged: {problem}; use another backup, or restore its snapshot file alone, which has a check of its own"

@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::path::Path;
 
+/// The database in a data directory.
+pub(super) const DB_FILE: &str = "member/snap/db";
+
 /// Whether a process holds the lock of the database in a data directory.
 pub(super) fn is_locked(data_dir: &Path) -> bool {
-    let db = File::open(data_dir.join("member/snap/db"));
+    let db = File::open(data_dir.join(DB_FILE));
     db.is_ok_and(|db| {
         let lock = rustix::fs::flock(&db, rustix::fs::FlockOperation::NonBlockingLockShared);
         lock == Err(rustix::io::Errno::WOULDBLOCK)

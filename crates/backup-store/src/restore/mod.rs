@@ -7,10 +7,12 @@
 mod choice;
 mod data_dir;
 mod database;
+mod difference;
 mod error;
 mod evidence;
 mod facts;
 mod lock;
+mod log_files;
 mod old_data_dir;
 mod order;
 mod place;
@@ -22,6 +24,7 @@ mod unfinished;
 
 pub use choice::{ChoiceError, Chosen, choose};
 pub use data_dir::{Restored, restore};
+pub use difference::{ChangeType, ChangedKey, Difference, KeyRecord, LogPart, Side};
 pub use error::RestoreError;
 pub use order::{Identity, Order, Witnesses};
 pub use place::Placing;

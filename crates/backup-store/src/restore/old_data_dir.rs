@@ -2,20 +2,20 @@
 
 use super::error::RestoreError;
 use super::facts::read_facts;
-use super::lock::is_locked;
+use super::lock::{DB_FILE, is_locked};
+use super::log_files::{LogFiles, WAL_DIR};
 use crate::local_file::LocalFile;
 use backup_plan::restore::revision::Evidence;
-use etcd_file::raft::{Segment, WalRecord, read_wal, segment_number};
+use etcd_file::raft::{WalRecord, read_wal};
 use jiff::Timestamp;
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::Path;
 
 /// The revision of the database, and one more for each entry of the log that is not in it: an entry makes at most one revision.
 ///
 /// # Errors
 /// The directory has no database that can be read, or etcd runs in it.
 pub(super) fn evidence(data_dir: &Path, wal_dir: Option<&Path>) -> Result<Evidence, RestoreError> {
-    let db = data_dir.join("member/snap/db");
+    let db = data_dir.join(DB_FILE);
     if is_locked(data_dir) {
         return Err(RestoreError::EtcdRuns {
             path: data_dir.into(),
@@ -23,7 +23,7 @@ pub(super) fn evidence(data_dir: &Path, wal_dir: Option<&Path>) -> Result<Eviden
     }
     let file = LocalFile::open(&db)?;
     let facts = read_facts(&file, &db)?;
-    let wal_dir = wal_dir.map_or_else(|| data_dir.join("member/wal"), Path::to_path_buf);
+    let wal_dir = wal_dir.map_or_else(|| data_dir.join(WAL_DIR), Path::to_path_buf);
     let (last_index, at) = last_entry(&wal_dir)?;
     let reflected = facts.consistent_index.unwrap_or_default();
     let entries = i64::try_from(last_index.saturating_sub(reflected)).unwrap_or(i64::MAX);
@@ -36,23 +36,9 @@ pub(super) fn evidence(data_dir: &Path, wal_dir: Option<&Path>) -> Result<Eviden
 
 /// The index of the last entry of a log, and when the log was last written.
 fn last_entry(wal_dir: &Path) -> Result<(u64, Option<Timestamp>), RestoreError> {
-    let mut files: Vec<(String, LocalFile)> = Vec::new();
-    let mut newest: Option<SystemTime> = None;
-    for path in segments(wal_dir)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let modified = std::fs::metadata(&path).and_then(|metadata| metadata.modified());
-        newest = newest.max(modified.ok());
-        files.push((name.into_owned(), LocalFile::open(&path)?));
-    }
-    let segments: Vec<_> = files
-        .iter()
-        .map(|(name, bytes)| Segment {
-            name: name.clone(),
-            bytes,
-        })
-        .collect();
+    let log = LogFiles::open(wal_dir)?;
     let mut last_index = 0;
-    read_wal(&segments, &mut |record| {
+    read_wal(&log.segments(), &mut |record| {
         match record {
             WalRecord::Entry(entry) => last_index = entry.index,
             WalRecord::Snapshot { index, .. } => last_index = last_index.max(index),
@@ -61,21 +47,6 @@ fn last_entry(wal_dir: &Path) -> Result<(u64, Option<Timestamp>), RestoreError> 
         Ok(())
     })
     .map_err(|error| RestoreError::damaged(wal_dir, error))?;
-    let at = newest.and_then(|time| Timestamp::try_from(time).ok());
+    let at = log.modified.and_then(|time| Timestamp::try_from(time).ok());
     Ok((last_index, at))
-}
-
-/// The segments of a log, in order.
-fn segments(wal_dir: &Path) -> Result<Vec<PathBuf>, RestoreError> {
-    let failed = || RestoreError::io("list", wal_dir);
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(wal_dir).map_err(failed())? {
-        let path = entry.map_err(failed())?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if segment_number(&name).is_some() {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
 }

@@ -3,9 +3,9 @@
 use super::error::RestoreError;
 use super::plan::Plan;
 use super::source::Source;
-use crate::digest::hex;
 use crate::progress::Monitor;
 use crate::{blocks, scratch_file};
+use backup_plan::hex::hex;
 use etcd_file::check::{Origin, check};
 use etcd_file::finding::Severity;
 use etcd_file::{Part, ReadAt, snapshot_file};

@@ -5,13 +5,13 @@ use super::error::{RunError, write_error};
 use super::order::Order;
 use super::source::{SpaceGuard, Taken};
 use super::steps::Steps;
-use crate::digest::hex;
 use crate::member::{Peer, Status};
 use crate::progress::SharedMonitor;
 use crate::repository::Staging;
 use crate::repository::names::{RECORD_FILE, archive_file, snapshot_file};
 use crate::snapshot_facts::snapshot_record;
 use crate::{blocks, durable_file};
+use backup_plan::hex::hex;
 use backup_plan::record::{
     self, ClusterMember, Level, MemberRecord, ReadBack, Record, SnapshotSource,
 };

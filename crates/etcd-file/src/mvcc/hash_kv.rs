@@ -4,11 +4,11 @@
 //! It leaves out records that a compaction removes, so it is the same before and after a compaction: records up to
 //! the compact revision count only if they are the newest put of their key at the hashed revision.
 
+use super::RecordKey;
 use super::buckets::KEY_BUCKET;
 use super::keys::{KeyHash, KeyHasher, KeyObserver, KeyRecord, Keys};
-use super::{DecodeError, KeyValue, RecordKey};
-use crate::bolt::{Bolt, CursorError, Value};
-use crate::failure::report;
+use super::records::{RecordsError, each_record, user_record};
+use crate::bolt::{Bolt, Value};
 use crate::{Failure, Progress, ScratchSource};
 use crc32c::crc32c_append;
 
@@ -19,12 +19,9 @@ const MAX_COMPACTED_RECORDS: u64 = 1 << 26;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HashKvError {
-    /// The tree can't be read.
-    #[error(transparent)]
-    Cursor(#[from] CursorError),
     /// A record can't be read.
-    #[error("bucket \"key\": {0}")]
-    Record(String),
+    #[error(transparent)]
+    Records(#[from] RecordsError),
     /// More history than fits in the memory budget.
     #[error(
         "more than {MAX_COMPACTED_RECORDS} records up to the compact revision: too many to hash with bounded memory"
@@ -34,7 +31,7 @@ pub enum HashKvError {
 
 impl From<Failure> for HashKvError {
     fn from(failure: Failure) -> Self {
-        HashKvError::Cursor(CursorError::Failed(failure))
+        HashKvError::Records(failure.into())
     }
 }
 
@@ -95,7 +92,7 @@ pub fn hash_kv(
             let len = value.len();
             value.pieces(0, len, |piece| hash = crc32c_append(hash, piece))?;
         }
-        Ok(())
+        Ok::<_, HashKvError>(())
     })?;
     Ok(hash)
 }
@@ -105,35 +102,8 @@ fn user_key(
     key: &RecordKey,
     value: &mut Value<'_>,
 ) -> Result<KeyHash, HashKvError> {
-    let kv = KeyValue::decode(value).map_err(|error| match error {
-        DecodeError::Failed(failure) => failure.into(),
-        malformed @ DecodeError::Malformed { .. } => {
-            HashKvError::Record(format!("record of revision {}: {malformed}", key.revision))
-        }
-    })?;
+    let kv = user_record(key, value)?;
     Ok(hasher.hash(|each| value.pieces(kv.key.start, kv.key.end, each))?)
-}
-
-/// Calls `each` with every record up to `revision`: its key, parsed and raw, and its value.
-fn each_record(
-    bolt: &Bolt<'_>,
-    revision: i64,
-    progress: Progress<'_>,
-    mut each: impl FnMut(RecordKey, &[u8], &mut Value<'_>) -> Result<(), HashKvError>,
-) -> Result<(), HashKvError> {
-    let Some(mut records) = bolt.cursor(KEY_BUCKET)? else {
-        return Ok(());
-    };
-    while let Some(mut item) = records.next()? {
-        let key =
-            RecordKey::parse(item.key).map_err(|error| HashKvError::Record(error.to_string()))?;
-        if key.revision.main > revision {
-            break;
-        }
-        report(progress, item.value.len())?;
-        each(key, item.key, &mut item.value)?;
-    }
-    Ok(())
 }
 
 /// The records up to the compact revision that count.

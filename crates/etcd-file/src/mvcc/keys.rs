@@ -25,8 +25,8 @@ const MAX_DEPTH: u32 = 8;
 /// The hash of a user key. It is used instead of the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KeyHash {
-    high: u64,
-    low: u64,
+    pub(crate) high: u64,
+    pub(crate) low: u64,
 }
 
 impl std::hash::Hash for KeyHash {

@@ -55,6 +55,14 @@ pub struct WalEntry<'b> {
     pub data: &'b [u8],
 }
 
+impl WalEntry<'_> {
+    /// Whether it is a request, and not a change of the members.
+    #[must_use]
+    pub fn is_request(&self) -> bool {
+        self.kind == 0
+    }
+}
+
 /// Where a log ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalEnd {

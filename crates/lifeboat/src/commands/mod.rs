@@ -3,6 +3,7 @@
 pub(crate) mod backup_server;
 pub(crate) mod cluster_backup;
 pub(crate) mod completions;
+pub(crate) mod diff;
 #[cfg(feature = "kubernetes")]
 pub(crate) mod export;
 pub(crate) mod hold;
