@@ -45,12 +45,12 @@ fn log(mut bytes: &[u8]) -> Vec<u8> {
         log.extend(&record);
         log.resize(log.len() + padding, 0);
     };
-    let mut index = 0;
+    let mut index = 0u8;
     while let Some((len, rest)) = bytes.split_first() {
         let (data, rest) = rest.split_at(rest.len().min(usize::from(*len % 100)));
         bytes = rest;
-        index += 1;
-        let mut entry = vec![0x08, 0, 0x10, 1, 0x18, index & 0x7f, 0x22, data.len() as u8];
+        index = (index + 1) & 0x7f;
+        let mut entry = vec![0x08, 0, 0x10, 1, 0x18, index, 0x22, data.len() as u8];
         entry.extend(data);
         record(2, &entry);
     }

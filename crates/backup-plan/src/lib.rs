@@ -9,11 +9,13 @@
 //! - [`restore`]: which cluster begins from a snapshot, with which ids, at which revision.
 //! - [`retention`]: which backups are kept.
 //! - [`reason`]: why a run made no backup, as one word.
+//! - [`encryption`]: the names of encryption keys.
 //! - [`hex`]: bytes as text.
 //! - [`record`]: the record of a backup.
 
 pub mod agenda;
 pub mod cron;
+pub mod encryption;
 pub mod freshness;
 pub mod hex;
 pub mod platform;

@@ -3,6 +3,7 @@
 //! Readers ignore fields they do not know, and a field that came later is optional, so that every version
 //! reads the records of every other.
 
+use crate::encryption::EncryptedResources;
 use crate::hex::hex;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,9 @@ pub struct Record {
     /// The control-plane files that are missing from the archive, and why. The archive is complete if this is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub archive_missing: Vec<String>,
+    /// How the API server encrypts what it stores, so which keys a restored cluster needs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub encryption: Vec<EncryptedResources>,
     /// When this member was last asked for its HashKV, at most once a day, because the member does not write meanwhile.
     /// Each record repeats it from the record before, so that it is not lost when retention removes a backup.
     #[serde(default)]

@@ -195,7 +195,7 @@ fn what_its_pods_need_beyond_a_restricted_pod_is_this_and_no_more() {
         format!(
             "Warning: would violate PodSecurity \"restricted:latest\": host namespaces (hostNetwork=true), \
              seLinuxOptions (pod set forbidden securityContext.seLinuxOptions: type \"spc_t\"), \
-             restricted volume types (volumes \"node-etc-kubernetes\", \"backups\" use restricted volume type \"hostPath\"), \
+             restricted volume types (volumes \"node-etc-kubernetes\", \"node-var-lib-kubelet\", \"backups\" use restricted volume type \"hostPath\"), \
              runAsNonRoot != true (pod or container \"{name}\" must set securityContext.runAsNonRoot=true), \
              runAsUser=0 (pod must not set runAsUser=0)"
         )

@@ -9,7 +9,7 @@
 
 mod node;
 
-use node::{command, names, text, told};
+use node::{command, lifeboat, names, text, told};
 use rstest::rstest;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -103,14 +103,21 @@ fn expected(kind: Kind) -> Expected {
                 "etc/kubernetes/manifests/etcd.yaml",
                 "etc/kubernetes/pki/ca.key",
                 "etc/kubernetes/admin.conf",
+                "srv/admission/config.yaml",
+                "srv/admission/webhook.yaml",
+                "srv/audit/policy.yaml",
+                "srv/tls/a.key",
+                "var/lib/kubelet/config.yaml",
+                "var/lib/kubelet/kubeadm-flags.env",
+                "var/lib/kubelet/pki/kubelet-client-current.pem",
             ],
-            left_out: &["var"],
+            left_out: &["var/lib/etcd", "var/lib/kubelet/pods"],
             needed: &["/etc/kubernetes/pki/etcd/ca.crt"],
         },
         Kind::KubesprayKubeadm => Expected {
             cacert: "/etc/kubernetes/ssl/etcd/ca.crt",
             cert: "/etc/kubernetes/ssl/apiserver-etcd-client.crt",
-            archived: &["etc/kubernetes/ssl/ca.key"],
+            archived: &["etc/kubernetes/ssl/ca.key", "var/lib/kubelet/config.yaml"],
             needed: &["/etc/kubernetes/ssl/etcd/ca.crt"],
             ..expected(Kind::Kubeadm)
         },
@@ -129,6 +136,7 @@ fn expected(kind: Kind) -> Expected {
                 "var/lib/rancher/k3s/server/cred/encryption-config.json",
                 "var/lib/rancher/k3s/server/db/etcd/config",
                 "var/lib/rancher/k3s/server/db/etcd/name",
+                "var/lib/rancher/k3s/server/audit.yaml",
             ],
             left_out: &["var/lib/rancher/k3s/server/db/etcd/member"],
             needed: &["/var/lib/rancher/k3s/server/tls/etcd/server-ca.crt"],
@@ -143,6 +151,8 @@ fn expected(kind: Kind) -> Expected {
                 "etc/rancher/rke2/config.yaml.d/50-disk.yaml",
                 "data/rke2/server/token",
                 "data/rke2/agent/pod-manifests/etcd.yaml",
+                "etc/ssl/certs/company.pem",
+                "srv/audit.yaml",
             ],
             left_out: &["data/rke2/server/db/etcd/member"],
             needed: &["/data/rke2/server/tls/etcd/server-ca.crt"],
@@ -292,7 +302,39 @@ fn etcd_is_found_without_a_flag_backed_up_and_the_nodes_files_come_back_as_they_
     let record: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(record["platform"], expected.platform);
     assert_eq!(record["warnings"], Value::Null, "{record:#}");
+    assert_eq!(record["archive_missing"], Value::Null, "{record:#}");
+    let encrypts = !matches!(
+        kind,
+        Kind::MicroShift | Kind::Kubespray | Kind::Debian | Kind::OwnUnit
+    );
+    let encryption = serde_json::json!([{
+        "resources": ["secrets"],
+        "providers": [{"provider": "aescbc", "keys": ["aescbckey"]}, {"provider": "identity"}],
+    }]);
+    let wanted = if encrypts { encryption } else { Value::Null };
+    assert_eq!(record["encryption"], wanted);
+    assert!(
+        !record.to_string().contains("c2VjcmV0IGtleQ"),
+        "no key is in the record"
+    );
 
+    if encrypts {
+        let name = names(&repository, "backup").remove(0);
+        let backup = repository.join(name);
+        let place = node.root().join("restored");
+        let plan = lifeboat(&[
+            "restore",
+            text(&backup),
+            "--plan",
+            "--data-dir",
+            text(&place),
+        ]);
+        assert!(
+            told(&plan).contains("secrets: aescbc aescbckey, then identity"),
+            "{}",
+            told(&plan)
+        );
+    }
     let back = TempDir::new().unwrap();
     unpack(&repository, back.path());
     for path in expected.archived {
@@ -448,6 +490,45 @@ fn what_the_archive_missing_of_a_half_broken_node_is_told_by_the_backup() {
     unpack(&repository, back.path());
     let etcd = back.path().join("static-pod-resources/etcd-pod-7");
     assert!(etcd.exists());
+}
+
+#[test]
+fn files_of_the_api_server_that_are_not_there_are_missing_from_the_archive_and_named() {
+    let Some(node) = Node::start(Kind::Kubeadm) else {
+        return;
+    };
+    for path in [
+        "/srv/tls",
+        "/srv/audit",
+        "/var/lib/kubelet",
+        "/etc/ssl/certs",
+    ] {
+        std::fs::remove_dir_all(node.path(path)).unwrap();
+    }
+    std::fs::write(node.path("/etc/kubernetes/encryption.yaml"), "keys: here").unwrap();
+    let repository = node.root().join("backups");
+    let output = node.backup(&repository, &["--output", "json"]);
+    assert!(output.status.success(), "{}", told(&output));
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let missing = record["archive_missing"].as_array().unwrap();
+    let missing: Vec<_> = missing.iter().map(|line| line.as_str().unwrap()).collect();
+    let named = [
+        ("/srv/audit/policy.yaml", "--audit-policy-file"),
+        ("/srv/tls/a.crt", "--tls-sni-cert-key"),
+        ("/srv/tls/a.key", "--tls-sni-cert-key"),
+        ("/var/lib/kubelet/config.yaml", "kubelet"),
+    ];
+    assert_eq!(missing.len(), named.len(), "{missing:#?}");
+    for (line, (path, what)) in missing.iter().zip(named) {
+        assert!(line.starts_with(path) && line.contains(what), "{line}");
+    }
+    // What the operating system brings is not needed from a backup.
+    let warnings = record["warnings"].to_string();
+    assert!(
+        warnings.contains("/etc/ssl/certs/ca-certificates.crt"),
+        "{warnings}"
+    );
+    assert!(!warnings.contains("keys: here"), "{warnings}");
 }
 
 #[test]

@@ -18,6 +18,7 @@ pub mod faulty_disk;
 pub mod kubernetes;
 #[cfg(feature = "lying-member")]
 pub mod lying_member;
+mod node_texts;
 pub mod node_trees;
 pub mod pki;
 pub mod private_network;

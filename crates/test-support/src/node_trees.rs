@@ -2,6 +2,7 @@
 //! platform has the source of its layout in a comment. The manifests and configurations are short: they have only what shows
 //! where etcd is, and what could mislead.
 
+use crate::node_texts::{ENCRYPTION, KUBEADM_API_SERVER, RKE2_API_SERVER, RKE2_ETCD};
 use crate::pki::Pki;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -130,6 +131,8 @@ impl Node<'_> {
             self.pair(pair, &cert, &key);
         }
         self.files(&["/etc/kubernetes/admin.conf", &format!("{dir}/ca.key")]);
+        self.kubelet();
+        self.api_server();
         self.file(
             "/etc/kubernetes/manifests/etcd.yaml",
             0o600,
@@ -269,8 +272,10 @@ status: {{}}
                 &manifest,
             );
             self.file(&format!("{dir}/{component}-pod.yaml"), 0o600, &manifest);
+            self.encryption(&format!(
+                "{dir}/secrets/encryption-config/encryption-config"
+            ));
             self.files(&[
-                &format!("{dir}/secrets/encryption-config/encryption-config"),
                 &format!("{resources}/{component}-pod-6/{component}-pod.yaml"),
                 // A newer revision that is being installed and does not run yet.
                 &format!("{resources}/{component}-pod-13/{component}-pod.yaml"),
@@ -281,6 +286,48 @@ status: {{}}
             &format!("{resources}/etcd-pod-6/etcd-pod.yaml"),
             "/etc/kubernetes/kubelet.conf",
         ]);
+    }
+
+    /// kubernetes/kubernetes: `cmd/kubeadm/app/phases/kubelet`; and files of pods, which nobody archives.
+    fn kubelet(&self) {
+        self.files(&[
+            "/var/lib/kubelet/config.yaml",
+            "/var/lib/kubelet/kubeadm-flags.env",
+            "/var/lib/kubelet/pki/kubelet-client-2026-11-22-03-15-00.pem",
+            "/var/lib/kubelet/pods/uid/volumes/kubernetes.io~secret/token/token",
+        ]);
+        std::os::unix::fs::symlink(
+            "/var/lib/kubelet/pki/kubelet-client-2026-11-22-03-15-00.pem",
+            self.path("/var/lib/kubelet/pki/kubelet-client-current.pem"),
+        )
+        .unwrap();
+    }
+
+    /// The API server of a cluster that encrypts Secrets, and has audit and admission configurations: one of them on another disk, in
+    /// the pod at another path.
+    fn api_server(&self) {
+        self.file(
+            "/etc/kubernetes/manifests/kube-apiserver.yaml",
+            0o600,
+            KUBEADM_API_SERVER,
+        );
+        self.encryption("/etc/kubernetes/encryption.yaml");
+        self.files(&[
+            "/etc/ssl/certs/ca-certificates.crt",
+            "/srv/admission/webhook.yaml",
+            "/srv/audit/policy.yaml",
+            "/srv/tls/a.crt",
+            "/srv/tls/a.key",
+        ]);
+        self.file(
+            "/srv/admission/config.yaml",
+            0o600,
+            "plugins:\n- {name: ImagePolicyWebhook, path: webhook.yaml}\n",
+        );
+    }
+
+    fn encryption(&self, path: &str) {
+        self.file(path, 0o600, ENCRYPTION);
     }
 
     /// openshift/microshift: `pkg/config/files.go`, `pkg/util/cryptomaterial/certinfo.go`,
@@ -317,9 +364,10 @@ status: {{}}
         self.file(
             "/etc/rancher/k3s/config.yaml",
             0o600,
-            "cluster-init: true\nwrite-kubeconfig-mode: \"0644\"\n",
+            "cluster-init: true\nkube-apiserver-arg: audit-policy-file=/var/lib/rancher/k3s/server/audit.yaml\n",
         );
         self.files(&[
+            "/var/lib/rancher/k3s/server/audit.yaml",
             "/etc/systemd/system/k3s.service",
             "/etc/systemd/system/k3s.service.env",
         ]);
@@ -338,17 +386,14 @@ status: {{}}
             0o600,
             "data-dir: /data/rke2/\n",
         );
+        self.file("/data/rke2/agent/pod-manifests/etcd.yaml", 0o600, RKE2_ETCD);
         self.file(
-            "/data/rke2/agent/pod-manifests/etcd.yaml",
+            "/data/rke2/agent/pod-manifests/kube-apiserver.yaml",
             0o600,
-            "apiVersion: v1
-kind: Pod
-metadata: {name: etcd, namespace: kube-system}
-spec:
-  containers:
-  - {name: etcd, command: [etcd], args: [--config-file=/data/rke2/server/db/etcd/config]}
-",
+            RKE2_API_SERVER,
         );
+        self.files(&["/srv/audit.yaml", "/etc/ssl/certs/company.pem"]);
+        self.file("/etc/rancher/rke2/rke2-pss.yaml", 0o600, "plugins: []\n");
     }
 
     fn rancher(&self, name: &str, data_dir: &str) {
@@ -400,7 +445,6 @@ socket-options:
             "db/etcd/name",
             "token",
             "tls/server-ca.key",
-            "cred/encryption-config.json",
             "manifests/coredns.yaml",
         ];
         for path in below {
@@ -408,6 +452,7 @@ socket-options:
         }
         std::os::unix::fs::symlink("token", self.path(&format!("{data_dir}/server/node-token")))
             .unwrap();
+        self.encryption(&format!("{data_dir}/server/cred/encryption-config.json"));
         self.files(&[
             "/etc/rancher/node/password",
             &format!("/etc/rancher/{name}/{name}.yaml"),

@@ -1,6 +1,7 @@
 //! Looks for each platform in turn.
 
-use super::found::{Found, NodeFiles, PLAIN_ENDPOINT, Platform, PlatformError};
+use super::found::{Found, PLAIN_ENDPOINT, Platform, PlatformError};
+use super::node_files::NodeFiles;
 use super::{kubeadm, microshift, openshift, rancher, systemd};
 
 const PLAIN_DATA_DIR: &str = "/var/lib/etcd";
@@ -40,5 +41,7 @@ fn plain(files: &dyn NodeFiles) -> Found {
         resources: Vec::new(),
         archive_root: "/".into(),
         missing: Vec::new(),
+        not_archived: Vec::new(),
+        encryption: Vec::new(),
     }
 }

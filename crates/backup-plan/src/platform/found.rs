@@ -1,25 +1,13 @@
 //! What is found on a node, or why nothing is found.
 
+use super::api_server::{ApiServer, ReferredFile};
+use super::node_files::NodeFiles;
+use crate::encryption::{self, EncryptedResources};
 use serde::Serialize;
 use std::io;
 
 /// etcd's default endpoint, used if no file sets another one.
 pub(super) const PLAIN_ENDPOINT: &str = "http://127.0.0.1:2379";
-
-/// The files of a node.
-pub trait NodeFiles {
-    /// The text of a file; none if the file does not exist.
-    ///
-    /// # Errors
-    /// An existing file cannot be read.
-    fn read(&self, path: &str) -> io::Result<Option<String>>;
-
-    /// Whether there is a file or a directory.
-    fn exists(&self, path: &str) -> bool;
-
-    /// The sorted names in a directory; none if it does not exist.
-    fn names(&self, path: &str) -> Vec<String>;
-}
 
 /// What runs etcd on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -84,6 +72,58 @@ pub struct Found {
     /// The files that should be archived but do not exist.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+    /// Files that a restore on a new machine needs, and that are not visible here, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_archived: Vec<String>,
+    /// How the API server encrypts what it stores.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub encryption: Vec<EncryptedResources>,
+}
+
+impl Found {
+    /// Reads the names of encryption keys from a file.
+    pub(super) fn read_encryption(&mut self, path: &str, files: &dyn NodeFiles) {
+        let text = match files.read(path) {
+            Ok(Some(text)) => text,
+            Ok(None) => return,
+            Err(error) => return self.missing.push(format!("{path}: {error}")),
+        };
+        match encryption::parse(&text) {
+            Ok(encryption) => self.encryption = encryption,
+            Err(problem) => {
+                self.missing
+                    .push(format!("the names of encryption keys: {path}: {problem}"));
+            }
+        }
+    }
+
+    /// Adds the files that the API server reads.
+    fn add_api_server(&mut self, server: ApiServer, files: &dyn NodeFiles) {
+        self.missing.extend(server.problems);
+        for file in server.files {
+            let ReferredFile { path, flag } = &file;
+            let is_inside = |dir: &String| {
+                let rest = path.strip_prefix(dir.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            if self.resources.iter().any(is_inside) {
+                continue;
+            }
+            let problem = || {
+                format!(
+                    "{path}: the flag --{flag} of kube-apiserver names it, but it does not exist, or is not visible here"
+                )
+            };
+            match files.exists(path) {
+                true => self.resources.push(path.clone()),
+                false if file.is_of_the_system() => self.missing.push(problem()),
+                false => self.not_archived.push(problem()),
+            }
+        }
+        if let Some(path) = server.encryption {
+            self.read_encryption(&path, files);
+        }
+    }
 }
 
 /// Why etcd cannot be found from the node's files.
@@ -111,15 +151,6 @@ pub enum PlatformError {
     /// The node has no etcd.
     #[error("this node has no etcd to back up: {0}")]
     NoEtcd(String),
-}
-
-/// Says where a file is not valid, without its content: such files contain tokens, and this text goes to logs, events and
-/// metrics.
-pub(super) fn not_yaml(error: &serde_saphyr::Error) -> String {
-    match error.location() {
-        Some(location) => format!("line {} is not the expected YAML", location.line()),
-        None => "the file is not the expected YAML".into(),
-    }
 }
 
 impl PlatformError {
@@ -151,6 +182,7 @@ pub(super) struct Member<'f> {
     pub(super) data_dir: Option<String>,
     /// The files and directories to archive, if they exist.
     pub(super) resources: Vec<String>,
+    pub(super) api_server: ApiServer,
     pub(super) files: &'f dyn NodeFiles,
 }
 
@@ -185,7 +217,7 @@ impl Member<'_> {
             client = found.cloned();
         }
         let (cert, key) = client.unzip();
-        Ok(Found {
+        let mut found = Found {
             platform: self.platform,
             found_in: self.found_in,
             endpoint: self.endpoint,
@@ -200,11 +232,10 @@ impl Member<'_> {
                 .collect(),
             archive_root: "/".into(),
             missing: Vec::new(),
-        })
+            not_archived: Vec::new(),
+            encryption: Vec::new(),
+        };
+        found.add_api_server(self.api_server, files);
+        Ok(found)
     }
-}
-
-/// The directory that a path is in.
-pub(super) fn parent(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }

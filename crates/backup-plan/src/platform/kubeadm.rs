@@ -1,10 +1,19 @@
 //! The static pod that kubeadm writes (kubernetes/kubernetes: `cmd/kubeadm/app/phases/etcd/local.go`), also
 //! if kubespray uses kubeadm, which then has its certificates in another directory.
 
-use super::found::{Found, Member, NodeFiles, Platform, PlatformError, parent, read};
-use super::static_pod::EtcdPod;
+use super::api_server::ApiServer;
+use super::found::{Found, Member, Platform, PlatformError, read};
+use super::node_files::{NodeFiles, parent};
+use super::static_pod::StaticPod;
 
 const MANIFEST: &str = "/etc/kubernetes/manifests/etcd.yaml";
+pub(super) const API_SERVER_MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+/// The kubelet's configuration, flags and certificates.
+pub(super) const KUBELET: [&str; 3] = [
+    "/var/lib/kubelet/config.yaml",
+    "/var/lib/kubelet/kubeadm-flags.env",
+    "/var/lib/kubelet/pki",
+];
 const CONFIG_DIR: &str = "/etc/kubernetes";
 const CA: &str = "/etc/kubernetes/pki/etcd/ca.crt";
 
@@ -13,7 +22,7 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
         return Ok(None);
     };
     let incomplete = PlatformError::incomplete(MANIFEST);
-    let pod = EtcdPod::read(&manifest).map_err(&incomplete)?;
+    let pod = StaticPod::read(&manifest, "etcd").map_err(&incomplete)?;
     let settings = pod.settings();
     let endpoint = settings
         .endpoint()
@@ -37,8 +46,22 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
         clients,
         data_dir: on_node("data-dir"),
         ca: Some(ca),
-        resources: vec![CONFIG_DIR.into()],
+        resources: [CONFIG_DIR]
+            .iter()
+            .chain(&KUBELET)
+            .map(ToString::to_string)
+            .collect(),
+        api_server: ApiServer::in_pod(files, API_SERVER_MANIFEST),
         files,
     };
-    member.complete().map(Some)
+    let mut found = member.complete()?;
+    found.not_archived.extend(kubelet_missing(files));
+    Ok(Some(found))
+}
+
+/// kubeadm always writes the kubelet's configuration. If it is not there, this process does not see it.
+fn kubelet_missing(files: &dyn NodeFiles) -> Option<String> {
+    let [config, ..] = KUBELET;
+    let problem = "the kubelet's configuration and certificates: the file does not exist, or is not visible here";
+    (!files.exists(config)).then(|| format!("{config}: {problem}"))
 }

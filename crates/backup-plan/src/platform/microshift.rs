@@ -3,7 +3,9 @@
 //!
 //! The archive contains what MicroShift's own backup contains, except etcd's data, and also its configuration.
 
-use super::found::{Found, Member, NodeFiles, Platform, PlatformError};
+use super::api_server::ApiServer;
+use super::found::{Found, Member, Platform, PlatformError};
+use super::node_files::NodeFiles;
 
 const CONFIG_DIR: &str = "/etc/microshift";
 const DATA_DIR: &str = "/var/lib/microshift";
@@ -40,6 +42,7 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
         clients: vec![(format!("{client}.crt"), format!("{client}.key"))],
         resources: resources.collect(),
         data_dir: Some(data_dir),
+        api_server: ApiServer::default(),
         files,
     };
     member.complete().map(Some)

@@ -2,11 +2,13 @@
 //!
 //! Each platform is looked for in turn; [`find`] has the order. All paths are the node's own, and absolute.
 
+mod api_server;
 mod discovery;
 pub mod environment_file;
 mod found;
 mod kubeadm;
 mod microshift;
+mod node_files;
 mod openshift;
 mod rancher;
 mod settings;
@@ -14,7 +16,8 @@ mod static_pod;
 mod systemd;
 
 pub use discovery::find;
-pub use found::{Found, NodeFiles, Platform, PlatformError};
+pub use found::{Found, Platform, PlatformError};
+pub use node_files::NodeFiles;
 
 #[cfg(test)]
 mod tests;

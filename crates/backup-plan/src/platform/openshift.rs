@@ -6,15 +6,20 @@
 //! revisions, relative to `/etc/kubernetes`, and nothing else below `static-pod-resources`, because that script
 //! would overwrite newer certificates with it. The revision of etcd contains all of etcd's certificates.
 
-use super::found::{Found, Member, NodeFiles, Platform, PlatformError, read};
+use super::api_server::ApiServer;
+use super::found::{Found, Member, Platform, PlatformError, read};
+use super::node_files::NodeFiles;
 use super::settings::{Settings, local_url};
-use super::static_pod::EtcdPod;
+use super::static_pod::StaticPod;
 
 const CONFIG_DIR: &str = "/etc/kubernetes";
 const MANIFEST: &str = "/etc/kubernetes/manifests/etcd-pod.yaml";
 const RESOURCES: &str = "/etc/kubernetes/static-pod-resources";
+/// The configuration of encryption, if it is on, below the directory of the API server's revision.
+const ENCRYPTION: &str = "secrets/encryption-config/encryption-config";
+const API_SERVER: &str = "kube-apiserver";
 const COMPONENTS: [&str; 4] = [
-    "kube-apiserver",
+    API_SERVER,
     "kube-controller-manager",
     "kube-scheduler",
     "etcd",
@@ -25,7 +30,7 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
         return Ok(None);
     };
     let incomplete = PlatformError::incomplete(MANIFEST);
-    let pod = EtcdPod::read(&manifest).map_err(&incomplete)?;
+    let pod = StaticPod::read(&manifest, "etcd").map_err(&incomplete)?;
     let variable = |name: &str| {
         pod.variable(name)
             .ok_or_else(|| incomplete(format!("the container etcd has no variable {name}")))
@@ -41,13 +46,19 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
         clients: vec![(certificate("ETCDCTL_CERT")?, certificate("ETCDCTL_KEY")?)],
         data_dir: Some(pod.on_node(variable("ETCD_DATA_DIR")?)),
         resources: Vec::new(),
+        api_server: ApiServer::default(),
         files,
     };
     let mut found = member.complete()?;
     found.archive_root = CONFIG_DIR.into();
     for component in COMPONENTS {
         match revision_dir(files, component)? {
-            Some(dir) => found.resources.push(dir),
+            Some(dir) => {
+                if component == API_SERVER {
+                    found.read_encryption(&format!("{dir}/{ENCRYPTION}"), files);
+                }
+                found.resources.push(dir);
+            }
             None => found.missing.push(format!(
                 "{component} is missing from the archive: {RESOURCES}/{component}-pod-N does not exist"
             )),
@@ -58,8 +69,8 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
 
 /// A script starts etcd and contains its flags. etcd listens on all addresses. In the oldest versions the certificate
 /// contains the name `localhost`, but not its address.
-fn endpoint(pod: &EtcdPod) -> Option<String> {
-    let script = pod.script();
+fn endpoint(pod: &StaticPod) -> Option<String> {
+    let script = pod.words().join(" ");
     let words: Vec<_> = script.split_whitespace().map(String::from).collect();
     let settings = Settings::from_words(&words);
     let url = local_url(settings.get("listen-client-urls")?)?;

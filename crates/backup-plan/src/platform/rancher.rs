@@ -5,8 +5,10 @@
 //! etcd's configuration names the server's certificate. The client's certificate is in the same directory. A snapshot can
 //! only be used with the cluster's token, so the archive contains the token.
 
-use super::found::not_yaml;
-use super::found::{Found, Member, NodeFiles, Platform, PlatformError, parent, read};
+use super::api_server::ApiServer;
+use super::found::{Found, Member, Platform, PlatformError, read};
+use super::node_files::not_yaml;
+use super::node_files::{NodeFiles, parent};
 use super::settings::Settings;
 use serde::Deserialize;
 
@@ -61,7 +63,11 @@ fn find(
     distribution: &Distribution,
 ) -> Result<Option<Found>, PlatformError> {
     let name = distribution.name;
-    let (data_dir, mut found_in) = data_dir(files, name)?;
+    let configured = configured(files, name)?;
+    let data_dir = configured
+        .data_dir
+        .unwrap_or_else(|| format!("/var/lib/rancher/{name}"));
+    let mut found_in = configured.found_in;
     let db = format!("{data_dir}/server/db");
     if !files.exists(&db) {
         return Ok(None);
@@ -84,6 +90,16 @@ fn find(
         let tls = parent(ca);
         (format!("{tls}/client.crt"), format!("{tls}/client.key"))
     });
+    // RKE2 writes these flags into the manifest of the static pod, k3s runs the API server itself.
+    let mut api_server = match distribution.platform {
+        Platform::Rke2 => ApiServer::in_pod(
+            files,
+            &format!("{data_dir}/agent/pod-manifests/kube-apiserver.yaml"),
+        ),
+        _ => ApiServer::with_flags(&configured.api_server_flags, &|path| path.into(), files),
+    };
+    let own = || format!("{data_dir}/server/cred/encryption-config.json");
+    api_server.encryption.get_or_insert_with(own);
     let etc = [format!("/etc/rancher/{name}"), "/etc/rancher/node".into()];
     let below_server = SERVER_RESOURCES.map(|path| format!("{data_dir}/server/{path}"));
     let below = distribution
@@ -109,6 +125,7 @@ fn find(
             .chain(below)
             .chain(more)
             .collect(),
+        api_server,
         files,
     };
     member.complete().map(Some)
@@ -119,10 +136,42 @@ fn find(
 struct Config {
     #[serde(rename = "data-dir")]
     data_dir: Option<String>,
+    #[serde(default, rename = "kube-apiserver-arg")]
+    api_server_flags: Option<OneOrMore>,
+    /// With a plus, values are added to those of other files.
+    #[serde(default, rename = "kube-apiserver-arg+")]
+    more_api_server_flags: Option<OneOrMore>,
 }
 
-/// The distribution's data directory, and the file that sets it, if any.
-fn data_dir(files: &dyn NodeFiles, name: &str) -> Result<(String, Vec<String>), PlatformError> {
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl OneOrMore {
+    /// As words of a command line.
+    fn words(self) -> impl Iterator<Item = String> {
+        let flags = match self {
+            OneOrMore::One(flag) => vec![flag],
+            OneOrMore::More(flags) => flags,
+        };
+        flags.into_iter().map(|flag| format!("--{flag}"))
+    }
+}
+
+/// What the distribution's configuration says.
+#[derive(Default)]
+struct Configured {
+    data_dir: Option<String>,
+    /// The file that sets the data directory, if any.
+    found_in: Vec<String>,
+    api_server_flags: Vec<String>,
+}
+
+/// Reads the distribution's configuration.
+fn configured(files: &dyn NodeFiles, name: &str) -> Result<Configured, PlatformError> {
     let dir = format!("/etc/rancher/{name}");
     let mut paths = vec![format!("{dir}/config.yaml")];
     // They are read in the order of their names, and the last one wins.
@@ -135,7 +184,7 @@ fn data_dir(files: &dyn NodeFiles, name: &str) -> Result<(String, Vec<String>), 
             .filter(is_yaml)
             .map(|name| format!("{parts}/{name}")),
     );
-    let mut found = (format!("/var/lib/rancher/{name}"), Vec::new());
+    let mut found = Configured::default();
     for path in paths {
         let text = read(files, &path)?.unwrap_or_default();
         if text.trim().is_empty() {
@@ -143,9 +192,18 @@ fn data_dir(files: &dyn NodeFiles, name: &str) -> Result<(String, Vec<String>), 
         }
         let config: Option<Config> = serde_saphyr::from_str(&text)
             .map_err(|error| PlatformError::incomplete(&path)(not_yaml(&error)))?;
-        if let Some(data_dir) = config.and_then(|config| config.data_dir) {
-            found = (data_dir.trim_end_matches('/').to_string(), vec![path]);
+        let Some(config) = config else {
+            continue;
+        };
+        if let Some(data_dir) = config.data_dir {
+            found.data_dir = Some(data_dir.trim_end_matches('/').to_string());
+            found.found_in = vec![path];
         }
+        let flags = config.api_server_flags.into_iter();
+        let flags = flags.chain(config.more_api_server_flags);
+        found
+            .api_server_flags
+            .extend(flags.flat_map(OneOrMore::words));
     }
     Ok(found)
 }

@@ -1,13 +1,35 @@
 //! etcd's own settings, by the names of its flags, from the same sources as in etcd itself: its command line, its
 //! environment, its configuration file.
 
-use super::found::not_yaml;
+use super::node_files::not_yaml;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// Settings by the names of their flags.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Settings(BTreeMap<String, String>);
+
+/// The flags in a command line, in their order, with their values: `--name=value` or `--name value`.
+pub(super) fn flags(words: &[String]) -> Vec<(String, String)> {
+    let mut flags = Vec::new();
+    let mut words = words.iter().peekable();
+    while let Some(word) = words.next() {
+        // Go accepts one dash or two.
+        let flag = word.strip_prefix("--").or_else(|| word.strip_prefix('-'));
+        let Some(flag) = flag else {
+            continue;
+        };
+        let (name, value) = match flag.split_once('=') {
+            Some((name, value)) => (name, value.to_string()),
+            None => {
+                let value = words.next_if(|next| !next.starts_with('-'));
+                (flag, value.cloned().unwrap_or_default())
+            }
+        };
+        flags.push((name.to_string(), value));
+    }
+    flags
+}
 
 /// The parts of etcd's configuration file that are used. In etcd this is `embed.Config`.
 #[derive(Deserialize)]
@@ -31,24 +53,8 @@ struct Security {
 
 impl Settings {
     /// From a command line: `--name=value` or `--name value`.
-    pub(super) fn from_words<'w>(words: impl IntoIterator<Item = &'w String>) -> Self {
-        let mut settings = BTreeMap::new();
-        let mut words = words.into_iter().peekable();
-        while let Some(word) = words.next() {
-            // Go accepts one dash or two.
-            let flag = word.strip_prefix("--").or_else(|| word.strip_prefix('-'));
-            let Some(flag) = flag else {
-                continue;
-            };
-            match flag.split_once('=') {
-                Some((name, value)) => settings.insert(name.to_string(), value.to_string()),
-                None => {
-                    let value = words.next_if(|next| !next.starts_with('-'));
-                    settings.insert(flag.to_string(), value.cloned().unwrap_or_default())
-                }
-            };
-        }
-        Settings(settings).without_empty()
+    pub(super) fn from_words(words: &[String]) -> Self {
+        Settings(flags(words).into_iter().collect()).without_empty()
     }
 
     /// From an environment: `ETCD_SOME_NAME` is the flag `--some-name`.

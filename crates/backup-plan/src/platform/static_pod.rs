@@ -1,6 +1,6 @@
 //! The manifest of a static pod: what it runs, with which environment, and where on the node its paths are.
 
-use super::found::not_yaml;
+use super::node_files::not_yaml;
 use super::settings::Settings;
 use serde::Deserialize;
 
@@ -56,43 +56,37 @@ struct HostPath {
     path: String,
 }
 
-/// The container of a static pod that runs etcd.
-pub(super) struct EtcdPod {
+/// A container of a static pod.
+pub(super) struct StaticPod {
     container: Container,
     volumes: Vec<Volume>,
 }
 
-impl EtcdPod {
-    /// Reads a manifest, and takes the container that is named `etcd`.
-    pub(super) fn read(manifest: &str) -> Result<Self, String> {
+impl StaticPod {
+    /// Reads a manifest, and takes the container with this name.
+    pub(super) fn read(manifest: &str, name: &str) -> Result<Self, String> {
         let pod: Pod = serde_saphyr::from_str(manifest).map_err(|error| not_yaml(&error))?;
         let container = pod
             .spec
             .containers
             .into_iter()
-            .find(|container| container.name == "etcd")
-            .ok_or("the pod has no container named etcd")?;
-        Ok(EtcdPod {
+            .find(|container| container.name == name)
+            .ok_or_else(|| format!("the pod has no container named {name}"))?;
+        Ok(StaticPod {
             container,
             volumes: pod.spec.volumes,
         })
     }
 
-    /// The flags that etcd is started with.
-    pub(super) fn settings(&self) -> Settings {
-        Settings::from_words(self.container.command.iter().chain(&self.container.args))
+    /// The container's command and arguments.
+    pub(super) fn words(&self) -> Vec<String> {
+        let words = self.container.command.iter().chain(&self.container.args);
+        words.cloned().collect()
     }
 
-    /// The container's command and arguments, in one line.
-    pub(super) fn script(&self) -> String {
-        let words: Vec<_> = self
-            .container
-            .command
-            .iter()
-            .chain(&self.container.args)
-            .map(String::as_str)
-            .collect();
-        words.join(" ")
+    /// The flags that it is started with.
+    pub(super) fn settings(&self) -> Settings {
+        Settings::from_words(&self.words())
     }
 
     /// A variable of the container's environment. `None` if it is missing or empty.

@@ -5,8 +5,11 @@
 //! installations are read. As in etcd itself, a configuration file replaces all other settings, and a flag overrides the
 //! environment.
 
+use super::api_server::ApiServer;
 use super::environment_file;
-use super::found::{Found, Member, NodeFiles, PLAIN_ENDPOINT, Platform, PlatformError, read};
+use super::found::{Found, Member, PLAIN_ENDPOINT, Platform, PlatformError, read};
+use super::kubeadm;
+use super::node_files::NodeFiles;
 use super::settings::Settings;
 
 const UNIT: &str = "etcd.service";
@@ -100,6 +103,7 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
     let kubespray = found_in.iter().any(|path| path == KUBESPRAY);
     if kubespray {
         resources.extend(["/etc/ssl/etcd".to_string(), "/etc/kubernetes".into()]);
+        resources.extend(kubeadm::KUBELET.map(String::from));
     } else {
         let named = CERTIFICATES.iter().filter_map(|name| get(name));
         for path in named.chain(ca.clone()) {
@@ -121,6 +125,10 @@ pub(super) fn find(files: &dyn NodeFiles) -> Result<Option<Found>, PlatformError
         ca,
         clients,
         data_dir: get("data-dir").or_else(default_data_dir),
+        api_server: match kubespray {
+            true => ApiServer::in_pod(files, kubeadm::API_SERVER_MANIFEST),
+            false => ApiServer::default(),
+        },
         resources,
         found_in,
         files,

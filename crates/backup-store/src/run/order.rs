@@ -1,6 +1,7 @@
 //! The settings of a run.
 
 use crate::member::Connection;
+use backup_plan::encryption::EncryptedResources;
 use backup_plan::record::Trigger;
 use std::path::PathBuf;
 
@@ -21,6 +22,10 @@ pub struct Order {
     pub resources: Option<(PathBuf, Vec<PathBuf>)>,
     /// Warnings about the node, to be written into the record.
     pub warnings: Vec<String>,
+    /// Control-plane files that cannot be archived, and why.
+    pub archive_missing: Vec<String>,
+    /// How the API server encrypts what it stores.
+    pub encryption: Vec<EncryptedResources>,
     /// Why the snapshot is taken from the member's stream.
     pub source_reason: String,
     /// Bytes to keep free; none for the default of the filesystem.

@@ -91,11 +91,11 @@ pub(crate) fn write_other_files(
     durable_file::write(&files.blocks, &taken.blocks).map_err(write_error(&files.blocks))?;
     sha256.insert(blocks::FILE.into(), hex(&Sha256::digest(&taken.blocks)));
     written_bytes += taken.blocks.len() as u64;
-    let mut archive_missing = Vec::new();
+    let mut archive_missing = order.archive_missing.clone();
     if let Some((root, dirs)) = &order.resources {
         let archived = archive(root, dirs, &files.archive, space, monitor)?;
         warnings.extend(archived.warnings);
-        archive_missing = archived.lacks;
+        archive_missing.extend(archived.lacks);
         if let Some((digest, bytes)) = archived.file {
             sha256.insert(files.archive_name.clone(), digest);
             written_bytes += bytes;
@@ -125,6 +125,7 @@ pub(crate) fn write_other_files(
         verified: proven.verified,
         read_back: Some(proven.read_back),
         archive_missing,
+        encryption: order.encryption.clone(),
         compared_at: proven.compared_at,
         took_ms: took.took_ms,
         warnings,

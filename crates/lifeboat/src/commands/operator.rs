@@ -40,7 +40,7 @@ pub(crate) struct Args {
         allow_hyphen_values = true
     )]
     controllers: String,
-    /// Where the nodes have the files of etcd: static-pod, kubespray, rancher or microshift [default: detected from the
+    /// Where the nodes have the files of etcd: static-pod, openshift, kubespray, rancher or microshift [default: detected from the
     /// cluster]. The label lifeboat.etcd.io/node-layout on a node overrides this for that node
     #[arg(long, value_name = "LAYOUT")]
     node_layout: Option<String>,

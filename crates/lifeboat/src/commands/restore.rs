@@ -5,6 +5,7 @@ use crate::cli::flags::bump::{BumpArgs, parse_bump};
 use crate::cli::output::{self, Format};
 use crate::cli::progress_bar::Bar;
 use anyhow::Context;
+use backup_plan::encryption::EncryptedResources;
 use backup_plan::restore::etcd_version::EtcdVersion;
 use backup_plan::restore::initial_cluster::{InitialCluster, peer_urls};
 use backup_plan::restore::revision::{Bump, Target};
@@ -119,6 +120,9 @@ struct RestoreResult {
     rewritten_bytes: Option<u64>,
     needed_bytes: u64,
     free_bytes: u64,
+    /// How the API server encrypted what is in the snapshot, if that is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    encryption: Vec<EncryptedResources>,
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
@@ -183,6 +187,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         rewritten_bytes: restored.as_ref().map(|restored| restored.rewritten_bytes),
         needed_bytes: plan.needed_bytes,
         free_bytes: plan.free_bytes,
+        encryption: plan
+            .source()
+            .record
+            .as_ref()
+            .map_or_else(Vec::new, |record| record.encryption.clone()),
     };
     let text = match args.output {
         Format::Json => serde_json::to_string_pretty(&result)? + "\n",
@@ -231,6 +240,10 @@ fn for_people(plan: &Plan, result: &RestoreResult) -> String {
             ),
         ],
     ];
+    for encrypted in &result.encryption {
+        let encrypted = format!("{encrypted}; the API server needs these keys");
+        rows.push(["encryption".into(), output::one_line(&encrypted)]);
+    }
     if let Some(id) = &result.restore_id {
         let bump = match &plan.target {
             Some(target) => format!(" --bump-to-revision {}", target.revision),

@@ -12,8 +12,10 @@ pub const LABEL: &str = "lifeboat.etcd.io/node-layout";
 /// layout has its own pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NodeLayout {
-    /// kubeadm, OpenShift, and others that run etcd as a static pod.
+    /// kubeadm, and others that run etcd as a static pod.
     StaticPod,
+    /// OpenShift, whose own restore uses nothing outside `/etc/kubernetes`.
+    OpenShift,
     /// kubespray, which runs etcd as a service of the node.
     Kubespray,
     /// k3s and RKE2, with files in `/etc/rancher` and `/var/lib/rancher`.
@@ -25,14 +27,17 @@ pub enum NodeLayout {
 /// A directory or file of the node that a pod mounts.
 pub(crate) struct Mount {
     pub(crate) path: &'static str,
-    /// The type of the hostPath volume. The pod does not start if the path has another type.
+    /// The type of the hostPath volume. The pod does not start if the path has another type. Empty if it need not exist.
     pub(crate) kind: &'static str,
+    /// Whether others mount and unmount filesystems in it. They must not stay mounted here.
+    pub(crate) has_mounts: bool,
 }
 
 impl NodeLayout {
     /// All layouts, in the order in which messages list them.
-    pub const ALL: [NodeLayout; 4] = [
+    pub const ALL: [NodeLayout; 5] = [
         NodeLayout::StaticPod,
+        NodeLayout::OpenShift,
         NodeLayout::Kubespray,
         NodeLayout::Rancher,
         NodeLayout::MicroShift,
@@ -43,6 +48,7 @@ impl NodeLayout {
     pub fn name(self) -> &'static str {
         match self {
             NodeLayout::StaticPod => "static-pod",
+            NodeLayout::OpenShift => "openshift",
             NodeLayout::Kubespray => "kubespray",
             NodeLayout::Rancher => "rancher",
             NodeLayout::MicroShift => "microshift",
@@ -67,7 +73,8 @@ impl NodeLayout {
     #[must_use]
     pub fn default_for(platform: Platform) -> Self {
         match platform {
-            Platform::OpenShift | Platform::Kubernetes => NodeLayout::StaticPod,
+            Platform::OpenShift => NodeLayout::OpenShift,
+            Platform::Kubernetes => NodeLayout::StaticPod,
             Platform::K3s | Platform::Rke2 => NodeLayout::Rancher,
         }
     }
@@ -87,14 +94,24 @@ impl NodeLayout {
             Mount {
                 path,
                 kind: "Directory",
+                has_mounts: false,
             }
         }
-        const STATIC_POD: [Mount; 1] = [directory("/etc/kubernetes")];
-        const KUBESPRAY: [Mount; 3] = [
+        // Its files can't be mounted one by one: without them, a container runtime would create directories in their places.
+        const KUBELET: Mount = Mount {
+            path: "/var/lib/kubelet",
+            kind: "",
+            has_mounts: true,
+        };
+        const STATIC_POD: [Mount; 2] = [directory("/etc/kubernetes"), KUBELET];
+        const OPENSHIFT: [Mount; 1] = [directory("/etc/kubernetes")];
+        const KUBESPRAY: [Mount; 4] = [
             directory("/etc/kubernetes"),
+            KUBELET,
             Mount {
                 path: "/etc/etcd.env",
                 kind: "File",
+                has_mounts: false,
             },
             directory("/etc/ssl/etcd"),
         ];
@@ -105,6 +122,7 @@ impl NodeLayout {
         ];
         match self {
             NodeLayout::StaticPod => &STATIC_POD,
+            NodeLayout::OpenShift => &OPENSHIFT,
             NodeLayout::Kubespray => &KUBESPRAY,
             NodeLayout::Rancher => &RANCHER,
             NodeLayout::MicroShift => &MICROSHIFT,

@@ -153,7 +153,11 @@ mod tests {
     fn pods_see_no_more_of_the_node_than_they_need_and_have_a_capability_only_where_files_are_others()
      {
         for (layout, paths) in [
-            (NodeLayout::StaticPod, &["/etc/kubernetes"][..]),
+            (NodeLayout::OpenShift, &["/etc/kubernetes"][..]),
+            (
+                NodeLayout::StaticPod,
+                &["/etc/kubernetes", "/var/lib/kubelet"],
+            ),
             (NodeLayout::Rancher, &["/etc/rancher", "/var/lib/rancher"]),
             (
                 NodeLayout::MicroShift,
@@ -161,7 +165,12 @@ mod tests {
             ),
             (
                 NodeLayout::Kubespray,
-                &["/etc/kubernetes", "/etc/etcd.env", "/etc/ssl/etcd"],
+                &[
+                    "/etc/kubernetes",
+                    "/var/lib/kubelet",
+                    "/etc/etcd.env",
+                    "/etc/ssl/etcd",
+                ],
             ),
         ] {
             let set = built(layout, Policy::Number(3));
@@ -187,6 +196,9 @@ mod tests {
                 let path = mount["mountPath"].as_str().unwrap_or_default();
                 let writable = mount["readOnly"] != true;
                 assert_eq!(writable, path == REPOSITORY, "{path}");
+                // A mount of a pod must not stay in use here when the kubelet removes it.
+                let follows = mount["mountPropagation"] == "HostToContainer";
+                assert_eq!(follows, path == "/var/lib/kubelet");
                 assert!(path == REPOSITORY || paths.contains(&path), "{path}");
             }
             assert_eq!(mounts.len(), paths.len() + 1);

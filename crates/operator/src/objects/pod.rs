@@ -196,6 +196,7 @@ pub(crate) fn backup_pod(
             name: volume_name(mount.path),
             mount_path: mount.path.into(),
             read_only: Some(true),
+            mount_propagation: mount.has_mounts.then(|| "HostToContainer".into()),
             ..VolumeMount::default()
         })
         .collect();

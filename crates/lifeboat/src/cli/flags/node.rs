@@ -145,6 +145,8 @@ impl NodeArgs {
                 resources: Vec::new(),
                 archive_root: "/".into(),
                 missing: Vec::new(),
+                not_archived: Vec::new(),
+                encryption: Vec::new(),
             }),
             None => platform::find(&HostRoot(&self.host_root)).map_err(|error| error.to_string()),
         }
@@ -192,6 +194,12 @@ impl NodeArgs {
             platform: found.platform.name().into(),
             resources: (!paths.is_empty()).then_some((root, paths)),
             warnings: found.missing,
+            archive_missing: match self.config_dir {
+                // Somebody chose what is archived.
+                Some(_) => Vec::new(),
+                None => found.not_archived,
+            },
+            encryption: found.encryption,
             source_reason: self.source.reason().into(),
             max_bytes_per_s: self.max_bandwidth.map(|mib| mib.saturating_mul(1 << 20)),
             reserve_bytes: self.reserve_bytes(),

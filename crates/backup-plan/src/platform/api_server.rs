@@ -1,0 +1,150 @@
+//! The files that the API server of a node reads, from its flags: a restore on a new machine needs them, too.
+
+use super::node_files::{NodeFiles, not_yaml, parent};
+use super::settings::flags;
+use super::static_pod::StaticPod;
+use serde::Deserialize;
+
+const CONTAINER: &str = "kube-apiserver";
+const ENCRYPTION: &str = "encryption-provider-config";
+const ADMISSION: &str = "admission-control-config-file";
+/// Flags with a value that begins with a slash, and that is not a file which the API server reads.
+const OTHER_FLAGS: [&str; 6] = [
+    "audit-log-path",
+    "authorization-always-allow-paths",
+    "cert-dir",
+    "etcd-prefix",
+    "log-dir",
+    "log-file",
+];
+/// Directories that packages of the operating system fill.
+const OF_THE_SYSTEM: [&str; 5] = [
+    "/etc/ssl/certs",
+    "/etc/pki",
+    "/etc/ca-certificates",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+];
+
+/// A file that a flag of the API server refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ReferredFile {
+    /// On the node.
+    pub(super) path: String,
+    /// The flag, without dashes.
+    pub(super) flag: String,
+}
+
+impl ReferredFile {
+    /// Whether the operating system brings it, so that a new machine has it.
+    pub(super) fn is_of_the_system(&self) -> bool {
+        OF_THE_SYSTEM.iter().any(|dir| {
+            let rest = self.path.strip_prefix(dir);
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        })
+    }
+}
+
+/// What is known of the API server of a node.
+#[derive(Debug, Default)]
+pub(super) struct ApiServer {
+    /// The files that its flags refer to.
+    pub(super) files: Vec<ReferredFile>,
+    /// The file that says how it encrypts.
+    pub(super) encryption: Option<String>,
+    /// What could not be found out.
+    pub(super) problems: Vec<String>,
+}
+
+impl ApiServer {
+    /// Reads the manifest of its static pod, if there is one.
+    pub(super) fn in_pod(files: &dyn NodeFiles, manifest: &str) -> Self {
+        let text = match files.read(manifest) {
+            Ok(Some(text)) => text,
+            Ok(None) => return ApiServer::default(),
+            Err(error) => return ApiServer::unknown(manifest, &error.to_string()),
+        };
+        match StaticPod::read(&text, CONTAINER) {
+            Ok(pod) => Self::with_flags(&pod.words(), &|path| pod.on_node(path), files),
+            Err(problem) => ApiServer::unknown(manifest, &problem),
+        }
+    }
+
+    fn unknown(manifest: &str, problem: &str) -> Self {
+        ApiServer {
+            problems: vec![format!(
+                "the files that kube-apiserver reads are unknown: {manifest}: {problem}"
+            )],
+            ..ApiServer::default()
+        }
+    }
+
+    /// From its flags, as words of a command line.
+    pub(super) fn with_flags(
+        words: &[String],
+        on_node: &dyn Fn(&str) -> String,
+        files: &dyn NodeFiles,
+    ) -> Self {
+        let mut server = ApiServer::default();
+        for (flag, value) in flags(words) {
+            if OTHER_FLAGS.contains(&flag.as_str()) {
+                continue;
+            }
+            // A certificate, its key, and names after a colon.
+            let paths = value.split(':').next().unwrap_or_default().split(',');
+            for path in paths.filter(|path| path.starts_with('/')) {
+                let path = on_node(path);
+                if flag == ENCRYPTION {
+                    server.encryption = Some(path.clone());
+                }
+                if flag == ADMISSION {
+                    server.add_plugins(&path, on_node, files);
+                }
+                let flag = flag.clone();
+                server.files.push(ReferredFile { path, flag });
+            }
+        }
+        server
+    }
+
+    /// The files that the configuration of admission plugins refers to.
+    fn add_plugins(
+        &mut self,
+        config: &str,
+        on_node: &dyn Fn(&str) -> String,
+        files: &dyn NodeFiles,
+    ) {
+        #[derive(Deserialize)]
+        struct Admission {
+            #[serde(default)]
+            plugins: Vec<Plugin>,
+        }
+        #[derive(Deserialize)]
+        struct Plugin {
+            path: Option<String>,
+        }
+        // If the file is missing, that is reported with its flag.
+        let Ok(Some(text)) = files.read(config) else {
+            return;
+        };
+        let admission: Admission = match serde_saphyr::from_str(&text) {
+            Ok(admission) => admission,
+            Err(error) => {
+                let problem = format!("{config}: {}", not_yaml(&error));
+                return self.problems.push(problem);
+            }
+        };
+        for path in admission
+            .plugins
+            .into_iter()
+            .filter_map(|plugin| plugin.path)
+        {
+            let path = match path.starts_with('/') {
+                true => on_node(&path),
+                false => format!("{}/{path}", parent(config)),
+            };
+            let flag = ADMISSION.to_string();
+            self.files.push(ReferredFile { path, flag });
+        }
+    }
+}
