@@ -103,10 +103,6 @@ fn expected(kind: Kind) -> Expected {
                 "etc/kubernetes/manifests/etcd.yaml",
                 "etc/kubernetes/pki/ca.key",
                 "etc/kubernetes/admin.conf",
-                "srv/admission/config.yaml",
-                "srv/admission/webhook.yaml",
-                "srv/audit/policy.yaml",
-                "srv/tls/a.key",
                 "var/lib/kubelet/config.yaml",
                 "var/lib/kubelet/kubeadm-flags.env",
                 "var/lib/kubelet/pki/kubelet-client-current.pem",
@@ -117,7 +113,15 @@ fn expected(kind: Kind) -> Expected {
         Kind::KubesprayKubeadm => Expected {
             cacert: "/etc/kubernetes/ssl/etcd/ca.crt",
             cert: "/etc/kubernetes/ssl/apiserver-etcd-client.crt",
-            archived: &["etc/kubernetes/ssl/ca.key", "var/lib/kubelet/config.yaml"],
+            archived: &[
+                "etc/kubernetes/ssl/ca.key",
+                "etc/ssl/certs/ca-certificates.crt",
+                "srv/admission/config.yaml",
+                "srv/admission/webhook.yaml",
+                "srv/audit/policy.yaml",
+                "srv/tls/a.key",
+                "var/lib/kubelet/config.yaml",
+            ],
             needed: &["/etc/kubernetes/ssl/etcd/ca.crt"],
             ..expected(Kind::Kubeadm)
         },
@@ -494,7 +498,7 @@ fn what_the_archive_missing_of_a_half_broken_node_is_told_by_the_backup() {
 
 #[test]
 fn files_of_the_api_server_that_are_not_there_are_missing_from_the_archive_and_named() {
-    let Some(node) = Node::start(Kind::Kubeadm) else {
+    let Some(node) = Node::start(Kind::KubesprayKubeadm) else {
         return;
     };
     for path in [

@@ -2,7 +2,7 @@
 
 /// The API server of a cluster that encrypts Secrets, and has audit and admission configurations: some of them on another disk, in the
 /// pod at another path.
-pub(crate) const KUBEADM_API_SERVER: &str = "apiVersion: v1
+pub(crate) const CONFIGURED_API_SERVER: &str = "apiVersion: v1
 kind: Pod
 metadata: {name: kube-apiserver, namespace: kube-system}
 spec:
@@ -28,6 +28,26 @@ spec:
   - {name: audit, hostPath: {path: /srv/audit}}
   - {name: admission, hostPath: {path: /srv/admission}}
   - {name: tls, hostPath: {path: /srv/tls}}
+";
+
+/// The API server as kubeadm starts it, in a cluster that encrypts Secrets.
+pub(crate) const KUBEADM_API_SERVER: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: kube-apiserver, namespace: kube-system}
+spec:
+  containers:
+  - name: kube-apiserver
+    command:
+    - kube-apiserver
+    - --client-ca-file=/etc/kubernetes/pki/ca.crt
+    - --encryption-provider-config=/etc/kubernetes/encryption.yaml
+    - --etcd-cafile=/etc/kubernetes/pki/etcd/ca.crt
+    - --etcd-certfile=/etc/kubernetes/pki/apiserver-etcd-client.crt
+    - --etcd-keyfile=/etc/kubernetes/pki/apiserver-etcd-client.key
+    volumeMounts:
+    - {name: k8s-certs, mountPath: /etc/kubernetes/pki}
+  volumes:
+  - {name: k8s-certs, hostPath: {path: /etc/kubernetes/pki}}
 ";
 
 /// The API server of RKE2, with files of people.
@@ -56,3 +76,6 @@ spec:
   containers:
   - {name: etcd, command: [etcd], args: [--config-file=/data/rke2/server/db/etcd/config]}
 ";
+
+/// The configuration of an admission plugin is in a file beside this one.
+pub(crate) const ADMISSION: &str = "plugins:\n- {name: ImagePolicyWebhook, path: webhook.yaml}\n";

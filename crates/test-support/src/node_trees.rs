@@ -2,7 +2,9 @@
 //! platform has the source of its layout in a comment. The manifests and configurations are short: they have only what shows
 //! where etcd is, and what could mislead.
 
-use crate::node_texts::{ENCRYPTION, KUBEADM_API_SERVER, RKE2_API_SERVER, RKE2_ETCD};
+use crate::node_texts::{
+    ADMISSION, CONFIGURED_API_SERVER, ENCRYPTION, KUBEADM_API_SERVER, RKE2_API_SERVER, RKE2_ETCD,
+};
 use crate::pki::Pki;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -62,7 +64,10 @@ impl Kind {
             Kind::OpenShiftSingleNode => node.openshift(&["master-0"], false),
             Kind::MicroShift => node.microshift(),
             Kind::Kubeadm => node.kubeadm("pki"),
-            Kind::KubesprayKubeadm => node.kubeadm("ssl"),
+            Kind::KubesprayKubeadm => {
+                node.kubeadm("ssl");
+                node.configured_api_server();
+            }
             Kind::K3s => node.k3s(),
             Kind::Rke2 => node.rke2(),
             Kind::Kubespray => node.kubespray(),
@@ -132,7 +137,12 @@ impl Node<'_> {
         }
         self.files(&["/etc/kubernetes/admin.conf", &format!("{dir}/ca.key")]);
         self.kubelet();
-        self.api_server();
+        self.encryption("/etc/kubernetes/encryption.yaml");
+        self.file(
+            "/etc/kubernetes/manifests/kube-apiserver.yaml",
+            0o600,
+            KUBEADM_API_SERVER,
+        );
         self.file(
             "/etc/kubernetes/manifests/etcd.yaml",
             0o600,
@@ -303,15 +313,13 @@ status: {{}}
         .unwrap();
     }
 
-    /// The API server of a cluster that encrypts Secrets, and has audit and admission configurations: one of them on another disk, in
-    /// the pod at another path.
-    fn api_server(&self) {
+    /// An API server with files elsewhere on the node.
+    fn configured_api_server(&self) {
         self.file(
             "/etc/kubernetes/manifests/kube-apiserver.yaml",
             0o600,
-            KUBEADM_API_SERVER,
+            CONFIGURED_API_SERVER,
         );
-        self.encryption("/etc/kubernetes/encryption.yaml");
         self.files(&[
             "/etc/ssl/certs/ca-certificates.crt",
             "/srv/admission/webhook.yaml",
@@ -319,11 +327,7 @@ status: {{}}
             "/srv/tls/a.crt",
             "/srv/tls/a.key",
         ]);
-        self.file(
-            "/srv/admission/config.yaml",
-            0o600,
-            "plugins:\n- {name: ImagePolicyWebhook, path: webhook.yaml}\n",
-        );
+        self.file("/srv/admission/config.yaml", 0o600, ADMISSION);
     }
 
     fn encryption(&self, path: &str) {
