@@ -472,6 +472,51 @@ fn a_newer_etcd_starts_from_older_data() {
     }
 }
 
+#[test]
+fn parts_of_a_database_that_no_page_is_in_are_not_copied() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    let client = server.client();
+    for number in 0..400u32 {
+        client.put(format!("gone-{number:03}").as_bytes(), &vec![b'x'; 100_000]);
+    }
+    client.delete(b"gone-", b"gone.");
+    client.put(b"last", b"1");
+    client.compact(revision(&server));
+    // The pages are free once the member has written its database twice.
+    for number in 0..3u32 {
+        client.put(b"last", &number.to_le_bytes());
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    assert!(backup_once(&server, &repository, &[]).status.success());
+    let snapshot = server.snapshot("s.db", &[]);
+    let hash = hash_kv(&server, 0);
+    let backup = repository.join(names(&repository, "backup").remove(0));
+    let sources = [text(&backup), text(&snapshot)];
+    for source in sources {
+        let (restored, result) = start_restored(&binaries, source, &[]);
+        assert_eq!(result["placed"], "copy");
+        let db = std::fs::metadata(restored.db()).unwrap();
+        assert!(db.len() > 30_000_000, "{db:?}");
+        use std::os::unix::fs::MetadataExt;
+        assert!(db.blocks() * 512 < db.len() / 4, "{db:?}");
+        assert_eq!(hash_kv(&restored, 0), hash);
+    }
+    // What is left out is proven, too: it is read from the backup.
+    let file = backup.join(format!("snapshot_{}.db", names(&repository, "backup")[0]));
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 40_000;
+    bytes[last] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let place = dir.path().join("etcd");
+    let (_, message) = refused(&[text(&backup), "--data-dir", text(&place)]);
+    assert!(message.contains("damaged"), "{message}");
+}
+
 /// The command blocks of the page with this word after `sh`.
 fn blocks(word: &str) -> Vec<String> {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/restore.md");

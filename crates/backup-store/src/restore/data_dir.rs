@@ -8,7 +8,6 @@ use super::plan::Plan;
 use super::proof::{Proof, prove};
 use super::unfinished::{self, Done, MEMBER, MEMBER_NEW, RECORD, RestoreRecord, new_segment};
 use crate::durable_file;
-use crate::local_file::LocalFile;
 use crate::progress::Monitor;
 use etcd_file::new_cluster::Changes;
 use etcd_file::raft::{WalWriter, snapshot_file};
@@ -121,8 +120,8 @@ impl Place {
         let snap = self.member_new.join("snap");
         create_dir(&snap)?;
         let db = snap.join("db");
-        let (file, placed) = place(&plan.source, &db, monitor)?;
-        let copied = LocalFile::open(&db)?;
+        let placed = place(&plan.source, &db, monitor)?;
+        let copied = placed.read(&plan.source, &db)?;
         let proof = prove(
             &plan.source,
             &copied,
@@ -134,12 +133,13 @@ impl Place {
             members: Some(plan.members.clone()),
             revision: plan.target.as_ref().map(|target| target.revision),
         };
-        let rewritten = changed(&plan.source, &copied, &plan.facts, &changes)?;
+        let rewritten = changed(&plan.source, &copied.file, &plan.facts, &changes)?;
         let rewritten_bytes = (rewritten.pages.len() + rewritten.metas.len()) as u64;
-        write(&file, &db, &rewritten)?;
-        drop((file, copied));
+        write(&placed.file, &db, &rewritten)?;
+        let placing = placed.placing;
+        drop((copied, placed));
 
-        self.write_record(plan, order, now, placed)?;
+        self.write_record(plan, order, now, placing)?;
         self.write_wal(plan)?;
         if plan.etcd_version.has_snapshot_file() {
             let (name, bytes) = snapshot_file(&plan.members);
@@ -150,7 +150,7 @@ impl Place {
         self.give_to_owner(order)?;
         Ok(Restored {
             proof,
-            placed,
+            placed: placing,
             rewritten_bytes,
         })
     }

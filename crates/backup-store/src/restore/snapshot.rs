@@ -77,15 +77,16 @@ pub fn raise_snapshot(
     // One that a killed process has left.
     let _ = durable_file::remove_file(partial);
     let made = || {
-        let (file, _) = place(source, partial, monitor)?;
-        let copied = LocalFile::open(partial)?;
+        let placed = place(source, partial, monitor)?;
+        let copied = placed.read(source, partial)?;
+        let file = &placed.file;
         let proof = prove(source, &copied, skip_hash_check, dir, monitor)?;
         let changes = Changes {
             members: None,
             revision: target.as_ref().map(|target| target.revision),
         };
-        let rewritten = changed(source, &copied, &facts, &changes)?;
-        write(&file, partial, &rewritten)?;
+        let rewritten = changed(source, &copied.file, &facts, &changes)?;
+        write(file, partial, &rewritten)?;
         let failed = || RestoreError::io("write", partial);
         let written = LocalFile::open(partial)?;
         monitor.step("trailer", rewritten.new_bytes);
@@ -93,8 +94,8 @@ pub fn raise_snapshot(
             monitor.advance(bytes)
         })
         .map_err(|failure| RestoreError::failed(partial, failure))?;
-        durable_file::write_at(&file, &digest, rewritten.new_bytes).map_err(failed())?;
-        durable_file::sync(&file).map_err(failed())?;
+        durable_file::write_at(file, &digest, rewritten.new_bytes).map_err(failed())?;
+        durable_file::sync(file).map_err(failed())?;
         durable_file::rename(partial, out)
             .and_then(|()| durable_file::sync_dir(dir))
             .map_err(RestoreError::io("publish", out))?;

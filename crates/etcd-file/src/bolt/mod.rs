@@ -16,6 +16,7 @@ mod meta;
 mod open;
 mod page;
 mod rewrite;
+mod unused;
 
 pub use byte_order::ByteOrder;
 pub use check::{Entry, Report, Visitor, check};
@@ -25,3 +26,4 @@ pub use meta::{Meta, MetaProblem};
 pub use open::{Bolt, OpenError};
 pub use page::Value;
 pub use rewrite::{Entries, Rewrite, RewriteError, Rewritten};
+pub use unused::unused_blocks;
