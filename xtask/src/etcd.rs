@@ -5,9 +5,11 @@
 
 use crate::command::{output, root, run as run_command};
 use anyhow::{Context, Result, bail};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use test_support::etcd_binaries::{Binaries, VERSIONS, Version, cache_dir, find, in_dir};
+use test_support::etcd_binaries::{
+    Binaries, VERSIONS, Version, cache_dir, dump_logs, find, in_dir,
+};
 
 const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -31,7 +33,24 @@ pub fn provide() -> Vec<String> {
         let error = provide_version(*version).err()?;
         Some(format!("etcd {version} cannot be had: {error:#}"))
     };
-    VERSIONS.iter().filter_map(get).collect()
+    let mut missing: Vec<String> = VERSIONS.iter().filter_map(get).collect();
+    if let Err(error) = provide_dump_logs() {
+        missing.push(format!("etcd-dump-logs cannot be had: {error:#}"));
+    }
+    missing
+}
+
+/// Builds etcd's own reader of logs, which the release of 3.6 has.
+fn provide_dump_logs() -> Result<()> {
+    let program = dump_logs();
+    if program.is_file() {
+        return Ok(());
+    }
+    let version = Version(3, 6);
+    let staging = staging(version)?;
+    let built = staging.path().join("etcd-dump-logs");
+    build(version, "go.etcd.io/etcd/v3/tools/etcd-dump-logs", &built)?;
+    std::fs::rename(&built, &program).with_context(|| format!("rename to {}", program.display()))
 }
 
 /// Gets one version, the one that is had most quickly, unless there is one already.
@@ -146,28 +165,33 @@ fn debian_site() -> Result<String> {
 }
 
 fn from_go(version: Version) -> Result<()> {
-    let module: PathBuf = root().join("xtask/etcd").join(version.to_string());
     let staging = staging(version)?;
     for (package, name) in [
         ("go.etcd.io/etcd/server/v3", "etcd"),
         ("go.etcd.io/etcd/etcdctl/v3", "etcdctl"),
         ("go.etcd.io/etcd/etcdutl/v3", "etcdutl"),
     ] {
-        run_command(
-            Command::new("go")
-                .current_dir(&module)
-                .env("CGO_ENABLED", "0")
-                .args([
-                    "build",
-                    "-mod=readonly",
-                    "-trimpath",
-                    "-ldflags=-s -w",
-                    "-o",
-                ])
-                .arg(staging.path().join(name))
-                .arg(package),
-        )
-        .context("build with Go 1.26 or newer")?;
+        build(version, package, &staging.path().join(name))?;
     }
     publish(staging.path(), version)
+}
+
+/// Builds a program from the Go module of a version.
+fn build(version: Version, package: &str, to: &Path) -> Result<()> {
+    let module = root().join("xtask/etcd").join(version.to_string());
+    run_command(
+        Command::new("go")
+            .current_dir(&module)
+            .env("CGO_ENABLED", "0")
+            .args([
+                "build",
+                "-mod=readonly",
+                "-trimpath",
+                "-ldflags=-s -w",
+                "-o",
+            ])
+            .arg(to)
+            .arg(package),
+    )
+    .context("build with Go 1.26 or newer")
 }

@@ -42,6 +42,20 @@ pub fn cache_dir() -> PathBuf {
     base.join("etcd-lifeboat").join("etcd")
 }
 
+/// Where etcd's own reader of logs is, if it was built.
+pub fn dump_logs() -> PathBuf {
+    cache_dir().join("etcd-dump-logs")
+}
+
+/// etcd's own reader of logs. If it is missing, skips the test and returns `None`.
+pub fn require_dump_logs() -> Option<PathBuf> {
+    let found = Some(dump_logs()).filter(|program| program.is_file());
+    if found.is_none() {
+        crate::requirement::skip("etcd-dump-logs is not here: run `cargo xtask etcd`");
+    }
+    found
+}
+
 /// Finds the programs of a version: in the folder that the environment names, in `PATH`, in the cache.
 pub fn find(version: Version) -> Option<Binaries> {
     let named = std::env::var_os(ETCD_DIR)
