@@ -4,6 +4,7 @@
 //! The file is a line of text, `lifeboat-blocks-1 65536 <bytes of the snapshot>`, and then 32 bytes per block.
 
 use etcd_file::ReadAt;
+use std::io;
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -121,11 +122,11 @@ impl<'h> Hashes<'h> {
     }
 
     /// Whether a block is as it was written. `buf` is for its bytes.
-    fn is_whole(&self, snapshot: &dyn ReadAt, index: usize, buf: &mut Vec<u8>) -> bool {
+    fn is_whole(&self, snapshot: &dyn ReadAt, index: usize, buf: &mut Vec<u8>) -> io::Result<bool> {
         let place = self.place(index);
         buf.resize((place.end - place.start) as usize, 0);
-        snapshot.read_exact_at(buf, place.start).is_ok()
-            && Some(blake3::hash(buf).as_bytes()) == self.hashes.get(index)
+        snapshot.read_exact_at(buf, place.start)?;
+        Ok(Some(blake3::hash(buf).as_bytes()) == self.hashes.get(index))
     }
 }
 
@@ -146,7 +147,7 @@ pub fn damaged(
     for index in 0..hashes.hashes.len() {
         let place = hashes.place(index);
         let bytes = place.end - place.start;
-        if !hashes.is_whole(snapshot, index, &mut buf) {
+        if !hashes.is_whole(snapshot, index, &mut buf).unwrap_or(false) {
             found.push(place);
             if found.len() == at_most {
                 break;
@@ -163,12 +164,12 @@ pub fn damaged(
 /// place that a thread found to be different.
 ///
 /// # Errors
-/// `progress` has stopped the work.
+/// The file can't be read, or `progress` has stopped the work.
 pub fn first_difference(
     file: &(dyn ReadAt + Sync),
     hashes: &Hashes<'_>,
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
-) -> Result<Option<Range<u64>>, Stopped> {
+) -> Result<Option<Range<u64>>, NotCompared> {
     const MAX_THREADS: usize = 8;
     const AT_ONCE: usize = 64;
     let threads =
@@ -188,33 +189,50 @@ pub fn first_difference(
                     if from >= to {
                         break;
                     }
-                    let different =
-                        (from..to).find(|index| !hashes.is_whole(file, *index, &mut buf));
+                    let judged = |index| match hashes.is_whole(file, index, &mut buf) {
+                        Ok(true) => None,
+                        Ok(false) => Some(Ok(hashes.place(index))),
+                        Err(error) => Some(Err(NotCompared::Read {
+                            offset_bytes: hashes.place(index).start,
+                            error,
+                        })),
+                    };
+                    let different = (from..to).find_map(judged).transpose();
                     let bytes = hashes.place(to - 1).end - hashes.place(from).start;
-                    let _ = sender.send((bytes, different.map(|index| hashes.place(index))));
+                    let _ = sender.send((bytes, different));
                 }
             });
         }
         drop(sender);
-        let mut found = None;
-        let mut stopped = false;
+        let mut found = Ok(None);
         for (bytes, different) in receiver {
-            found = found.or(different);
-            stopped |= progress(bytes).is_break();
-            if found.is_some() || stopped {
+            if progress(bytes).is_break() {
+                found = Err(NotCompared::Stopped);
+            }
+            if let Ok(None) = found {
+                found = different;
+            }
+            if !matches!(found, Ok(None)) {
                 ended.store(true, Ordering::Relaxed);
             }
         }
-        match stopped {
-            true => Err(Stopped),
-            false => Ok(found),
-        }
+        found
     })
 }
 
-/// The work was stopped on request.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Stopped;
+/// Why blocks were not compared.
+#[derive(Debug)]
+pub enum NotCompared {
+    /// The work was stopped on request.
+    Stopped,
+    /// The file can't be read.
+    Read {
+        /// Offset of the block, in bytes.
+        offset_bytes: u64,
+        /// The error of the operating system.
+        error: io::Error,
+    },
+}
 
 #[cfg(test)]
 mod tests {
@@ -247,7 +265,8 @@ mod tests {
             seen_bytes += bytes;
             ControlFlow::Continue(())
         });
-        assert_eq!((found, seen_bytes), (Ok(None), bytes.len() as u64));
+        assert!(matches!(found, Ok(None)), "{found:?}");
+        assert_eq!(seen_bytes, bytes.len() as u64);
         for at in [0, 65_535, 65_536, 10_000_000, bytes.len() - 1] {
             let mut flipped = bytes.clone();
             flipped[at] ^= 0x80;
@@ -256,9 +275,12 @@ mod tests {
         }
         let cut = bytes[..bytes.len() - 1].to_vec();
         let found = first_difference(&cut, &hashes, &mut |_| ControlFlow::Continue(()));
-        assert!(found.unwrap().is_some());
+        let last = 20_000_000 / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+        assert!(
+            matches!(found, Err(NotCompared::Read { offset_bytes, .. }) if offset_bytes == last)
+        );
         let stopped = first_difference(&bytes, &hashes, &mut |_| ControlFlow::Break(()));
-        assert_eq!(stopped, Err(Stopped));
+        assert!(matches!(stopped, Err(NotCompared::Stopped)));
     }
 
     #[test]

@@ -50,7 +50,10 @@ pub fn choose(text: &str, root: &Path) -> Result<Chosen, ChoiceError> {
         // A backup directory is in a repository, and its snapshot one level below.
         let above = whole.ancestors().skip(1).take(2).map(Path::to_path_buf);
         let mut repositories: Vec<_> = above.filter(|dir| has_backups(dir)).collect();
-        if has_backups(root) && !repositories.iter().any(|known| is_same(known, root)) {
+        // If it can't be read, that is reported when it is asked for revisions.
+        let is_there = root.symlink_metadata().is_ok() && Repository::open(root).is_err();
+        if (is_there || has_backups(root)) && !repositories.iter().any(|known| is_same(known, root))
+        {
             repositories.push(root.into());
         }
         return Ok(Chosen {

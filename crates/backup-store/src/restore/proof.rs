@@ -3,12 +3,13 @@
 use super::error::RestoreError;
 use super::plan::Plan;
 use super::source::Source;
+use crate::blocks::{self, NotCompared};
 use crate::progress::Monitor;
-use crate::{blocks, scratch_file};
+use crate::scratch_file;
 use backup_plan::hex::hex;
 use etcd_file::check::{Origin, check};
 use etcd_file::finding::Severity;
-use etcd_file::{Part, ReadAt, snapshot_file};
+use etcd_file::{Failure, Part, ReadAt, snapshot_file};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -63,7 +64,19 @@ pub(super) fn prove(
             .map_err(|problem| RestoreError::damaged(&source.path, problem))?;
         monitor.step("blocks", hashes.total_bytes());
         let found = blocks::first_difference(file, &hashes, &mut |bytes| monitor.advance(bytes))
-            .map_err(|blocks::Stopped| RestoreError::Stopped)?;
+            .map_err(|error| match error {
+                NotCompared::Stopped => RestoreError::Stopped,
+                NotCompared::Read {
+                    offset_bytes,
+                    error,
+                } => RestoreError::failed(
+                    &source.path,
+                    Failure::Read {
+                        offset_bytes,
+                        source: error,
+                    },
+                ),
+            })?;
         return match found {
             None => Ok(Proof::Blocks),
             Some(place) => Err(RestoreError::damaged(

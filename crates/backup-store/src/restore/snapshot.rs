@@ -18,11 +18,13 @@ use etcd_file::new_cluster::Changes;
 use etcd_file::snapshot_file::sha256;
 use jiff::Timestamp;
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What was made.
 #[derive(Debug, Clone, Serialize)]
 pub struct RaisedSnapshot {
+    /// The file.
+    pub snapshot: PathBuf,
     /// The revision at which a cluster begins that is restored from it.
     pub revision: i64,
     /// How the data of the source was proven.
@@ -32,7 +34,7 @@ pub struct RaisedSnapshot {
 }
 
 /// Writes a whole snapshot with the same data, which begins at a higher revision. Any tool restores it, without flags, and clients
-/// that watch then read everything again.
+/// that watch then read everything again. If `out` is a directory, the name of the file has that revision.
 ///
 /// # Errors
 /// Why there is none.
@@ -50,10 +52,8 @@ pub fn raise_snapshot(
             path: source.path.clone(),
         });
     }
-    if out.symlink_metadata().is_ok() {
-        return Err(RestoreError::FileExists { path: out.into() });
-    }
     let dir = match out.parent() {
+        _ if out.is_dir() => out,
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
@@ -71,6 +71,16 @@ pub fn raise_snapshot(
     }
     let facts = read_facts(&source.data(), &source.path)?;
     let target = target(bump, &facts, witnesses, now)?;
+    let revision = target
+        .as_ref()
+        .map_or(facts.current_revision, |target| target.revision);
+    let out = match out.is_dir() {
+        true => out.join(format!("snapshot-from-revision-{revision}.db")),
+        false => out.into(),
+    };
+    if out.symlink_metadata().is_ok() {
+        return Err(RestoreError::FileExists { path: out });
+    }
     let mut name = out.as_os_str().to_owned();
     name.push(".partial");
     let partial = Path::new(&name);
@@ -96,13 +106,12 @@ pub fn raise_snapshot(
         .map_err(|failure| RestoreError::failed(partial, failure))?;
         durable_file::write_at(file, &digest, rewritten.new_bytes).map_err(failed())?;
         durable_file::sync(file).map_err(failed())?;
-        durable_file::rename(partial, out)
+        durable_file::rename(partial, &out)
             .and_then(|()| durable_file::sync_dir(dir))
-            .map_err(RestoreError::io("publish", out))?;
+            .map_err(RestoreError::io("publish", &out))?;
         Ok(RaisedSnapshot {
-            revision: target
-                .as_ref()
-                .map_or(facts.current_revision, |target| target.revision),
+            snapshot: out.clone(),
+            revision,
             proof,
             size_bytes: rewritten.new_bytes + digest.len() as u64,
         })

@@ -39,7 +39,7 @@ Examples:
   etcd-lifeboat restore snapshot.db --data-dir /var/lib/etcd --name m1 \\
       --initial-cluster m1=https://10.0.0.1:2380,m2=https://10.0.0.2:2380,m3=https://10.0.0.3:2380 \\
       --initial-advertise-peer-urls https://10.0.0.1:2380
-  etcd-lifeboat restore latest --to-snapshot raised.db --bump-revision auto
+  etcd-lifeboat restore latest --to-snapshot . --bump-revision auto
 
 Exit codes: 0 restored, 1 not restored, 2 wrong usage.")]
 pub(crate) struct Args {
@@ -89,8 +89,9 @@ pub(crate) struct Args {
     /// Only show what would be restored
     #[arg(long, conflicts_with = "to_snapshot")]
     plan: bool,
-    /// Write a snapshot that begins at the new revision, for the restore of another tool, such as k3s and RKE2
-    #[arg(long, value_name = "FILE")]
+    /// Write a snapshot that begins at the new revision, for the restore of another tool, such as k3s and RKE2; in a directory, its
+    /// name has the revision
+    #[arg(long, value_name = "FILE|DIR")]
     to_snapshot: Option<PathBuf>,
     /// Output format
     #[arg(long, value_enum, default_value = "table")]
@@ -263,12 +264,6 @@ fn for_people(plan: &Plan, result: &RestoreResult) -> String {
 }
 
 fn to_snapshot(args: &Args, chosen: &Chosen, bump: Bump) -> anyhow::Result<u8> {
-    #[derive(Serialize)]
-    struct Written {
-        snapshot: PathBuf,
-        #[serde(flatten)]
-        made: backup_store::restore::RaisedSnapshot,
-    }
     let Some(out) = &args.to_snapshot else {
         return Ok(exit_code::USAGE);
     };
@@ -294,13 +289,10 @@ fn to_snapshot(args: &Args, chosen: &Chosen, bump: Bump) -> anyhow::Result<u8> {
         output::error(&format!("warning: {warning}"));
     }
     let text = match args.output {
-        Format::Json => {
-            let snapshot = out.clone();
-            serde_json::to_string_pretty(&Written { snapshot, made })? + "\n"
-        }
+        Format::Json => serde_json::to_string_pretty(&made)? + "\n",
         Format::Table => format!(
             "{}\nrevision {}: {}\n",
-            out.display(),
+            made.snapshot.display(),
             made.revision,
             target.map(|target| target.reason).unwrap_or_default()
         ),
