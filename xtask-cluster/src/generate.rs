@@ -123,12 +123,18 @@ fn helm_template() -> Result<String> {
     const IMAGE: &str = "IMAGE-OF-THE-CHART:VERSION";
     const REPOSITORY: &str = "IMAGE-OF-THE-CHART";
     const NAMESPACE: &str = "namespace-of-the-chart";
+    const DIRECTORY: &str = "/directory-of-the-chart";
+    let (argument, listed) = (
+        format!("        - --node-directory={DIRECTORY}\n"),
+        format!("\\\"{DIRECTORY}\\\","),
+    );
     let objects = |openshift, monitoring| {
         all(&InstallOptions {
             image: IMAGE.into(),
             namespace: NAMESPACE.into(),
             openshift,
             monitoring,
+            node_directories: vec![DIRECTORY.into()],
         })
     };
     let (plain, openshift, monitored) = (
@@ -144,6 +150,14 @@ fn helm_template() -> Result<String> {
                 .replace("{{ $labels.node }}", "{{ `{{ $labels.node }}` }}")
                 .replace("{{ $labels.backup }}", "{{ `{{ $labels.backup }}` }}")
                 .replace("{{ $value }}", "{{ `{{ $value }}` }}")
+                .replace(
+                    &argument,
+                    "{{- range .Values.nodeDirectories }}\n        - --node-directory={{ . }}\n{{- end }}\n",
+                )
+                .replace(
+                    &listed,
+                    r#"{{ range .Values.nodeDirectories }}\"{{ . }}\",{{ end }}"#,
+                )
                 .replace(IMAGE, "{{ .Values.image }}")
                 // Without its version.
                 .replace(

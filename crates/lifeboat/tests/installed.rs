@@ -289,6 +289,44 @@ fn its_alerts_are_rules_that_prometheus_takes() {
     );
 }
 
+#[test]
+fn files_of_the_api_server_elsewhere_are_in_backups_once_their_directory_is_named() {
+    let Some(cluster) = cluster(1, None) else {
+        return;
+    };
+    let root = cluster.nodes()[0].root.clone();
+    std::fs::create_dir_all(root.join("srv/audit")).unwrap();
+    std::fs::write(root.join("srv/audit/policy.yaml"), "rules: []").unwrap();
+    let manifest = root.join("etc/kubernetes/manifests/kube-apiserver.yaml");
+    let flags = std::fs::read_to_string(&manifest).unwrap().replace(
+        "    - --client-ca-file",
+        "    - --audit-policy-file=/srv/audit/policy.yaml\n    - --client-ca-file",
+    );
+    std::fs::write(&manifest, flags).unwrap();
+    let newest = || {
+        let name = kept(&cluster)[0].first()?.clone();
+        let backup = root.join("var/lib/etcd-auto-backup").join(&name);
+        let record = std::fs::read(backup.join("backup.json")).ok()?;
+        let archive = backup.join(format!("static_kuberesources_{name}.tar.gz"));
+        let listed = Command::new("tar").arg("-tzf").arg(archive).output().ok()?;
+        let record: Value = serde_json::from_slice(&record).ok()?;
+        Some((record["archive_missing"].to_string(), told(&listed)))
+    };
+    cluster.apply(&manifests(IMAGE, &[]));
+    let (missing, _) = wait_until("a first backup", newest);
+    assert!(
+        missing.contains("/srv/audit/policy.yaml: the flag --audit-policy-file"),
+        "{missing}"
+    );
+    cluster.apply(&manifests(IMAGE, &["--node-directory=/srv/audit"]));
+    let patch = r#"{"spec":{"etcd":{"schedule":"@every 3s"}}}"#;
+    let _ = cluster.kubectl_ok(&["patch", "backup", "default", "--type=merge", "-p", patch]);
+    wait_until("a complete archive", || {
+        let (missing, files) = newest()?;
+        (missing == "null" && files.contains("srv/audit/policy.yaml")).then_some(())
+    });
+}
+
 fn helm(args: &[&str]) -> Option<Command> {
     let mut helm = Command::new(binaries::require_tool(binaries::HELM)?);
     helm.args(args);
@@ -309,6 +347,10 @@ fn helm_renders_what_the_manifests_are() {
         (
             vec!["openshift=true", "monitoring=true"],
             vec!["--openshift", "--monitoring"],
+        ),
+        (
+            vec!["nodeDirectories={/srv/audit,/etc/x}"],
+            vec!["--node-directory=/srv/audit", "--node-directory=/etc/x"],
         ),
     ] {
         let Some(mut helm) = helm(&["template", "etcd-lifeboat", CHART, "--kube-version=1.30.0"])

@@ -16,6 +16,8 @@ pub struct Options {
     pub controllers: Controllers,
     /// The node layout; if `None`, the platform of the cluster decides.
     pub layout: Option<NodeLayout>,
+    /// Directories of the nodes that pods mount in addition, for the archive.
+    pub node_directories: Vec<String>,
     /// Additional flags for the backup servers, for tests.
     pub server_flags: Vec<String>,
     /// Additional flags for the Jobs that make a backup, for tests.

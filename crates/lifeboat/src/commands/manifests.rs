@@ -2,6 +2,7 @@
 
 use crate::cli::exit_code;
 use crate::cli::output;
+use operator::cluster::node_layout::node_directory;
 use operator::install::manifests::{InstallOptions, all};
 
 /// Print the manifests of the operator, for `kubectl apply -f -`
@@ -9,7 +10,8 @@ use operator::install::manifests::{InstallOptions, all};
 #[command(after_help = "\
 Examples:
   etcd-lifeboat manifests --image registry.example/etcd-lifeboat:0.1.0
-  etcd-lifeboat manifests --image registry.example/etcd-lifeboat:0.1.0 --openshift --monitoring")]
+  etcd-lifeboat manifests --image registry.example/etcd-lifeboat:0.1.0 --openshift --monitoring
+  etcd-lifeboat manifests --image registry.example/etcd-lifeboat:0.1.0 --node-directory /srv/audit")]
 pub(crate) struct Args {
     /// Image of the operator and of the pods that it creates
     #[arg(long, value_name = "IMAGE")]
@@ -20,6 +22,9 @@ pub(crate) struct Args {
     /// Add a ServiceMonitor and alerts; the cluster needs the CRDs of the Prometheus operator
     #[arg(long)]
     monitoring: bool,
+    /// Directory of the nodes with files that the API server reads, outside of those that pods see; repeat it for more
+    #[arg(long, value_name = "DIR", value_parser = node_directory)]
+    node_directory: Vec<String>,
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
@@ -28,6 +33,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         namespace: operator::names::default_namespace(args.openshift).into(),
         openshift: args.openshift,
         monitoring: args.monitoring,
+        node_directories: args.node_directory,
     };
     for object in all(&install) {
         output::print("---\n");

@@ -8,7 +8,7 @@ use crate::http::listener;
 use crate::server::operator_metrics::OperatorMetrics;
 use anyhow::Context;
 use operator::cluster::cluster_info::FEATURE_GATE;
-use operator::cluster::node_layout::NodeLayout;
+use operator::cluster::node_layout::{NodeLayout, node_directory};
 use operator::options::{Controllers, Options};
 use operator::status::state::SharedState;
 use std::net::SocketAddr;
@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// cluster]. The label lifeboat.etcd.io/node-layout on a node overrides this for that node
     #[arg(long, value_name = "LAYOUT")]
     node_layout: Option<String>,
+    /// Directory of the nodes that the pods see in addition, for the archive; the manifests must allow it
+    #[arg(long, value_name = "DIR", value_parser = node_directory)]
+    node_directory: Vec<String>,
     /// Address of /metrics, /healthz and /readyz; port 0 selects a free port
     #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: SocketAddr,
@@ -94,6 +97,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         identity,
         controllers,
         layout,
+        node_directories: args.node_directory,
         server_flags: args.server_flag,
         backup_flags: args.backup_flag,
     };

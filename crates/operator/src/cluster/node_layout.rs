@@ -1,6 +1,7 @@
 //! Where a node has the files of etcd, and which of its directories a pod mounts.
 
 use crate::cluster::cluster_info::Platform;
+use crate::names::REPOSITORY;
 use kube::ResourceExt;
 use kube::core::PartialObjectMeta;
 use std::fmt;
@@ -135,8 +136,62 @@ impl NodeLayout {
     }
 }
 
+/// Checks a directory of the node that pods mount in addition, as people write it in flags.
+///
+/// # Errors
+/// Why pods cannot mount it.
+pub fn node_directory(path: &str) -> Result<String, String> {
+    const MAX_BYTES: usize = 200;
+    const NOT_FILES: [&str; 3] = ["/proc", "/sys", "/dev"];
+    let refused = |why: &str| Err(format!("the directory {path:?} cannot be mounted: {why}"));
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let Some(parts) = path.strip_prefix('/').filter(|_| path.len() <= MAX_BYTES) else {
+        return refused("it must begin with / and have at most 200 characters");
+    };
+    if !path.chars().all(is_plain) {
+        return refused("it can have letters, digits, dots, dashes and underscores");
+    }
+    if parts.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return refused("it must be a directory below /, without empty parts and without . and ..");
+    }
+    let is_in = |dir: &&str| path == *dir || path.starts_with(&format!("{dir}/"));
+    if NOT_FILES.iter().chain(&[REPOSITORY]).any(is_in) {
+        return refused("it has no files of the control plane");
+    }
+    Ok(path.into())
+}
+
 impl fmt::Display for NodeLayout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_directories_below_the_root_can_be_mounted() {
+        assert_eq!(node_directory("/etc/audit"), Ok("/etc/audit".into()));
+        for path in [
+            "/",
+            "",
+            "etc",
+            "/etc/",
+            "/etc//a",
+            "/etc/../",
+            "/a/./b",
+            "/proc",
+            "/sys/fs",
+            "/dev",
+            "/var/lib/etcd-auto-backup",
+            "/var/lib/etcd-auto-backup/x",
+            "/a b",
+            "/a\"]",
+            &"/a".repeat(101),
+        ] {
+            assert!(node_directory(path).is_err(), "{path}");
+        }
     }
 }

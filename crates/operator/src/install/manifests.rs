@@ -17,6 +17,8 @@ pub struct InstallOptions {
     pub openshift: bool,
     /// Whether to add objects for the Prometheus operator.
     pub monitoring: bool,
+    /// Directories of the nodes that pods mount in addition.
+    pub node_directories: Vec<String>,
 }
 
 const METRICS_PORT: u16 = 8080;
@@ -57,7 +59,11 @@ pub fn all(install: &InstallOptions) -> Vec<Value> {
     if install.openshift {
         all.extend(constraints(home));
     }
-    all.extend(policies::all(home, &install.image));
+    all.extend(policies::all(
+        home,
+        &install.image,
+        &install.node_directories,
+    ));
     all.extend(deployment(install));
     if install.monitoring {
         all.extend(monitoring(home));
@@ -133,6 +139,13 @@ fn deployment(install: &InstallOptions) -> Vec<Value> {
         "topologyKey": "kubernetes.io/hostname",
     }]);
     let preferred = json!([{"weight": 100, "podAffinityTerm": spread.pointer("/0")}]);
+    let mut args = vec![
+        "operator".to_string(),
+        format!("--image={}", install.image),
+        format!("--listen=0.0.0.0:{METRICS_PORT}"),
+    ];
+    let directories = install.node_directories.iter();
+    args.extend(directories.map(|path| format!("--node-directory={path}")));
     let deployment = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -163,11 +176,7 @@ fn deployment(install: &InstallOptions) -> Vec<Value> {
                     "containers": [{
                         "name": "operator",
                         "image": install.image,
-                        "args": [
-                            "operator",
-                            format!("--image={}", install.image),
-                            format!("--listen=0.0.0.0:{METRICS_PORT}"),
-                        ],
+                        "args": args,
                         "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
                         "ports": [port],
                         "livenessProbe": {"httpGet": {"path": "/healthz", "port": "metrics"}},

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 const API_VERSION: &str = "admissionregistration.k8s.io/v1";
 
 /// All policies and their bindings.
-pub(crate) fn all(home: &str, image: &str) -> Vec<Value> {
+pub(crate) fn all(home: &str, image: &str, node_directories: &[String]) -> Vec<Value> {
     let mut all = Vec::new();
     all.extend(own_node_only(home));
     all.extend(asked_by_a_backup(home));
-    all.extend(own_pods_only(home, image));
+    all.extend(own_pods_only(home, image, node_directories));
     all
 }
 
@@ -103,7 +103,7 @@ fn asked_by_a_backup(home: &str) -> [Value; 2] {
 
 /// With the operator's token, an attacker could create pods that control the node. So the operator can create only pods with these
 /// images, commands and node directories, and no privileged pods.
-fn own_pods_only(home: &str, image: &str) -> [Value; 2] {
+fn own_pods_only(home: &str, image: &str, node_directories: &[String]) -> [Value; 2] {
     let pod = "object.kind == 'CronJob' ? object.spec.jobTemplate.spec.template.spec : object.spec.template.spec";
     let mut paths: Vec<_> = NodeLayout::ALL
         .iter()
@@ -113,7 +113,8 @@ fn own_pods_only(home: &str, image: &str) -> [Value; 2] {
     paths.push(REPOSITORY);
     paths.sort_unstable();
     paths.dedup();
-    let paths = json!(paths);
+    let more = node_directories.iter().map(String::as_str);
+    let paths = json!(more.chain(paths).collect::<Vec<_>>());
     let repository = repository_of(image);
     let only = "variables.pod.containers[0]";
     let security = format!("{only}.securityContext");

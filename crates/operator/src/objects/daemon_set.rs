@@ -41,7 +41,7 @@ pub(crate) fn daemon_set(
     args.extend(options.server_flags.iter().cloned());
     let mut pod = backup_pod(
         by_label.unwrap_or(of_cluster),
-        &options.image,
+        options,
         SERVER_CONTAINER,
         args,
         BackupTarget::Node,
@@ -111,6 +111,7 @@ mod tests {
             identity: "a".into(),
             controllers: crate::options::Controllers::all(),
             layout: None,
+            node_directories: vec!["/etc/audit".into()],
             server_flags: Vec::new(),
             backup_flags: Vec::new(),
         }
@@ -199,9 +200,10 @@ mod tests {
                 // A mount of a pod must not stay in use here when the kubelet removes it.
                 let follows = mount["mountPropagation"] == "HostToContainer";
                 assert_eq!(follows, path == "/var/lib/kubelet");
-                assert!(path == REPOSITORY || paths.contains(&path), "{path}");
+                let is_own = [REPOSITORY, "/etc/audit"].contains(&path);
+                assert!(is_own || paths.contains(&path), "{path}");
             }
-            assert_eq!(mounts.len(), paths.len() + 1);
+            assert_eq!(mounts.len(), paths.len() + 2);
         }
     }
 }

@@ -49,7 +49,7 @@ pub(crate) fn job(options: &Options, request: &EtcdBackup, of: &JobOptions<'_>) 
     ];
     args.extend(retention_flags(of.policy));
     args.extend(options.backup_flags.iter().cloned());
-    let mut pod = backup_pod(of.layout, &options.image, JOB_CONTAINER, args, target);
+    let mut pod = backup_pod(of.layout, options, JOB_CONTAINER, args, target);
     pod.restart_policy = Some("Never".into());
     pod.active_deadline_seconds = Some(JOB_TIMEOUT_S);
     if let Some(node) = of.node {

@@ -2,6 +2,7 @@
 
 use crate::cluster::node_layout::{LABEL, NodeLayout};
 use crate::names::{AGENT_ACCOUNT, REPOSITORY};
+use crate::options::Options;
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, EnvVar, EnvVarSource, HostPathVolumeSource, NodeAffinity,
     NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector,
@@ -174,7 +175,7 @@ pub(crate) fn every_taint() -> Vec<Toleration> {
 /// A pod that makes backups of its node's member, with one container.
 pub(crate) fn backup_pod(
     layout: NodeLayout,
-    image: &str,
+    options: &Options,
     container: &str,
     args: Vec<String>,
     target: BackupTarget<'_>,
@@ -189,6 +190,20 @@ pub(crate) fn backup_pod(
             ..Volume::default()
         })
         .collect();
+    volumes.extend(
+        options
+            .node_directories
+            .iter()
+            .zip(0..)
+            .map(|(path, number)| {
+                Volume {
+                    name: directory_name(number),
+                    // On a node without it, it is reported as missing from the archive.
+                    host_path: Some(host_path(path, "")),
+                    ..Volume::default()
+                }
+            }),
+    );
     volumes.push(target.volume());
     let mut mounts: Vec<_> = node_mounts
         .iter()
@@ -200,6 +215,18 @@ pub(crate) fn backup_pod(
             ..VolumeMount::default()
         })
         .collect();
+    mounts.extend(
+        options
+            .node_directories
+            .iter()
+            .zip(0..)
+            .map(|(path, number)| VolumeMount {
+                name: directory_name(number),
+                mount_path: path.clone(),
+                read_only: Some(true),
+                ..VolumeMount::default()
+            }),
+    );
     mounts.push(VolumeMount {
         name: "backups".into(),
         mount_path: target.path().into(),
@@ -232,7 +259,7 @@ pub(crate) fn backup_pod(
         affinity: Some(control_plane_affinity()),
         containers: vec![Container {
             name: container.into(),
-            image: Some(image.into()),
+            image: Some(options.image.clone()),
             args: Some(args),
             env: Some(vec![field_variable("NODE_NAME", "spec.nodeName")]),
             termination_message_policy: Some("FallbackToLogsOnError".into()),
@@ -248,4 +275,9 @@ pub(crate) fn backup_pod(
         volumes: Some(volumes),
         ..PodSpec::default()
     }
+}
+
+/// The name of the volume of an additional directory.
+fn directory_name(number: usize) -> String {
+    format!("directory-{number}")
 }
