@@ -2,33 +2,16 @@
 //! fuzzer finds one.
 #![no_main]
 
-use etcd_file::Scratch;
 use etcd_file::bolt::Bolt;
 use etcd_file::check::{Origin, check};
 use etcd_file::mvcc::hash_kv;
+use etcd_lifeboat_fuzz::{fix_checksums, scratch};
 use libfuzzer_sys::fuzz_target;
 use std::ops::ControlFlow;
 
-fn scratch() -> std::io::Result<Box<dyn Scratch>> {
-    Ok(Box::new(Vec::<u8>::new()))
-}
-
-fn fix_checksum(page: &mut [u8]) {
-    let Some(meta) = page.get_mut(16..80) else {
-        return;
-    };
-    let checksum = meta[..56].iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    meta[56..].copy_from_slice(&checksum.to_le_bytes());
-}
-
 fuzz_target!(|data: &[u8]| {
     let mut file = data.to_vec();
-    fix_checksum(&mut file);
-    if let Some(page) = file.get_mut(1024..) {
-        fix_checksum(page);
-    }
+    fix_checksums(&mut file);
     for origin in [Origin::Snapshot, Origin::Database] {
         let mut done = 0;
         let checked = check(&file, origin, &scratch, &mut |bytes| {

@@ -1,25 +1,11 @@
 //! Any bytes as a database and its log: the keys can be read and compared with themselves, or there is an error.
 #![no_main]
 
-use etcd_file::Scratch;
 use etcd_file::keyspace::{Fingerprints, LiveKeys, Replayed, compare, read, replay};
 use etcd_file::raft::Segment;
+use etcd_lifeboat_fuzz::{fix_checksums, scratch};
 use libfuzzer_sys::fuzz_target;
 use std::ops::ControlFlow;
-
-fn scratch() -> std::io::Result<Box<dyn Scratch>> {
-    Ok(Box::new(Vec::<u8>::new()))
-}
-
-fn fix_checksum(page: &mut [u8]) {
-    let Some(meta) = page.get_mut(16..80) else {
-        return;
-    };
-    let checksum = meta[..56].iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    meta[56..].copy_from_slice(&checksum.to_le_bytes());
-}
 
 /// A log of entries with right checksums, from pieces that begin with their length.
 fn log(mut bytes: &[u8]) -> Vec<u8> {
@@ -65,10 +51,7 @@ fuzz_target!(|data: &[u8]| {
     let requests = data.len().saturating_sub(usize::from(u16::from_le_bytes(*len)));
     let (database, requests) = data.split_at(requests);
     let mut file = database.to_vec();
-    fix_checksum(&mut file);
-    if let Some(page) = file.get_mut(1024..) {
-        fix_checksum(page);
-    }
+    fix_checksums(&mut file);
     let mut fingerprints = Fingerprints::default();
     let Ok(keys) = read(&file, &mut fingerprints, &scratch, &mut |_| {
         ControlFlow::Continue(())

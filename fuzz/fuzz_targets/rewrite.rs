@@ -6,6 +6,7 @@ use etcd_file::finding::Findings;
 use etcd_file::new_cluster::{Changes, change, facts};
 use etcd_file::Failure;
 use etcd_file::membership::Member;
+use etcd_lifeboat_fuzz::fix_checksums;
 use libfuzzer_sys::fuzz_target;
 use std::ops::ControlFlow;
 
@@ -19,16 +20,6 @@ impl Visitor for Nothing {
     }
 }
 
-fn fix_checksum(page: &mut [u8]) {
-    let Some(meta) = page.get_mut(16..80) else {
-        return;
-    };
-    let checksum = meta[..56].iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    meta[56..].copy_from_slice(&checksum.to_le_bytes());
-}
-
 fn errors(file: &Vec<u8>) -> Option<u64> {
     let bolt = Bolt::open(file).ok()?;
     let mut findings = Findings::default();
@@ -38,10 +29,7 @@ fn errors(file: &Vec<u8>) -> Option<u64> {
 
 fuzz_target!(|data: &[u8]| {
     let mut file = data.to_vec();
-    fix_checksum(&mut file);
-    if let Some(page) = file.get_mut(1024..) {
-        fix_checksum(page);
-    }
+    fix_checksums(&mut file);
     let Ok(bolt) = Bolt::open(&file) else {
         return;
     };

@@ -79,6 +79,20 @@ pub(crate) fn read<'b>(
     Ok(())
 }
 
+/// Reads a message whose fields are all numbers.
+pub(crate) fn numbers<const N: usize>(bytes: &[u8]) -> Result<[u64; N], &'static str> {
+    let mut numbers = [0; N];
+    read(bytes, &[Field::Number; N], &mut |field, content| {
+        let place = usize::try_from(field - 1)
+            .ok()
+            .and_then(|at| numbers.get_mut(at));
+        if let (Some(place), Content::Number(number)) = (place, content) {
+            *place = number;
+        }
+    })?;
+    Ok(numbers)
+}
+
 /// Reads a varint, and returns it with the bytes after it.
 pub(crate) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     const MAX_BYTES: usize = 10;

@@ -4,10 +4,6 @@
 use crate::wire::{self, Content, Field};
 use serde_json::Value as Json;
 
-/// etcd-io/etcd: `server/lease/leasepb/lease.proto`. ID, TTL, RemainingTTL.
-const LEASE: &[Field] = &[Field::Number, Field::Number, Field::Number];
-/// `AlarmMember` of `api/etcdserverpb/rpc.proto`. memberID, alarm.
-const ALARM: &[Field] = &[Field::Number, Field::Number];
 /// `api/authpb/auth.proto`. name, password, roles, options.
 const USER: &[Field] = &[
     Field::Bytes,
@@ -40,21 +36,13 @@ fn undecodable(what: &str, problem: &str) -> Problem {
     Problem::Error(format!("{what} that etcd cannot decode: {problem}"))
 }
 
-/// An entry of bucket `lease`.
+/// An entry of bucket `lease`: ID, TTL and RemainingTTL (etcd-io/etcd: `server/lease/leasepb/lease.proto`).
 pub(super) fn lease(key: &[u8], value: &[u8]) -> Result<(), Problem> {
     let Ok(id) = <[u8; 8]>::try_from(key).map(i64::from_be_bytes) else {
         return error(format!("a lease id of {} bytes, expected 8", key.len()));
     };
-    let mut numbers = [0; 3];
-    wire::read(value, LEASE, &mut |field, content| {
-        let place = usize::try_from(field - 1).ok();
-        let place = place.and_then(|at| numbers.get_mut(at));
-        if let (Some(place), Content::Number(number)) = (place, content) {
-            *place = number.cast_signed();
-        }
-    })
-    .map_err(|problem| undecodable("a lease", problem))?;
-    let [own_id, ttl_s, remaining_s] = numbers;
+    let numbers = wire::numbers(value).map_err(|problem| undecodable("a lease", problem))?;
+    let [own_id, ttl_s, remaining_s] = numbers.map(u64::cast_signed);
     if own_id != id || id == 0 {
         return error(format!("lease {id:x}: its own id is {own_id:x}"));
     }
@@ -67,15 +55,9 @@ pub(super) fn lease(key: &[u8], value: &[u8]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A key of bucket `alarm`: the member and the alarm.
+/// A key of bucket `alarm`: the member and the alarm (`AlarmMember` of `api/etcdserverpb/rpc.proto`).
 pub(crate) fn alarm(key: &[u8]) -> Result<(u64, u64), Problem> {
-    let (mut member, mut alarm) = (0, 0);
-    wire::read(key, ALARM, &mut |field, content| {
-        if let Content::Number(number) = content {
-            *(if field == 1 { &mut member } else { &mut alarm }) = number;
-        }
-    })
-    .map_err(|problem| undecodable("an alarm", problem))?;
+    let [member, alarm] = wire::numbers(key).map_err(|problem| undecodable("an alarm", problem))?;
     Ok((member, alarm))
 }
 

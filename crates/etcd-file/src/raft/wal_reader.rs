@@ -282,21 +282,16 @@ fn read<'b>(
     fields: &[Field],
     on_field: &mut dyn FnMut(u64, Content<'b>),
 ) -> Result<(), String> {
-    wire::read(bytes, fields, on_field).map_err(|problem| format!("a record with {problem}"))
+    wire::read(bytes, fields, on_field).map_err(in_record)
 }
 
 /// A message whose fields are all numbers.
 fn numbers<const N: usize>(bytes: &[u8]) -> Result<[u64; N], String> {
-    let mut numbers = [0; N];
-    read(bytes, &[Field::Number; N], &mut |field, content| {
-        let place = usize::try_from(field - 1)
-            .ok()
-            .and_then(|at| numbers.get_mut(at));
-        if let (Some(place), Content::Number(number)) = (place, content) {
-            *place = number;
-        }
-    })?;
-    Ok(numbers)
+    wire::numbers(bytes).map_err(in_record)
+}
+
+fn in_record(problem: &str) -> String {
+    format!("a record with {problem}")
 }
 
 fn entry(bytes: &[u8]) -> Result<WalEntry<'_>, String> {

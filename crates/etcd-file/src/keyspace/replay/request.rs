@@ -1,6 +1,6 @@
 //! The requests in a log that change keys (etcd-io/etcd: `api/etcdserverpb/{raft_internal,rpc}.proto`).
 
-use crate::wire::{self, Content, Field};
+use crate::wire::{self, Content, Field, numbers};
 
 /// A log may have transactions within transactions. More levels than any client writes.
 const MAX_DEPTH: usize = 32;
@@ -145,19 +145,6 @@ const PARSERS: [(u64, Parser); 8] = [
     }),
     (1000, |_| Ok(Request::EnableAuth)),
 ];
-
-fn numbers<const N: usize>(bytes: &[u8]) -> Result<[u64; N], &'static str> {
-    let mut numbers = [0; N];
-    wire::read(bytes, &[Field::Number; N], &mut |field, content| {
-        let place = usize::try_from(field - 1)
-            .ok()
-            .and_then(|at| numbers.get_mut(at));
-        if let (Some(place), Content::Number(number)) = (place, content) {
-            *place = number;
-        }
-    })?;
-    Ok(numbers)
-}
 
 fn put(bytes: &[u8]) -> Result<Put<'_>, &'static str> {
     const FIELDS: &[Field] = &[
