@@ -28,55 +28,71 @@ pub(crate) fn read<'b>(
     fields: &[Field],
     on_field: &mut dyn FnMut(u64, Content<'b>),
 ) -> Result<(), &'static str> {
+    while !bytes.is_empty() {
+        let (number, content, rest) = next(bytes)?;
+        bytes = rest;
+        let known = usize::try_from(number - 1)
+            .ok()
+            .and_then(|at| fields.get(at));
+        let content = match (known, content) {
+            (None, _) => continue,
+            (Some(_), None) => return Err("a field with a type that is not allowed"),
+            (Some(Field::Number), Some(number @ Content::Number(_))) => number,
+            (Some(Field::Bytes), Some(bytes @ Content::Bytes(_))) => bytes,
+            (Some(Field::Message(fields)), Some(Content::Bytes(inner))) => {
+                read(inner, fields, &mut |_, _| {})?;
+                Content::Bytes(inner)
+            }
+            (Some(_), Some(_)) => return Err("a field with the wrong type"),
+        };
+        on_field(number, content);
+    }
+    Ok(())
+}
+
+/// Whether a message has a field.
+pub(crate) fn has_field(mut bytes: &[u8], wanted: u64) -> Result<bool, &'static str> {
+    while !bytes.is_empty() {
+        let (number, _, rest) = next(bytes)?;
+        if number == wanted {
+            return Ok(true);
+        }
+        bytes = rest;
+    }
+    Ok(false)
+}
+
+/// The number and the content of the first field, which is `None` for numbers of a fixed size, and the bytes after it.
+fn next(bytes: &[u8]) -> Result<(u64, Option<Content<'_>>, &[u8]), &'static str> {
     const NUMBER: u64 = 0;
     const FIXED64: u64 = 1;
     const BYTES: u64 = 2;
     const FIXED32: u64 = 5;
-    while !bytes.is_empty() {
-        let (tag, rest) = varint(bytes).ok_or("a field without its field number")?;
-        let (number, wire_type) = (tag >> 3, tag & 7);
-        if !(1..=MAX_FIELD).contains(&number) {
-            return Err("a field number that is not valid");
-        }
-        let known = usize::try_from(number - 1)
-            .ok()
-            .and_then(|at| fields.get(at));
-        let content = match wire_type {
-            NUMBER => {
-                let (value, rest) = varint(rest).ok_or("a truncated number")?;
-                bytes = rest;
-                Content::Number(value)
-            }
-            BYTES => {
-                let (len, rest) = varint(rest).ok_or("a truncated length")?;
-                let split = usize::try_from(len).ok();
-                let split = split.and_then(|len| rest.split_at_checked(len));
-                let (value, rest) = split.ok_or("a field longer than the message")?;
-                bytes = rest;
-                Content::Bytes(value)
-            }
-            FIXED64 | FIXED32 if known.is_none() => {
-                let len = if wire_type == FIXED64 { 8 } else { 4 };
-                let (_, rest) = rest
-                    .split_at_checked(len)
-                    .ok_or("a field longer than the message")?;
-                bytes = rest;
-                continue;
-            }
-            _ => return Err("a field with a type that is not allowed"),
-        };
-        match (known, content) {
-            (None, _) => continue,
-            (Some(Field::Number), Content::Number(_)) | (Some(Field::Bytes), Content::Bytes(_)) => {
-            }
-            (Some(Field::Message(fields)), Content::Bytes(inner)) => {
-                read(inner, fields, &mut |_, _| {})?;
-            }
-            (Some(_), _) => return Err("a field with the wrong type"),
-        }
-        on_field(number, content);
+    let (tag, rest) = varint(bytes).ok_or("a field without its field number")?;
+    let (number, wire_type) = (tag >> 3, tag & 7);
+    if !(1..=MAX_FIELD).contains(&number) {
+        return Err("a field number that is not valid");
     }
-    Ok(())
+    match wire_type {
+        NUMBER => {
+            let (value, rest) = varint(rest).ok_or("a truncated number")?;
+            Ok((number, Some(Content::Number(value)), rest))
+        }
+        BYTES => {
+            let (len, rest) = varint(rest).ok_or("a truncated length")?;
+            let (value, rest) = split_at(rest, len)?;
+            Ok((number, Some(Content::Bytes(value)), rest))
+        }
+        FIXED64 => split_at(rest, 8).map(|(_, rest)| (number, None, rest)),
+        FIXED32 => split_at(rest, 4).map(|(_, rest)| (number, None, rest)),
+        _ => Err("a field with a type that is not allowed"),
+    }
+}
+
+fn split_at(bytes: &[u8], len: u64) -> Result<(&[u8], &[u8]), &'static str> {
+    let len = usize::try_from(len).ok();
+    let split = len.and_then(|len| bytes.split_at_checked(len));
+    split.ok_or("a field longer than the message")
 }
 
 /// Reads a message whose fields are all numbers.

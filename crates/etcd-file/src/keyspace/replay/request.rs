@@ -80,12 +80,13 @@ impl Compare<'_> {
     pub(super) const LEASE: u64 = 4;
 }
 
-/// `InternalRaftRequest` up to the request that enables authentication: its id, and messages.
-static REQUEST: [Field; 1000] = {
-    let mut fields = [Field::Bytes; 1000];
+/// `InternalRaftRequest`, as far as requests of clients go: its id, and messages.
+const REQUEST: &[Field] = &{
+    let mut fields = [Field::Bytes; 11];
     fields[0] = Field::Number;
     fields
 };
+const ENABLE_AUTH: u64 = 1000;
 /// `Request` of the API of etcd 2, in which a member of 3.4 and 3.5 also publishes its name.
 const OLD_REQUEST: &[Field] = &[
     Field::Number,
@@ -98,7 +99,7 @@ const OLD_REQUEST: &[Field] = &[
 /// Reads an entry of a log.
 pub(super) fn request(data: &[u8]) -> Result<Request<'_>, &'static str> {
     let mut found = Vec::new();
-    let read = wire::read(data, &REQUEST, &mut |field, content| {
+    let read = wire::read(data, REQUEST, &mut |field, content| {
         if let Content::Bytes(bytes) = content {
             found.push((field, bytes));
         }
@@ -115,12 +116,15 @@ pub(super) fn request(data: &[u8]) -> Result<Request<'_>, &'static str> {
             return parse(bytes);
         }
     }
-    Ok(Request::Other)
+    match wire::has_field(data, ENABLE_AUTH)? {
+        true => Ok(Request::EnableAuth),
+        false => Ok(Request::Other),
+    }
 }
 
 type Parser = for<'b> fn(&'b [u8]) -> Result<Request<'b>, &'static str>;
 
-const PARSERS: [(u64, Parser); 8] = [
+const PARSERS: [(u64, Parser); 7] = [
     (4, |bytes| put(bytes).map(Request::Put)),
     (5, |bytes| range(bytes).map(Request::Delete)),
     (6, |bytes| transaction(bytes, 0).map(Request::Transaction)),
@@ -143,7 +147,6 @@ const PARSERS: [(u64, Parser); 8] = [
             _ => Request::Other,
         })
     }),
-    (1000, |_| Ok(Request::EnableAuth)),
 ];
 
 fn put(bytes: &[u8]) -> Result<Put<'_>, &'static str> {
