@@ -3,6 +3,7 @@
 //!
 //! The objects of a restored cluster cannot be read without these keys, so the record of a backup names them.
 
+use crate::platform::or_default;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -39,16 +40,16 @@ struct Configuration {
 
 #[derive(Deserialize)]
 struct Group {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     resources: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     providers: Vec<BTreeMap<String, Option<Provider>>>,
 }
 
 #[derive(Deserialize)]
 struct Provider {
     name: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     keys: Vec<Key>,
 }
 
@@ -75,6 +76,9 @@ pub fn parse(text: &str) -> Result<Vec<EncryptedResources>, String> {
         });
         group.resources.iter().chain(of_providers)
     });
+    if groups.len() > MAX_NAMES {
+        return Err(format!("it has more than {MAX_NAMES} groups of resources"));
+    }
     let mut count = 0;
     for name in names {
         count += 1;

@@ -536,6 +536,39 @@ fn files_of_the_api_server_that_are_not_there_are_missing_from_the_archive_and_n
 }
 
 #[test]
+fn links_to_files_of_the_api_server_lead_to_the_nodes_own_files() {
+    let Some(node) = Node::start(Kind::KubesprayKubeadm) else {
+        return;
+    };
+    // As people move configurations to another disk: the directory by an absolute link. This machine has such a file, too.
+    let data = node.path("/data/usr");
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::write(data.join("os-release"), "of the node").unwrap();
+    std::os::unix::fs::symlink("/data/usr", node.path("/etc/linked")).unwrap();
+    let manifest = node.path("/etc/kubernetes/manifests/kube-apiserver.yaml");
+    let flags = std::fs::read_to_string(&manifest).unwrap();
+    let flags = flags.replace(
+        "    - --etcd-prefix",
+        "    - --authorization-config=/etc/linked/os-release\n    - --etcd-prefix",
+    );
+    std::fs::write(&manifest, flags).unwrap();
+    let repository = node.root().join("backups");
+    let output = node.backup(&repository, &["--output", "json"]);
+    assert!(output.status.success(), "{}", told(&output));
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["archive_missing"], Value::Null, "{record:#}");
+    let warnings = record["warnings"].to_string();
+    assert!(
+        warnings.contains("/etc/linked/os-release: links lead to /data/usr/os-release"),
+        "{warnings}"
+    );
+    let back = TempDir::new().unwrap();
+    unpack(&repository, back.path());
+    let content = std::fs::read_to_string(back.path().join("data/usr/os-release")).unwrap();
+    assert_eq!(content, "of the node");
+}
+
+#[test]
 fn links_of_a_node_lead_to_the_nodes_own_files_below_its_root() {
     let Some(node) = Node::start(Kind::K3s) else {
         return;

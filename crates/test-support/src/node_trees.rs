@@ -135,7 +135,8 @@ impl Node<'_> {
             let (cert, key) = at(name);
             self.pair(pair, &cert, &key);
         }
-        self.files(&["/etc/kubernetes/admin.conf", &format!("{dir}/ca.key")]);
+        let [cert, key] = ["crt", "key"].map(|kind| format!("{dir}/ca.{kind}"));
+        self.files(&["/etc/kubernetes/admin.conf", &cert, &key]);
         self.kubelet();
         self.encryption("/etc/kubernetes/encryption.yaml");
         self.file(

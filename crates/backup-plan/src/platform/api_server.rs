@@ -1,6 +1,6 @@
 //! The files that the API server of a node reads, from its flags: a restore on a new machine needs them, too.
 
-use super::node_files::{NodeFiles, not_yaml, parent};
+use super::node_files::{NodeFiles, not_yaml, or_default, parent, plain};
 use super::settings::flags;
 use super::static_pod::StaticPod;
 use serde::Deserialize;
@@ -86,6 +86,7 @@ impl ApiServer {
         files: &dyn NodeFiles,
     ) -> Self {
         let mut server = ApiServer::default();
+        let mut admission = None;
         for (flag, value) in flags(words) {
             if OTHER_FLAGS.contains(&flag.as_str()) {
                 continue;
@@ -93,21 +94,29 @@ impl ApiServer {
             // A certificate, its key, and names after a colon.
             let paths = value.split(':').next().unwrap_or_default().split(',');
             for path in paths.filter(|path| path.starts_with('/')) {
-                let path = on_node(path);
+                let inside = plain(path);
+                let path = on_node(&inside);
                 if flag == ENCRYPTION {
                     server.encryption = Some(path.clone());
                 }
+                // The last one counts.
                 if flag == ADMISSION {
-                    server.add_plugins(&path, on_node, files);
+                    admission = Some(inside);
                 }
                 let flag = flag.clone();
-                server.files.push(ReferredFile { path, flag });
+                let file = ReferredFile { path, flag };
+                if !server.files.contains(&file) {
+                    server.files.push(file);
+                }
             }
+        }
+        if let Some(path) = admission {
+            server.add_plugins(&path, on_node, files);
         }
         server
     }
 
-    /// The files that the configuration of admission plugins refers to.
+    /// The files that the configuration of admission plugins refers to. Its own path is that in the pod.
     fn add_plugins(
         &mut self,
         config: &str,
@@ -116,16 +125,18 @@ impl ApiServer {
     ) {
         #[derive(Deserialize)]
         struct Admission {
-            #[serde(default)]
+            #[serde(default, deserialize_with = "or_default")]
             plugins: Vec<Plugin>,
         }
         #[derive(Deserialize)]
         struct Plugin {
             path: Option<String>,
         }
-        // If the file is missing, that is reported with its flag.
-        let Ok(Some(text)) = files.read(config) else {
-            return;
+        let text = match files.read(&on_node(config)) {
+            Ok(Some(text)) => text,
+            // That it is missing is reported with its flag.
+            Ok(None) => return,
+            Err(error) => return self.problems.push(format!("{config}: {error}")),
         };
         let admission: Admission = match serde_saphyr::from_str(&text) {
             Ok(admission) => admission,
@@ -137,12 +148,13 @@ impl ApiServer {
         for path in admission
             .plugins
             .into_iter()
-            .filter_map(|plugin| plugin.path)
+            .filter_map(|plugin| plugin.path.filter(|path| !path.is_empty()))
         {
             let path = match path.starts_with('/') {
-                true => on_node(&path),
-                false => format!("{}/{path}", parent(config)),
+                true => plain(&path),
+                false => plain(&format!("{}/{path}", parent(config))),
             };
+            let path = on_node(&path);
             let flag = ADMISSION.to_string();
             self.files.push(ReferredFile { path, flag });
         }

@@ -1,7 +1,7 @@
 //! What is found on a node, or why nothing is found.
 
 use super::api_server::{ApiServer, ReferredFile};
-use super::node_files::NodeFiles;
+use super::node_files::{NodeFiles, plain};
 use crate::encryption::{self, EncryptedResources};
 use serde::Serialize;
 use std::io;
@@ -102,22 +102,26 @@ impl Found {
         self.missing.extend(server.problems);
         for file in server.files {
             let ReferredFile { path, flag } = &file;
+            let Some(real) = files.real_file(path) else {
+                let problem = format!(
+                    "{path}: the flag --{flag} of kube-apiserver names it, but it does not exist, is not a file, or is not visible here"
+                );
+                match file.is_of_the_system() {
+                    true => self.missing.push(problem),
+                    false => self.not_archived.push(problem),
+                }
+                continue;
+            };
             let is_inside = |dir: &String| {
-                let rest = path.strip_prefix(dir.as_str());
+                let rest = real.strip_prefix(dir.as_str());
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             };
-            if self.resources.iter().any(is_inside) {
-                continue;
+            if !self.resources.iter().any(is_inside) {
+                self.resources.push(real.clone());
             }
-            let problem = || {
-                format!(
-                    "{path}: the flag --{flag} of kube-apiserver names it, but it does not exist, or is not visible here"
-                )
-            };
-            match files.exists(path) {
-                true => self.resources.push(path.clone()),
-                false if file.is_of_the_system() => self.missing.push(problem()),
-                false => self.not_archived.push(problem()),
+            if real != plain(path) {
+                let note = format!("{path}: links lead to {real}, which is archived instead");
+                self.missing.push(note);
             }
         }
         if let Some(path) = server.encryption {

@@ -18,6 +18,7 @@ mod systemd;
 pub use discovery::find;
 pub use found::{Found, Platform, PlatformError};
 pub use node_files::NodeFiles;
+pub(crate) use node_files::or_default;
 
 #[cfg(test)]
 mod tests;

@@ -137,27 +137,29 @@ struct Config {
     #[serde(rename = "data-dir")]
     data_dir: Option<String>,
     #[serde(default, rename = "kube-apiserver-arg")]
-    api_server_flags: Option<OneOrMore>,
+    api_server_flags: Option<Flags>,
     /// With a plus, values are added to those of other files.
     #[serde(default, rename = "kube-apiserver-arg+")]
-    more_api_server_flags: Option<OneOrMore>,
+    more_api_server_flags: Option<Flags>,
 }
 
+/// Flags of the API server. What is neither a flag nor a list of flags must not keep etcd from being found.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum OneOrMore {
+enum Flags {
     One(String),
-    More(Vec<String>),
+    More(Vec<Flags>),
+    Other(serde::de::IgnoredAny),
 }
 
-impl OneOrMore {
+impl Flags {
     /// As words of a command line.
-    fn words(self) -> impl Iterator<Item = String> {
-        let flags = match self {
-            OneOrMore::One(flag) => vec![flag],
-            OneOrMore::More(flags) => flags,
-        };
-        flags.into_iter().map(|flag| format!("--{flag}"))
+    fn words(self) -> Vec<String> {
+        match self {
+            Flags::One(flag) => vec![format!("--{flag}")],
+            Flags::More(flags) => flags.into_iter().flat_map(Flags::words).collect(),
+            Flags::Other(_) => Vec::new(),
+        }
     }
 }
 
@@ -201,9 +203,7 @@ fn configured(files: &dyn NodeFiles, name: &str) -> Result<Configured, PlatformE
         }
         let flags = config.api_server_flags.into_iter();
         let flags = flags.chain(config.more_api_server_flags);
-        found
-            .api_server_flags
-            .extend(flags.flat_map(OneOrMore::words));
+        found.api_server_flags.extend(flags.flat_map(Flags::words));
     }
     Ok(found)
 }

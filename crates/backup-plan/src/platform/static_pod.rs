@@ -1,6 +1,6 @@
 //! The manifest of a static pod: what it runs, with which environment, and where on the node its paths are.
 
-use super::node_files::not_yaml;
+use super::node_files::{not_yaml, or_default};
 use super::settings::Settings;
 use serde::Deserialize;
 
@@ -12,22 +12,22 @@ struct Pod {
 
 #[derive(Deserialize)]
 struct PodSpec {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     containers: Vec<Container>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     volumes: Vec<Volume>,
 }
 
 #[derive(Deserialize)]
 struct Container {
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     command: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     args: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     env: Vec<Variable>,
-    #[serde(default, rename = "volumeMounts")]
+    #[serde(default, rename = "volumeMounts", deserialize_with = "or_default")]
     mounts: Vec<Mount>,
 }
 
@@ -42,6 +42,17 @@ struct Mount {
     name: String,
     #[serde(rename = "mountPath")]
     path: String,
+    /// The part of the volume that is mounted, if it is not all of it.
+    #[serde(rename = "subPath")]
+    part: Option<String>,
+}
+
+impl Mount {
+    /// The rest of a path below it.
+    fn rest<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let rest = path.strip_prefix(self.path.trim_end_matches('/'))?;
+        (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+    }
 }
 
 #[derive(Deserialize)]
@@ -101,23 +112,19 @@ impl StaticPod {
 
     /// Where a path of the container is on the node.
     pub(super) fn on_node(&self, path: &str) -> String {
-        let below = |mount: &&Mount| {
-            path.strip_prefix(mount.path.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        let mount = self
-            .container
-            .mounts
-            .iter()
-            .filter(below)
-            .max_by_key(|mount| mount.path.len());
+        let mounts = self.container.mounts.iter();
+        let mount = mounts
+            .filter(|mount| mount.rest(path).is_some())
+            .max_by_key(|mount| mount.path.trim_end_matches('/').len());
         let host = mount.and_then(|mount| {
             let volume = self
                 .volumes
                 .iter()
                 .find(|volume| volume.name == mount.name)?;
-            let rest = path.strip_prefix(mount.path.as_str())?;
-            Some(format!("{}{rest}", volume.host.as_ref()?.path))
+            let host = volume.host.as_ref()?.path.trim_end_matches('/');
+            let part = mount.part.as_deref().filter(|part| !part.is_empty());
+            let part = part.map_or_else(String::new, |part| format!("/{part}"));
+            Some(format!("{host}{part}{}", mount.rest(path)?))
         });
         host.unwrap_or_else(|| path.to_string())
     }

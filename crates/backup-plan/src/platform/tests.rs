@@ -25,6 +25,11 @@ impl NodeFiles for Tree {
             .any(|name| name == path || name.starts_with(&below))
     }
 
+    fn real_file(&self, path: &str) -> Option<String> {
+        let path = super::node_files::plain(path);
+        self.0.contains_key(&path).then_some(path)
+    }
+
     fn names(&self, path: &str) -> Vec<String> {
         let below = format!("{path}/");
         let mut names: Vec<_> = self
@@ -191,4 +196,105 @@ fn a_manifest_that_is_none_is_told() {
             && config.contains("not the expected YAML"),
         "{config}"
     );
+}
+
+const ETCD: (&str, &str) = (
+    "/etc/kubernetes/manifests/etcd.yaml",
+    "spec: {containers: [{name: etcd, args: , env: , volumeMounts: , command: [etcd, --listen-client-urls=http://127.0.0.1:2379]}], volumes: }",
+);
+
+fn of_api_server(manifest: &str, more: &[(&str, &str)]) -> Found {
+    let api_server = ("/etc/kubernetes/manifests/kube-apiserver.yaml", manifest);
+    let kubelet = ("/var/lib/kubelet/config.yaml", "");
+    find(&Tree::of(&[&[ETCD, api_server, kubelet], more].concat())).unwrap()
+}
+
+#[test]
+fn odd_paths_of_the_api_server_cost_only_themselves() {
+    let manifest = "
+spec:
+  containers:
+  - name: kube-apiserver
+    env:
+    command: [kube-apiserver]
+    args:
+    - --audit-policy-file=/srv/x/../audit//./policy.yaml
+    - --audit-policy-file=/srv/audit/policy.yaml
+    - --authorization-config=/etc/kubernetes/../authz.yaml
+    - --client-ca-file=/
+    - --oidc-ca-file=/srv/audit
+    - --authentication-config=/../../../etc/hostname
+    - --admission-control-config-file=/etc/adm/config.yaml
+    - --tls-cert-file=relative.crt
+    volumeMounts:
+    - {name: adm, mountPath: /etc/adm/}
+    - {name: part, mountPath: /part/key, subPath: key-1}
+    - {name: other}
+  volumes:
+  - {name: adm, hostPath: {path: /host/adm/}}
+";
+    let found = of_api_server(
+        &manifest.replace("    - {name: other}\n", ""),
+        &[
+            ("/srv/audit/policy.yaml", ""),
+            ("/etc/authz.yaml", ""),
+            (
+                "/host/adm/config.yaml",
+                "plugins: [{name: A, path: sub/../b.yaml}, {name: B, path: ''}, {name: C}]",
+            ),
+            ("/host/adm/b.yaml", ""),
+        ],
+    );
+    assert_eq!(
+        found.resources,
+        [
+            "/etc/kubernetes",
+            "/var/lib/kubelet/config.yaml",
+            "/srv/audit/policy.yaml",
+            "/etc/authz.yaml",
+            "/host/adm/config.yaml",
+            "/host/adm/b.yaml"
+        ]
+    );
+    let named: Vec<_> = found
+        .not_archived
+        .iter()
+        .filter_map(|line| line.split(':').next())
+        .collect();
+    assert_eq!(named, ["/", "/srv/audit", "/etc/hostname"]);
+    assert_eq!(found.missing, [""; 0]);
+}
+
+#[test]
+fn a_part_of_a_volume_is_found_on_the_node() {
+    let manifest = "spec: {containers: [{name: kube-apiserver, command: [a, --service-account-key-file=/part/key], volumeMounts: [{name: part, mountPath: /part/key, subPath: key-1}]}], volumes: [{name: part, hostPath: {path: /host/part}}]}";
+    let found = of_api_server(manifest, &[("/host/part/key-1", "")]);
+    assert!(
+        found.resources.contains(&"/host/part/key-1".into()),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn flags_of_k3s_that_are_none_do_not_keep_etcd_from_being_found() {
+    for flags in [
+        "[audit-policy-file=/a.yaml, null, 7]",
+        "null",
+        "{a: 1}",
+        "7",
+    ] {
+        let config = format!("kube-apiserver-arg: {flags}\n");
+        let found = find(&Tree::of(&[
+            ("/etc/rancher/k3s/config.yaml", &config),
+            (
+                "/var/lib/rancher/k3s/server/db/etcd/config",
+                "listen-client-urls: http://127.0.0.1:2379",
+            ),
+            ("/a.yaml", ""),
+        ]))
+        .unwrap();
+        assert_eq!(found.platform, Platform::K3s, "{flags}");
+        let archived = found.resources.contains(&"/a.yaml".into());
+        assert_eq!(archived, flags.starts_with("[audit"), "{flags}");
+    }
 }

@@ -181,6 +181,8 @@ fn dry_run(args: &Args) -> anyhow::Result<u8> {
                     items.join("\n")
                 }
             };
+            let mut not_archived = found.not_archived;
+            not_archived.extend(found.missing);
             output::table(
                 ["WHAT", "FOUND"],
                 [
@@ -192,7 +194,7 @@ fn dry_run(args: &Args) -> anyhow::Result<u8> {
                     ["key".into(), found.key.unwrap_or_else(none)],
                     ["data dir".into(), found.data_dir.unwrap_or_else(none)],
                     ["archived".into(), lines(found.resources)],
-                    ["not archived".into(), lines(found.missing)],
+                    ["not archived".into(), lines(not_archived)],
                     ["backups".into(), args.backup_path.display().to_string()],
                     [
                         "schedule".into(),

@@ -114,6 +114,13 @@ impl NodeFiles for HostRoot<'_> {
         self.target(path).exists()
     }
 
+    fn real_file(&self, path: &str) -> Option<String> {
+        let target = self.target(path).canonicalize().ok()?;
+        let root = self.0.canonicalize().ok()?;
+        let below = target.strip_prefix(&root).ok()?.to_str()?;
+        target.is_file().then(|| format!("/{below}"))
+    }
+
     fn names(&self, path: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.target(path)).into_iter().flatten();
         let mut names: Vec<_> = entries
