@@ -266,9 +266,13 @@ fn busy_clients(server: &Server, client: &Client, seed: u64, writes_after_remova
             60 => client.revoke_lease(1),
             70 => client.grant_lease(1, 3600),
             200 | 300 if !writes_after_removals => client.revoke_lease(step / 100),
+            // Also for another member.
             350 if !writes_after_removals => {
                 client.raise_no_space(client.member_id_and_revision().0);
+                client.raise_no_space(7);
             }
+            // A lease that lasts too long is in the log, and is not granted.
+            250 => assert!(!client.try_grant_lease(4, 9_000_000_001)),
             400 if !writes_after_removals => drop(server.etcdctl_ok(&["alarm", "disarm"])),
             470 => client.raise_no_space(client.member_id_and_revision().0),
             _ => {}
@@ -312,6 +316,112 @@ fn the_log_of_a_member_that_crashed_is_read_as_etcd_reads_it(
     // Without the log, much is missing.
     let json = diff(&crashed.join("member/snap/db"), &after);
     assert_ne!(changes(&json), [""; 0]);
+}
+
+#[test]
+fn a_member_that_crashed_while_it_took_over_the_database_of_the_leader_is_read_as_etcd_reads_it() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let options = Options {
+        flags: vec!["--snapshot-count=20".into()],
+        ..Options::default()
+    };
+    let mut server = Server::start_with(&binaries, &options);
+    let client = server.client();
+    client.put(b"before", b"1");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let dir = TempDir::new().unwrap();
+    let old = dir.path().join("old");
+    server.signal("-STOP");
+    std::fs::copy(server.db(), &old).unwrap();
+    server.signal("-CONT");
+    for number in 0..100u32 {
+        client.put(
+            format!("key-{}", number % 7).as_bytes(),
+            &number.to_le_bytes(),
+        );
+    }
+    client.delete(b"before", b"");
+    server.stop();
+    // The state at which such a crash leaves the directory: the leader's database is there, under the index of its snapshot.
+    let snap = server.db().parent().unwrap().to_path_buf();
+    let newest = std::fs::read_dir(&snap)
+        .unwrap()
+        .filter_map(|entry| {
+            entry
+                .unwrap()
+                .file_name()
+                .into_string()
+                .unwrap()
+                .strip_suffix(".snap")
+                .map(String::from)
+        })
+        .max()
+        .unwrap();
+    let index = newest.split_once('-').unwrap().1;
+    let received = snap.join(format!("{index}.snap.db"));
+    std::fs::rename(server.db(), &received).unwrap();
+    std::fs::copy(&old, server.db()).unwrap();
+    let crashed = copied(&server, &dir);
+    server.start_again(&binaries);
+    let after = server.snapshot("after.db", &[]);
+    let (_, revision) = server.client().member_id_and_revision();
+    let json = diff(&crashed, &after);
+    assert_eq!(changes(&json), [""; 0]);
+    assert_eq!(json["from"]["revision"], revision);
+    assert_ne!(changes(&diff(&old, &after)), [""; 0]);
+    // Without that database, nobody knows.
+    std::fs::remove_file(
+        crashed
+            .join("member/snap")
+            .join(received.file_name().unwrap()),
+    )
+    .unwrap();
+    let message = refused(&[text(&crashed), text(&after)]);
+    assert!(
+        message.contains("from the leader that is missing"),
+        "{message}"
+    );
+    assert!(
+        message.contains("to compare without the log, give"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_log_that_changes_more_keys_than_fit_in_memory_is_left_out_from_there_and_said() {
+    let Some(mut server) = server_that_writes_only_its_log(Version(3, 6)) else {
+        return;
+    };
+    let client = server.client();
+    let put = |number: u32| Change::Put(format!("{number:0>150}").into_bytes(), b"1".to_vec(), 0);
+    // The same keys again and again need no more memory.
+    client.transact_many((0..600).map(|_| (0..64).map(put).collect()));
+    client.transact_many((0..500u32).map(|batch| (0..64).map(|at| put(batch * 64 + at)).collect()));
+    server.crash();
+    let dir = TempDir::new().unwrap();
+    let crashed = copied(&server, &dir);
+    let empty = dir.path().join("empty.db");
+    std::fs::write(
+        &empty,
+        write(&Store::default().database(), &bolt_file::Options::default()),
+    )
+    .unwrap();
+    let output = Command::new("prlimit")
+        .arg(format!("--data={}", 32 << 20))
+        .arg(env!("CARGO_BIN_EXE_etcd-lifeboat"))
+        .args(["diff", "--output", "json"])
+        .args([&crashed, &empty])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let log = &json["from"]["log"];
+    assert!(log["entries"].as_u64().unwrap() > 600, "{log}");
+    assert!(log["left_out_entries"].as_u64().unwrap() > 0, "{log}");
+    let vanish = json["totals"]["vanish"].as_u64().unwrap();
+    assert!((10_000..32_000).contains(&vanish), "{vanish}");
 }
 
 #[test]
@@ -380,6 +490,38 @@ fn a_running_member_a_missing_log_and_a_damaged_one_are_refused() {
     }
     let message = refused(&[text(&crashed), text(&snapshot)]);
     assert!(message.contains("at offset"), "{message}");
+    assert!(
+        message.contains("to compare without the log, give"),
+        "{message}"
+    );
+    for entry in std::fs::read_dir(&log).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    let message = refused(&[text(&crashed), text(&snapshot)]);
+    assert!(message.contains("it has no log"), "{message}");
+    // The log of another member.
+    let Some(mut other) = server_that_writes_only_its_log(Version(3, 6)) else {
+        return;
+    };
+    for number in 0..50u32 {
+        other.client().put(b"foreign", &number.to_le_bytes());
+    }
+    other.crash();
+    let foreign = other.db().ancestors().nth(2).unwrap().join("wal");
+    let message = refused(&["--wal-dir", text(&foreign), text(&crashed), text(&snapshot)]);
+    assert!(message.contains("is not a member"), "{message}");
+    let message = refused(&[
+        "--wal-dir",
+        text(&foreign),
+        text(&snapshot),
+        text(&snapshot),
+    ]);
+    assert!(message.contains("no data directory"), "{message}");
+    let message = refused(&[text(&crashed.join("member")), text(&snapshot)]);
+    assert!(
+        message.contains(&format!("give {}", text(&crashed))),
+        "{message}"
+    );
 }
 
 #[test]

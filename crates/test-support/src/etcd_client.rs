@@ -213,6 +213,13 @@ impl Client {
         });
     }
 
+    /// Asks for a lease, and returns whether the server grants it.
+    pub fn try_grant_lease(&self, id: i64, ttl_s: i64) -> bool {
+        let mut client = LeaseClient::new(self.channel.clone());
+        let request = api::LeaseGrantRequest { ttl: ttl_s, id };
+        self.runtime.block_on(client.lease_grant(request)).is_ok()
+    }
+
     /// Revokes a lease, which deletes the keys that are attached to it.
     pub fn revoke_lease(&self, id: i64) {
         let request = api::LeaseRevokeRequest { id };

@@ -2,14 +2,15 @@
 
 use super::error::RestoreError;
 use super::facts::read_facts;
-use super::lock::{DB_FILE, is_locked};
-use super::log_files::{LogFiles, WAL_DIR};
+use super::lock::{DB_FILE, SNAP_DIR, is_locked};
+use super::log_files::{LogFiles, LogSummary, WAL_DIR};
 use super::source::Source;
 use crate::local_file::LocalFile;
 use crate::progress::Monitor;
 use crate::scratch_file;
 use backup_plan::hex::hex;
 use etcd_file::ReadAt;
+use etcd_file::bolt::{Bolt, Rewrite};
 use etcd_file::keyspace::{
     Change, Fingerprints, KeyState, KeyspaceError, LiveKeys, Replayed, SortedKeys, compare, read,
     replay,
@@ -158,6 +159,12 @@ impl Difference {
         monitor: &dyn Monitor,
     ) -> Result<Self, RestoreError> {
         let mut fingerprints = Fingerprints::default();
+        if wal_dir.is_some() && ![from, to].iter().any(|path| path.join(DB_FILE).exists()) {
+            return Err(RestoreError::Unreadable {
+                path: from.into(),
+                problem: "a directory of the log was given, but no data directory".into(),
+            });
+        }
         let one = read_side(from, wal_dir, "keys before", &mut fingerprints, monitor)?;
         // The log belongs to the first data directory.
         let wal_dir = wal_dir.filter(|_| one.0.log.is_none());
@@ -200,6 +207,12 @@ fn read_side(
 ) -> Result<(Side, Keys), RestoreError> {
     let db = path.join(DB_FILE);
     if db.symlink_metadata().is_err() {
+        if let (true, Some(above)) = (path.join("snap/db").exists(), path.parent()) {
+            return Err(RestoreError::Unreadable {
+                path: path.into(),
+                problem: format!("it is inside of a data directory: give {}", above.display()),
+            });
+        }
         let source = Source::open(path)?;
         let keys = read_keys(&source.data(), &source.path, step, fingerprints, monitor)?;
         let facts = read_facts(&source.data(), &source.path)?;
@@ -213,9 +226,13 @@ fn read_side(
     if is_locked(path) {
         return Err(RestoreError::EtcdRuns { path: path.into() });
     }
-    let file = LocalFile::open(&db)?;
     let wal_dir = wal_dir.map_or_else(|| path.join(WAL_DIR), Path::to_path_buf);
     let log = LogFiles::open(&wal_dir)?;
+    let summary = log.summary();
+    let summary = summary.map_err(|error| without_log(path, &db, error.to_string()))?;
+    let db = database_of(path, db, &summary)?;
+    let file = LocalFile::open(&db)?;
+    belongs_to(&summary, &file, &db, path)?;
     let keys = read_keys(&file, &db, step, fingerprints, monitor)?;
     let replayed = replay(
         &file,
@@ -224,7 +241,10 @@ fn read_side(
         fingerprints,
         &scratch_file::create,
     )
-    .map_err(|error| failed(path, error))?;
+    .map_err(|error| match failed(path, error) {
+        RestoreError::Unreadable { problem, .. } => without_log(path, &db, problem),
+        error => error,
+    })?;
     let stopped = replayed.stopped.as_ref();
     let side = Side {
         path: path.into(),
@@ -237,6 +257,68 @@ fn read_side(
         }),
     };
     Ok((side, (keys, replayed)))
+}
+
+/// The database that a member starts from: after a crash, that may be one that it has received from the leader and not yet put in its
+/// place (etcd-io/etcd: `server/storage/backend.go`).
+fn database_of(data_dir: &Path, db: PathBuf, log: &LogSummary) -> Result<PathBuf, RestoreError> {
+    let reflected = read_facts(&LocalFile::open(&db)?, &db)?.consistent_index;
+    match log.snapshot {
+        Some(index) if index > reflected.unwrap_or_default() => {
+            let received = data_dir.join(format!("{SNAP_DIR}/{index:016x}.snap.db"));
+            match received.symlink_metadata() {
+                Ok(_) => Ok(received),
+                Err(_) => Err(without_log(
+                    data_dir,
+                    &db,
+                    format!(
+                        "the log goes on after entry {index}, with a database from the leader that is missing: {} does not exist",
+                        received.display()
+                    ),
+                )),
+            }
+        }
+        _ => Ok(db),
+    }
+}
+
+/// Whether the member of the log is one of those in the database, if it has any.
+fn belongs_to(
+    log: &LogSummary,
+    file: &LocalFile,
+    db: &Path,
+    data_dir: &Path,
+) -> Result<(), RestoreError> {
+    let damaged = |error: &dyn ToString| RestoreError::damaged(db, error.to_string());
+    let bolt = Bolt::open(file).map_err(|error| damaged(&error))?;
+    let rewrite = Rewrite::of(&bolt).map_err(|error| damaged(&error))?;
+    let mut members = rewrite.read(b"members").map_err(|error| damaged(&error))?;
+    let removed = rewrite.read(b"members_removed");
+    members.extend(removed.map_err(|error| damaged(&error))?);
+    let Some(id) = log.member_id.filter(|_| !members.is_empty()) else {
+        return Ok(());
+    };
+    match members.contains_key(format!("{id:x}").as_bytes()) {
+        true => Ok(()),
+        false => Err(without_log(
+            data_dir,
+            db,
+            format!(
+                "the log is of member {id:x}, which is not a member in {}",
+                db.display()
+            ),
+        )),
+    }
+}
+
+fn without_log(path: &Path, db: &Path, problem: String) -> RestoreError {
+    RestoreError::Unreadable {
+        path: path.into(),
+        problem: format!(
+            "{problem}; to compare without the log, give {}",
+            db.display()
+        ),
+    }
 }
 
 fn read_keys(

@@ -3,6 +3,9 @@
 use std::fs::File;
 use std::path::Path;
 
+/// The directory of the database in a data directory.
+pub(super) const SNAP_DIR: &str = "member/snap";
+
 /// The database in a data directory.
 pub(super) const DB_FILE: &str = "member/snap/db";
 

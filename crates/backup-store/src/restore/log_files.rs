@@ -2,7 +2,7 @@
 
 use super::error::RestoreError;
 use crate::local_file::LocalFile;
-use etcd_file::raft::{Segment, segment_number};
+use etcd_file::raft::{Segment, WalError, WalRecord, read_wal, segment_number};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -29,7 +29,35 @@ impl LogFiles {
             log.modified = log.modified.max(modified.ok());
             log.files.push((name.into_owned(), LocalFile::open(&path)?));
         }
-        Ok(log)
+        match log.files.is_empty() {
+            false => Ok(log),
+            true => Err(RestoreError::Unreadable {
+                path: wal_dir.into(),
+                problem: "it has no log: a file NUMBER-INDEX.wal is missing".into(),
+            }),
+        }
+    }
+
+    /// What the log says about itself.
+    pub(super) fn summary(&self) -> Result<LogSummary, WalError> {
+        let mut summary = LogSummary::default();
+        let (mut commit, mut snapshots) = (0, Vec::new());
+        read_wal(&self.segments(), &mut |record| {
+            match record {
+                WalRecord::Metadata { member_id, .. } => summary.member_id = Some(member_id),
+                WalRecord::Entry(entry) => summary.last_index = entry.index,
+                WalRecord::State { commit: known, .. } => commit = known,
+                WalRecord::Snapshot { index, .. } => {
+                    summary.last_index = summary.last_index.max(index);
+                    snapshots.push(index);
+                }
+            }
+            Ok(())
+        })?;
+        // A snapshot that is not known to be committed does not count.
+        let known = snapshots.into_iter().filter(|index| *index <= commit);
+        summary.snapshot = known.max().filter(|index| *index > 0);
+        Ok(summary)
     }
 
     pub(super) fn segments(&self) -> Vec<Segment<'_>> {
@@ -41,6 +69,17 @@ impl LogFiles {
             })
             .collect()
     }
+}
+
+/// What a log says about itself.
+#[derive(Default)]
+pub(super) struct LogSummary {
+    /// Whose log it is.
+    pub(super) member_id: Option<u64>,
+    /// The last entry.
+    pub(super) last_index: u64,
+    /// The last entry of the newest snapshot of raft. The log before it may be gone.
+    pub(super) snapshot: Option<u64>,
 }
 
 /// The segments of a log, in order.

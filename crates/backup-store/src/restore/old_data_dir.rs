@@ -6,7 +6,6 @@ use super::lock::{DB_FILE, is_locked};
 use super::log_files::{LogFiles, WAL_DIR};
 use crate::local_file::LocalFile;
 use backup_plan::restore::revision::Evidence;
-use etcd_file::raft::{WalRecord, read_wal};
 use jiff::Timestamp;
 use std::path::Path;
 
@@ -37,16 +36,9 @@ pub(super) fn evidence(data_dir: &Path, wal_dir: Option<&Path>) -> Result<Eviden
 /// The index of the last entry of a log, and when the log was last written.
 fn last_entry(wal_dir: &Path) -> Result<(u64, Option<Timestamp>), RestoreError> {
     let log = LogFiles::open(wal_dir)?;
-    let mut last_index = 0;
-    read_wal(&log.segments(), &mut |record| {
-        match record {
-            WalRecord::Entry(entry) => last_index = entry.index,
-            WalRecord::Snapshot { index, .. } => last_index = last_index.max(index),
-            WalRecord::Metadata { .. } | WalRecord::State { .. } => {}
-        }
-        Ok(())
-    })
-    .map_err(|error| RestoreError::damaged(wal_dir, error))?;
+    let summary = log.summary();
+    let summary = summary.map_err(|error| RestoreError::damaged(wal_dir, error))?;
+    let last_index = summary.last_index;
     let at = log.modified.and_then(|time| Timestamp::try_from(time).ok());
     Ok((last_index, at))
 }

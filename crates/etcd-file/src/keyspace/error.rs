@@ -43,6 +43,16 @@ pub enum KeyspaceError {
         /// Index of the last entry that the database reflects.
         reflected: u64,
     },
+    /// The log ends before the end of the database.
+    #[error(
+        "the log ends with entry {last}, but the database has entry {reflected}: it is not the log of this database"
+    )]
+    OtherLog {
+        /// Index of the last entry in the log.
+        last: u64,
+        /// Index of the last entry that the database reflects.
+        reflected: u64,
+    },
     /// More entries, or more changed keys, than fit in the memory budget.
     #[error(
         "more {what} of the log are not in the database than can be replayed: more than {limit}"

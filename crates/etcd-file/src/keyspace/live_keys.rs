@@ -2,6 +2,7 @@
 
 use super::Replayed;
 use super::key_state::{KeyState, key_of};
+use super::replay::Changed;
 use super::sorted::{SortedKeys, SortedReader};
 use crate::Failure;
 use std::collections::btree_map::Range;
@@ -10,7 +11,7 @@ use std::iter::Peekable;
 /// Goes through keys in their order.
 pub struct LiveKeys<'k> {
     base: SortedReader<'k>,
-    changed: Peekable<Range<'k, Vec<u8>, Option<KeyState>>>,
+    changed: Peekable<Range<'k, Vec<u8>, Option<Changed>>>,
 }
 
 impl<'k> LiveKeys<'k> {
@@ -35,19 +36,19 @@ impl<'k> LiveKeys<'k> {
                 match self.changed.next() {
                     None => return Ok(None),
                     Some((_, None)) => continue,
-                    Some((_, state)) => return Ok(state.clone()),
+                    Some((key, Some(changed))) => return Ok(Some(changed.state(key))),
                 }
             };
             let key = key_of(record);
             let is_stored = |changed: &(&Vec<u8>, _)| changed.0.as_slice() <= key;
-            let Some((changed, state)) = self.changed.next_if(is_stored) else {
+            let Some((changed_key, changed)) = self.changed.next_if(is_stored) else {
                 return self.base.next()?.map(KeyState::decode).transpose();
             };
-            if changed == key {
+            if changed_key == key {
                 self.base.next()?;
             }
-            if let Some(state) = state {
-                return Ok(Some(state.clone()));
+            if let Some(changed) = changed {
+                return Ok(Some(changed.state(changed_key)));
             }
         }
     }

@@ -78,7 +78,7 @@ impl SortedKeys {
         let (mut low, mut high) = (0, self.blocks);
         while low < high {
             let middle = low + (high - low) / 2;
-            reader.load(middle)?;
+            reader.load_start(middle)?;
             match key_of(reader.rest()) <= key {
                 true => low = middle + 1,
                 false => high = middle,
@@ -132,6 +132,21 @@ impl SortedReader<'_> {
         self.at = USED_BYTES;
         self.next_block = block + 1;
         Ok(())
+    }
+
+    /// Loads the first record of a block, which is enough to compare its key.
+    fn load_start(&mut self, block: u64) -> Result<(), Failure> {
+        const START_BYTES: usize = 1024;
+        self.block.resize(START_BYTES, 0);
+        let offset = block * BLOCK_BYTES as u64;
+        let read = self.sorted.file.read_exact_at(&mut self.block, offset);
+        read.map_err(Failure::scratch)?;
+        self.at = USED_BYTES;
+        self.used = START_BYTES;
+        match split_first(self.rest()) {
+            Ok(_) => Ok(()),
+            Err(_) => self.load(block),
+        }
     }
 
     fn rest(&self) -> &[u8] {

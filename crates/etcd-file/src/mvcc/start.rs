@@ -17,7 +17,7 @@ const ROLE: &[Field] = &[
     Field::Message(&[Field::Number, Field::Bytes, Field::Bytes]),
 ];
 /// etcd's own limit. A larger value overflows, and etcd deletes the keys of the lease just after its start.
-const MAX_TTL_S: i64 = 9_000_000_000;
+pub(crate) const MAX_TTL_S: i64 = 9_000_000_000;
 
 /// What is wrong with an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use super::super::error::KeyspaceError;
 use super::super::key_state::KeyState;
 use super::halt::Halt;
 use super::request::{Compare, Operation, Put, Range, Request, Transaction, request};
-use super::store::{Store, ValuePlace};
+use super::store::{Changed, Store, ValuePlace};
 use crate::bolt::Rewrite;
-use crate::mvcc::start::alarm;
+use crate::mvcc::start::{MAX_TTL_S, alarm};
 use crate::raft::WalEntry;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,8 @@ pub(super) struct Applier<'s, 'f> {
     leases: BTreeMap<i64, bool>,
     /// Alarms: the type and the member.
     alarms: BTreeSet<(u64, u64)>,
+    /// Up to 3.5, the last alarm that was raised or cleared decides what is refused. Later, all that are there do.
+    alarms_differ: bool,
     /// Whether users and passwords are in use.
     has_auth: bool,
 }
@@ -43,6 +45,7 @@ impl<'s, 'f> Applier<'s, 'f> {
             store,
             leases: BTreeMap::new(),
             alarms,
+            alarms_differ: false,
             has_auth: database
                 .read(AUTH)?
                 .get(AUTH_ENABLED)
@@ -72,6 +75,11 @@ impl<'s, 'f> Applier<'s, 'f> {
                 "authentication is on, and whether its user has the right is not known".into(),
             ));
         }
+        if self.alarms_differ && request.depends_on_user() {
+            return Err(Halt::Stop(
+                "an alarm beside others that were raised or cleared: versions of etcd differ in what they do then".into(),
+            ));
+        }
         if self.has_alarm(CORRUPT) && request.depends_on_user() {
             return Ok(());
         }
@@ -79,8 +87,9 @@ impl<'s, 'f> Applier<'s, 'f> {
             Request::Put(put) => self.put(&put)?,
             Request::Delete(range) => self.delete(range)?,
             Request::Transaction(transaction) => self.transaction(&transaction)?,
-            Request::GrantLease(id) => {
-                if id != 0 && !self.has_alarm(NO_SPACE) && !self.has_lease(id)? {
+            Request::GrantLease { id, ttl_s } => {
+                let is_possible = id != 0 && ttl_s <= MAX_TTL_S && !self.has_alarm(NO_SPACE);
+                if is_possible && !self.has_lease(id)? {
                     self.leases.insert(id, true);
                 }
             }
@@ -95,9 +104,11 @@ impl<'s, 'f> Applier<'s, 'f> {
             Request::RaiseAlarm { alarm: 0, .. } | Request::Other => {}
             Request::RaiseAlarm { member, alarm } => {
                 self.alarms.insert((alarm, member));
+                self.alarms_differ = self.has_alarm(NO_SPACE) && self.has_alarm(CORRUPT);
             }
             Request::ClearAlarm { member, alarm } => {
                 self.alarms.remove(&(alarm, member));
+                self.alarms_differ = !self.alarms.is_empty();
             }
             Request::EnableAuth => {
                 return Err(Halt::Stop("it enables authentication".into()));
@@ -107,7 +118,7 @@ impl<'s, 'f> Applier<'s, 'f> {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> (BTreeMap<Vec<u8>, Option<KeyState>>, i64) {
+    pub(super) fn finish(self) -> (BTreeMap<Vec<u8>, Option<Changed>>, i64) {
         self.store.finish()
     }
 
@@ -140,7 +151,8 @@ impl<'s, 'f> Applier<'s, 'f> {
     }
 
     fn delete(&mut self, range: Range<'_>) -> Result<(), Halt> {
-        let keys = self.store.keys_in(range)?;
+        let mut keys = BTreeSet::new();
+        self.store.add_keys_in(range, &mut keys)?;
         self.store.reserve(keys.iter().map(Vec::as_slice))?;
         self.store.delete(keys);
         Ok(())
@@ -162,7 +174,7 @@ impl<'s, 'f> Applier<'s, 'f> {
         let mut chosen = Vec::new();
         self.choose(transaction, &mut chosen)?;
         let mut deleted: Vec<Range<'_>> = Vec::new();
-        let mut needed: Vec<Vec<u8>> = Vec::new();
+        let mut needed: BTreeSet<Vec<u8>> = BTreeSet::new();
         for operation in &chosen {
             match operation {
                 Chosen::Put(put) => {
@@ -175,10 +187,10 @@ impl<'s, 'f> Applier<'s, 'f> {
                             "a transaction that keeps the value of a key that it deletes".into(),
                         ));
                     }
-                    needed.push(put.key.into());
+                    needed.insert(put.key.into());
                 }
                 Chosen::Delete(range) => {
-                    needed.extend(self.store.keys_in(*range)?);
+                    self.store.add_keys_in(*range, &mut needed)?;
                     deleted.push(*range);
                 }
             }
@@ -188,7 +200,8 @@ impl<'s, 'f> Applier<'s, 'f> {
             match operation {
                 Chosen::Put(put) => self.store.put(put)?,
                 Chosen::Delete(range) => {
-                    let keys = self.store.keys_in(range)?;
+                    let mut keys = BTreeSet::new();
+                    self.store.add_keys_in(range, &mut keys)?;
                     self.store.delete(keys);
                 }
             }
@@ -286,7 +299,7 @@ impl Request<'_> {
             Request::Put(_)
                 | Request::Delete(_)
                 | Request::Transaction(_)
-                | Request::GrantLease(_)
+                | Request::GrantLease { .. }
                 | Request::RevokeLease(_)
         )
     }

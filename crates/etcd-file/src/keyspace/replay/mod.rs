@@ -11,7 +11,6 @@ mod store;
 mod tail;
 
 use super::error::KeyspaceError;
-use super::key_state::KeyState;
 use super::sorted::SortedKeys;
 use super::sources::Fingerprints;
 use crate::bolt::{Bolt, Rewrite};
@@ -21,13 +20,14 @@ use crate::{ReadAt, ScratchSource};
 use apply::Applier;
 use halt::Halt;
 use std::collections::BTreeMap;
+pub(super) use store::Changed;
 use store::Store;
 use tail::Tail;
 
 /// What a log changed. By default nothing.
 #[derive(Debug, Default)]
 pub struct Replayed {
-    pub(super) changed: BTreeMap<Vec<u8>, Option<KeyState>>,
+    pub(super) changed: BTreeMap<Vec<u8>, Option<Changed>>,
     /// Number of entries that were applied.
     pub entries: u64,
     /// How many of them, at the end, are not known to be committed: perhaps no client got an answer to them.

@@ -11,7 +11,10 @@ pub(super) enum Request<'b> {
     Put(Put<'b>),
     Delete(Range<'b>),
     Transaction(Transaction<'b>),
-    GrantLease(i64),
+    GrantLease {
+        id: i64,
+        ttl_s: i64,
+    },
     RevokeLease(i64),
     RaiseAlarm {
         member: u64,
@@ -132,8 +135,8 @@ const PARSERS: [(u64, Parser); 7] = [
     (7, |_| Ok(Request::Other)),
     (8, |bytes| {
         // The time to live comes first.
-        let [_, id] = numbers(bytes)?;
-        Ok(Request::GrantLease(id.cast_signed()))
+        let [ttl_s, id] = numbers(bytes)?.map(u64::cast_signed);
+        Ok(Request::GrantLease { id, ttl_s })
     }),
     (9, |bytes| {
         let [id] = numbers(bytes)?;

@@ -15,10 +15,10 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-/// Memory for keys that the log changes, in bytes.
-const MAX_CHANGED_BYTES: usize = 16 << 20;
+/// Memory for keys that the log changes, in bytes. A transaction needs as much again while it is made.
+const MAX_CHANGED_BYTES: usize = 8 << 20;
 /// What a changed key needs beside its own bytes.
-const OVERHEAD_BYTES: usize = 256;
+const OVERHEAD_BYTES: usize = 320;
 const END_OF_KEYS: &[u8] = b"\0";
 
 /// Where the bytes of a value are.
@@ -30,9 +30,22 @@ pub(super) enum ValuePlace {
     Scratch(u64),
 }
 
-struct Changed {
+/// The newest record of a key that the log changed.
+#[derive(Debug)]
+pub(in crate::keyspace) struct Changed {
+    /// Without the key, which is that of the map.
     state: KeyState,
     value: ValuePlace,
+}
+
+impl Changed {
+    /// The record, with its key.
+    pub(in crate::keyspace) fn state(&self, key: &[u8]) -> KeyState {
+        KeyState {
+            key: key.into(),
+            ..self.state.clone()
+        }
+    }
 }
 
 /// The keys while the log is applied.
@@ -116,7 +129,7 @@ impl<'s, 'f> Store<'s, 'f> {
         if let Some(changed) = self.changed.get(key) {
             return Ok(changed
                 .as_ref()
-                .map(|changed| (changed.state.clone(), changed.value)));
+                .map(|changed| (changed.state(key), changed.value)));
         }
         let state = self.base.get(key)?;
         Ok(state.map(|state| {
@@ -162,7 +175,7 @@ impl<'s, 'f> Store<'s, 'f> {
                         base.next()?;
                     }
                     match changed.next() {
-                        Some((_, Some(changed))) => Some((changed.state.clone(), changed.value)),
+                        Some((key, Some(changed))) => Some((changed.state(key), changed.value)),
                         Some((key, None)) if is_inside(key) => continue,
                         _ => return Ok(()),
                     }
@@ -227,19 +240,17 @@ impl<'s, 'f> Store<'s, 'f> {
         self.changes = 0;
     }
 
-    /// Makes sure that some keys more can be changed.
+    /// Makes sure that these keys can be changed.
     pub(super) fn reserve<'k>(
         &mut self,
         keys: impl IntoIterator<Item = &'k [u8]>,
     ) -> Result<(), Halt> {
-        let mut bytes = self.changed_bytes;
-        for key in keys {
-            bytes += key.len() + OVERHEAD_BYTES;
-        }
+        let new = keys
+            .into_iter()
+            .filter(|key| !self.changed.contains_key(*key));
+        let bytes = self.changed_bytes + new.map(needed_bytes).sum::<usize>();
         if bytes > MAX_CHANGED_BYTES {
-            return Err(Halt::Stop(
-                "the log changes more keys than fit in memory".into(),
-            ));
+            return Err(too_many());
         }
         self.changed_bytes = bytes;
         Ok(())
@@ -281,7 +292,7 @@ impl<'s, 'f> Store<'s, 'f> {
             }
         };
         let state = KeyState {
-            key: put.key.into(),
+            key: Vec::new(),
             mod_revision,
             create_revision,
             version,
@@ -308,24 +319,30 @@ impl<'s, 'f> Store<'s, 'f> {
     }
 
     /// Deletes keys that exist, and that [`Store::reserve`] has space for.
-    pub(super) fn delete(&mut self, keys: Vec<Vec<u8>>) {
+    pub(super) fn delete(&mut self, keys: impl IntoIterator<Item = Vec<u8>>) {
         for key in keys {
             self.changes += 1;
             self.changed.insert(key, None);
         }
     }
 
-    /// The keys in a range that can be deleted.
-    pub(super) fn keys_in(&self, range: Range<'_>) -> Result<Vec<Vec<u8>>, Halt> {
-        let mut keys = Vec::new();
-        let mut bytes = 0;
+    /// Adds the keys in a range, which can be deleted.
+    pub(super) fn add_keys_in(
+        &self,
+        range: Range<'_>,
+        keys: &mut BTreeSet<Vec<u8>>,
+    ) -> Result<(), Halt> {
+        let mut bytes: usize = keys.iter().map(|key| needed_bytes(key)).sum();
         self.each_in(range, &mut |state, _| {
-            bytes += state.key.len() + OVERHEAD_BYTES;
-            keys.push(state.key);
-            // `reserve` refuses so many.
-            Ok(bytes <= MAX_CHANGED_BYTES)
-        })?;
-        Ok(keys)
+            let key_bytes = needed_bytes(&state.key);
+            if keys.insert(state.key) {
+                bytes += key_bytes;
+            }
+            match bytes > MAX_CHANGED_BYTES {
+                true => Err(too_many()),
+                false => Ok(true),
+            }
+        })
     }
 
     /// The keys that are attached to a lease.
@@ -340,9 +357,16 @@ impl<'s, 'f> Store<'s, 'f> {
     }
 
     /// The keys that changed, and the revision.
-    pub(super) fn finish(self) -> (BTreeMap<Vec<u8>, Option<KeyState>>, i64) {
-        let changed = self.changed.into_iter();
-        let changed = changed.map(|(key, changed)| (key, changed.map(|changed| changed.state)));
-        (changed.collect(), self.revision)
+    pub(super) fn finish(self) -> (BTreeMap<Vec<u8>, Option<Changed>>, i64) {
+        (self.changed, self.revision)
     }
+}
+
+/// Memory that a changed key needs.
+fn needed_bytes(key: &[u8]) -> usize {
+    key.len() + OVERHEAD_BYTES
+}
+
+fn too_many() -> Halt {
+    Halt::Stop("the log changes more keys than fit in memory".into())
 }

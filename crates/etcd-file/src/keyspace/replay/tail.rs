@@ -15,6 +15,8 @@ pub(super) struct Tail {
     numbers: Vec<u64>,
     revoked_leases: BTreeSet<i64>,
     commit: u64,
+    /// The last entry of the log.
+    last: u64,
 }
 
 impl Tail {
@@ -24,6 +26,7 @@ impl Tail {
             numbers: Vec::new(),
             revoked_leases: BTreeSet::new(),
             commit: 0,
+            last: 0,
         };
         let mut failure = None;
         let mut number = 0;
@@ -31,17 +34,23 @@ impl Tail {
             match record {
                 WalRecord::Entry(entry) => {
                     number += 1;
+                    tail.last = entry.index;
                     if failure.is_none() {
                         failure = tail.take(number, &entry).err();
                     }
                 }
                 WalRecord::State { commit, .. } => tail.commit = commit,
-                WalRecord::Metadata { .. } | WalRecord::Snapshot { .. } => {}
+                WalRecord::Snapshot { index, .. } => tail.last = tail.last.max(index),
+                WalRecord::Metadata { .. } => {}
             }
             Ok(())
         })?;
         match failure {
             Some(failure) => Err(failure),
+            None if tail.last < reflected => Err(KeyspaceError::OtherLog {
+                last: tail.last,
+                reflected,
+            }),
             None => Ok(tail),
         }
     }
