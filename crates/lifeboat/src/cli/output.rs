@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
 use std::io::Write;
 
 /// Format of the output.
@@ -34,6 +35,29 @@ fn printable(text: &str) -> String {
             plain.push(char);
         } else {
             plain.extend(char.escape_unicode());
+        }
+    }
+    plain
+}
+
+/// JSON for people and scripts, on several lines.
+pub(crate) fn json(value: &impl Serialize) -> serde_json::Result<String> {
+    Ok(escaped(&serde_json::to_string_pretty(value)?) + "\n")
+}
+
+/// JSON on one line.
+pub(crate) fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
+    Ok(escaped(&serde_json::to_string(value)?))
+}
+
+/// JSON escapes only the first control characters. Here all are, because people look at it in terminals, too.
+fn escaped(json: &str) -> String {
+    let mut plain = String::with_capacity(json.len());
+    for char in json.chars() {
+        match char {
+            '\u{7f}'..='\u{9f}' => plain += &format!("\\u{:04x}", u32::from(char)),
+            char if reorders(char) => plain += &format!("\\u{:04x}", u32::from(char)),
+            char => plain.push(char),
         }
     }
     plain
@@ -100,6 +124,19 @@ mod tests {
         let table = table(["NAME"], [[one_line(name)]]);
         assert_eq!(table.lines().count(), 2, "{table}");
         assert!(!table.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn json_has_no_character_that_commands_a_terminal_and_is_the_same_value() {
+        let value = "a\u{9b}2J\u{7f}\u{202e}\u{1b}ä\n";
+        for json in [json(&value).unwrap(), json_line(&value).unwrap()] {
+            assert!(
+                !json
+                    .trim_end()
+                    .contains(|c: char| c.is_control() || reorders(c))
+            );
+            assert_eq!(serde_json::from_str::<String>(&json).unwrap(), value);
+        }
     }
 
     #[test]

@@ -171,7 +171,7 @@ fn dry_run(args: &Args) -> anyhow::Result<u8> {
         }
     };
     let text = match args.output {
-        output::Format::Json => serde_json::to_string_pretty(&found)? + "\n",
+        output::Format::Json => output::json(&found)?,
         output::Format::Table => {
             let none = || "-".to_string();
             let lines = |items: Vec<String>| {

@@ -112,7 +112,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     bar.finish();
     let made = made?;
     let text = match args.output {
-        Format::Json => serde_json::to_string_pretty(&made.record)? + "\n",
+        Format::Json => output::json(&made.record)?,
         Format::Table => summary(&made.path, &made.record),
     };
     output::print(&text);

@@ -86,8 +86,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
 fn print_json(difference: &Difference, bar: &Bar) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let (from, to) = (
-        serde_json::to_string(&difference.from)?,
-        serde_json::to_string(&difference.to)?,
+        output::json_line(&difference.from)?,
+        output::json_line(&difference.to)?,
     );
     let mut totals = Totals::default();
     let mut written = write!(out, "{{\"from\":{from},\n\"to\":{to},\n\"changes\":[");
@@ -96,7 +96,7 @@ fn print_json(difference: &Difference, bar: &Bar) -> anyhow::Result<()> {
         &mut |key| {
             totals.count(key.change);
             if written.is_ok() {
-                written = serde_json::to_string(&key)
+                written = output::json_line(&key)
                     .map_err(Into::into)
                     .and_then(|key| write!(out, "{separator}{key}"));
             }
@@ -105,7 +105,7 @@ fn print_json(difference: &Difference, bar: &Bar) -> anyhow::Result<()> {
         bar,
     )?;
     bar.finish();
-    let totals = serde_json::to_string(&totals)?;
+    let totals = output::json_line(&totals)?;
     written
         .and_then(|()| {
             writeln!(

@@ -79,7 +79,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         })
         .collect();
     let text = match args.output {
-        Format::Json => serde_json::to_string_pretty(&listed)? + "\n",
+        Format::Json => output::json(&listed)?,
         Format::Table => {
             let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
             output::table(

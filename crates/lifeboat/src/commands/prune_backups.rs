@@ -89,7 +89,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
                     .map(|removal| (removal.name, removal.reason))
                     .collect(),
             };
-            serde_json::to_string_pretty(&pruned)? + "\n"
+            output::json(&pruned)?
         }
         Format::Table => {
             let done = if args.dry_run {

@@ -195,7 +195,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             .map_or_else(Vec::new, |record| record.encryption.clone()),
     };
     let text = match args.output {
-        Format::Json => serde_json::to_string_pretty(&result)? + "\n",
+        Format::Json => output::json(&result)?,
         Format::Table => for_people(&plan, &result),
     };
     output::print(&text);
@@ -289,7 +289,7 @@ fn to_snapshot(args: &Args, chosen: &Chosen, bump: Bump) -> anyhow::Result<u8> {
         output::error(&format!("warning: {warning}"));
     }
     let text = match args.output {
-        Format::Json => serde_json::to_string_pretty(&made)? + "\n",
+        Format::Json => output::json(&made)?,
         Format::Table => format!(
             "{}\nrevision {}: {}\n",
             made.snapshot.display(),

@@ -31,7 +31,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let (overview, now) = look(&args.cluster)?;
     let text = match args.output {
-        Format::Json => serde_json::to_string_pretty(&overview)? + "\n",
+        Format::Json => output::json(&overview)?,
         Format::Table => table(&overview, now),
     };
     output::print(&text);
@@ -49,7 +49,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
 pub(crate) fn list(args: Args) -> anyhow::Result<u8> {
     let (overview, _) = look(&args.cluster)?;
     let text = match args.output {
-        Format::Json => serde_json::to_string_pretty(&overview.nodes)? + "\n",
+        Format::Json => output::json(&overview.nodes)?,
         Format::Table => {
             let rows = overview.nodes.iter().flat_map(|node| {
                 node.backups.iter().map(|backup| {

@@ -79,7 +79,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     bar.finish();
     let report = report?;
     let text = match args.output {
-        Format::Json => serde_json::to_string_pretty(&report)? + "\n",
+        Format::Json => output::json(&report)?,
         Format::Table => for_people(&report.file.display().to_string(), &report),
     };
     output::print(&text);
