@@ -307,11 +307,10 @@ status: {{}}
             "/var/lib/kubelet/pki/kubelet-client-2026-11-22-03-15-00.pem",
             "/var/lib/kubelet/pods/uid/volumes/kubernetes.io~secret/token/token",
         ]);
-        std::os::unix::fs::symlink(
-            "/var/lib/kubelet/pki/kubelet-client-2026-11-22-03-15-00.pem",
-            self.path("/var/lib/kubelet/pki/kubelet-client-current.pem"),
-        )
-        .unwrap();
+        let current = self.path("/var/lib/kubelet/pki/kubelet-client-current.pem");
+        let _ = std::fs::remove_file(&current);
+        let newest = "/var/lib/kubelet/pki/kubelet-client-2026-11-22-03-15-00.pem";
+        std::os::unix::fs::symlink(newest, current).unwrap();
     }
 
     /// An API server with files elsewhere on the node.
