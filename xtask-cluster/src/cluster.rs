@@ -3,7 +3,7 @@
 //! A process of its own holds each cluster, and everything in it ends with that process. It is spoken to by a
 //! socket beside what it has written down of itself.
 
-use crate::kubernetes;
+use crate::{kit, kubernetes};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,16 +14,18 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use test_support::etcd_binaries;
+use test_support::etcd_binaries::{self, Binaries};
 use test_support::kubernetes::binaries::{self, VERSIONS};
 use test_support::kubernetes::cluster::{Cluster, Options};
 use test_support::kubernetes::conflict::{ConflictingWriter, Object};
 use test_support::kubernetes::faults::Fault;
 use test_support::kubernetes::image::{Image, Images};
 use test_support::kubernetes::openshift::Flavour;
+use test_support::real_nodes::{self, KubeadmCluster, RealNode};
 use xtask::etcd;
 
 const UP_WITHIN: Duration = Duration::from_secs(120);
+const KUBELETS_UP_WITHIN: Duration = Duration::from_secs(600);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -44,6 +46,13 @@ enum What {
     Status,
     /// Print what makes a shell's kubectl speak to it: eval "$(cargo xtask cluster env)"
     Env,
+    /// Run a command in a node of a cluster with kubelets
+    Node {
+        /// Such as node2
+        node: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
     /// Run kubectl, with all rights
     Kubectl {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -92,6 +101,9 @@ struct Make {
     /// Version of etcd, such as 3.6
     #[arg(long, default_value = "3.6")]
     etcd: String,
+    /// A genuine kubeadm cluster: each node has a kubelet, a container runtime and static pods
+    #[arg(long, conflicts_with_all = ["openshift", "image"])]
+    kubelets: bool,
     /// Look like OpenShift
     #[arg(long)]
     openshift: bool,
@@ -133,8 +145,15 @@ impl FaultName {
 enum Request {
     Down,
     Status,
-    Fault { fault: FaultName, part: String },
+    Fault {
+        fault: FaultName,
+        part: String,
+    },
     ExpireWatches,
+    /// The process id of the first process of a node with a kubelet.
+    Enter {
+        node: String,
+    },
 }
 
 /// What it answers: something to print, or what was wrong.
@@ -147,6 +166,7 @@ struct State {
     kubectl: PathBuf,
     started_in_s: f64,
     nodes: Vec<(String, String, PathBuf)>,
+    kubelets: bool,
 }
 
 /// Where that is.
@@ -183,14 +203,18 @@ impl Place {
 
     /// Asks the holder, and prints its answer.
     fn ask(&self, request: &Request) -> Result<()> {
+        print!("{}", self.answer(request)?);
+        Ok(())
+    }
+
+    fn answer(&self, request: &Request) -> Result<String> {
         let mut stream = UnixStream::connect(&self.socket)
             .context("there is no such cluster: `cargo xtask cluster up`")?;
         writeln!(stream, "{}", serde_json::to_string(request)?)?;
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer)?;
         let answer: Answer = serde_json::from_str(&answer).context("the cluster ended")?;
-        print!("{}", answer.map_err(anyhow::Error::msg)?);
-        Ok(())
+        answer.map_err(anyhow::Error::msg)
     }
 }
 
@@ -215,8 +239,17 @@ pub(crate) fn run(args: Args) -> Result<()> {
             println!("export PATH='{}':\"$PATH\"", programs.display());
             Ok(())
         }
+        What::Node { node, command } => {
+            let error = enter(&place, node, &command)?;
+            Err(error).context("run nsenter (Debian package util-linux)")
+        }
         What::Kubectl { args } => {
             let state = place.state()?;
+            if state.kubelets {
+                let node = state.nodes.first().context("a node")?.0.clone();
+                let error = enter(&place, node, &[vec!["kubectl".into()], args].concat())?;
+                return Err(error).context("run nsenter (Debian package util-linux)");
+            }
             let error = Command::new(state.kubectl)
                 .arg("--kubeconfig")
                 .arg(state.kubeconfig)
@@ -253,7 +286,13 @@ fn up(name: &str, place: &Place, make: &Make) -> Result<()> {
         "cluster {name} is up: `cargo xtask cluster down --name {name}` ends it"
     );
     drop(lock);
-    options(make)?;
+    let mut up_within = UP_WITHIN;
+    if make.kubelets {
+        kit::provide(kubernetes_version(make)?, &etcd_of(make)?)?;
+        up_within = KUBELETS_UP_WITHIN;
+    } else {
+        options(make)?;
+    }
     // What a holder that was killed has left.
     for path in [&place.state, &place.socket] {
         let _ = std::fs::remove_file(path);
@@ -268,7 +307,7 @@ fn up(name: &str, place: &Place, make: &Make) -> Result<()> {
         .stderr(log)
         .spawn()
         .context("start setsid (Debian package util-linux)")?;
-    let deadline = Instant::now() + UP_WITHIN;
+    let deadline = Instant::now() + up_within;
     while !place.state.exists() {
         if let Some(status) = holder.try_wait()? {
             let log = std::fs::read_to_string(&place.log)?;
@@ -301,6 +340,7 @@ impl Make {
                 .iter()
                 .map(|version| format!("--kubernetes={version}")),
         );
+        args.extend(self.kubelets.then(|| "--kubelets".into()));
         args.extend(self.openshift.then(|| "--openshift".into()));
         args.extend(self.upstream_backups.then(|| "--upstream-backups".into()));
         args.extend(self.image.iter().map(|image| format!("--image={image}")));
@@ -308,22 +348,27 @@ impl Make {
     }
 }
 
-/// What is asked for, with everything that it needs at hand.
-fn options(make: &Make) -> Result<Options> {
-    let version = match &make.kubernetes {
-        None => VERSIONS.into_iter().max().context("a version")?,
+/// Runs a command in a node instead of this program. Returns why it can't.
+fn enter(place: &Place, node: String, command: &[String]) -> Result<std::io::Error> {
+    let pid = place.answer(&Request::Enter { node })?;
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    Ok(RealNode::command_at(pid.trim(), &words).exec())
+}
+
+fn kubernetes_version(make: &Make) -> Result<binaries::Version> {
+    match &make.kubernetes {
+        None => VERSIONS.into_iter().max().context("a version"),
         Some(named) => VERSIONS
             .into_iter()
             .find(|version| version.to_string() == *named)
-            .with_context(|| format!("--kubernetes {named}: there are {VERSIONS:?}"))?,
-    };
-    kubernetes::provide(version)?;
-    if let Err(error) = kubernetes::provide_tools() {
-        eprintln!("no kubectl logs and exec: {error:#}");
+            .with_context(|| format!("--kubernetes {named}: there are {VERSIONS:?}")),
     }
+}
+
+fn etcd_of(make: &Make) -> Result<Binaries> {
     let named = |version: &etcd_binaries::Version| version.to_string() == make.etcd;
-    let etcd = etcd_binaries::VERSIONS.into_iter().find(named);
-    let etcd = etcd.with_context(|| {
+    let version = etcd_binaries::VERSIONS.into_iter().find(named);
+    let version = version.with_context(|| {
         format!(
             "--etcd {}: there are {:?}",
             make.etcd,
@@ -331,6 +376,16 @@ fn options(make: &Make) -> Result<Options> {
         )
     })?;
     let missing = etcd::provide();
+    etcd_binaries::find(version).with_context(|| missing.join("\n"))
+}
+
+/// What is asked for, with everything that it needs at hand.
+fn options(make: &Make) -> Result<Options> {
+    let version = kubernetes_version(make)?;
+    kubernetes::provide(version)?;
+    if let Err(error) = kubernetes::provide_tools() {
+        eprintln!("no kubectl logs and exec: {error:#}");
+    }
     let mut images = Images::default();
     for image in &make.image {
         let (name, program) = image
@@ -347,7 +402,7 @@ fn options(make: &Make) -> Result<Options> {
     Ok(Options {
         nodes: make.nodes,
         kubernetes: binaries::find(version).context("no Kubernetes")?,
-        etcd: etcd_binaries::find(etcd).with_context(|| missing.join("\n"))?,
+        etcd: etcd_of(make)?,
         openshift: make.openshift.then_some(Flavour {
             upstream_backups: make.upstream_backups,
         }),
@@ -359,8 +414,11 @@ fn options(make: &Make) -> Result<Options> {
 fn hold(place: &Place, make: &Make) -> Result<()> {
     let lock = File::create(&place.lock)?;
     lock.try_lock().context("another process holds it")?;
+    if make.kubelets {
+        return hold_kubelets(place, make);
+    }
     let options = options(make)?;
-    let mut cluster = Cluster::start(&options);
+    let cluster = Cluster::start(&options);
     let listener = UnixListener::bind(&place.socket)?;
     let nodes = cluster
         .nodes()
@@ -371,7 +429,73 @@ fn hold(place: &Place, make: &Make) -> Result<()> {
         kubectl: options.kubernetes.program("kubectl"),
         started_in_s: cluster.started_in().as_secs_f64(),
         nodes: nodes.collect(),
+        kubelets: false,
     };
+    serve(place, &listener, &state, cluster, answer)
+}
+
+/// Holds a cluster with kubelets until it is told to let it go.
+fn hold_kubelets(place: &Place, make: &Make) -> Result<()> {
+    let start = Instant::now();
+    let kit = kit::provide(kubernetes_version(make)?, &etcd_of(make)?)?;
+    let listener = UnixListener::bind(&place.socket)?;
+    let options = real_nodes::Options {
+        kit: kit.dir,
+        kubernetes: kit.kubernetes,
+        etcd_tag: kit.etcd_tag,
+        nodes: make.nodes,
+    };
+    let cluster = KubeadmCluster::start(options, &|step| {
+        println!("{:6.1} s  {step}", start.elapsed().as_secs_f64());
+    });
+    let cluster = cluster.map_err(anyhow::Error::msg)?;
+    let nodes = cluster.nodes().iter();
+    let state = State {
+        kubeconfig: cluster.dir().join("node1/root/etc/kubernetes/admin.conf"),
+        kubectl: PathBuf::new(),
+        started_in_s: start.elapsed().as_secs_f64(),
+        nodes: nodes
+            .map(|node| {
+                let etcd = format!("https://{}:2379", node.address());
+                (node.name(), etcd, node.root())
+            })
+            .collect(),
+        kubelets: true,
+    };
+    serve(place, &listener, &state, cluster, answer_of_kubelets)
+}
+
+fn answer_of_kubelets(cluster: &mut KubeadmCluster, request: Request) -> Answer {
+    match request {
+        Request::Down => Ok(String::new()),
+        Request::Status => Ok(cluster.status()),
+        Request::Fault { fault, part } => {
+            let node = part.strip_prefix("node/").unwrap_or(&part);
+            match fault {
+                FaultName::Stop => cluster.power_off(node),
+                FaultName::Start => cluster.power_on(node),
+                _ => Err("a node with a kubelet can be stopped and started".into()),
+            }
+            .map(|()| String::new())
+        }
+        Request::ExpireWatches => Err("watches of a cluster with kubelets stay".into()),
+        Request::Enter { node } => {
+            let node = cluster.nodes().iter().find(|known| known.name() == node);
+            let pid = node.and_then(RealNode::first_process);
+            pid.map(|pid| pid.to_string())
+                .ok_or_else(|| "there is no such node, or it is switched off".into())
+        }
+    }
+}
+
+/// Tells that a cluster is ready, and answers until it is told to let it go.
+fn serve<C>(
+    place: &Place,
+    listener: &UnixListener,
+    state: &State,
+    mut cluster: C,
+    answer: fn(&mut C, Request) -> Answer,
+) -> Result<()> {
     let staging = place.state.with_extension("new");
     std::fs::write(&staging, serde_json::to_string(&state)?)?;
     std::fs::rename(&staging, &place.state)?;
@@ -414,6 +538,7 @@ fn answer(cluster: &mut Cluster, request: Request) -> Answer {
             cluster.fault(fault.fault(), &part).map(|()| String::new())
         }
         Request::ExpireWatches => cluster.expire_watches().map(|()| String::new()),
+        Request::Enter { .. } => Err("only a cluster with kubelets has nodes to enter".into()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod generate;
+mod kit;
 mod kubernetes;
 
 use clap::{Parser, Subcommand};

@@ -1,0 +1,107 @@
+//! The network of the nodes: a bridge in a namespace of its own, which the machine itself is not on.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+/// Addresses of nodes are in this network.
+pub(super) const PREFIX: &str = "10.78.0";
+
+/// The switch that connects the nodes.
+#[derive(Debug)]
+pub(super) struct Switch {
+    holder: Child,
+}
+
+impl Switch {
+    pub(super) fn create() -> Result<Switch, String> {
+        let script = "ip link add br0 type bridge && ip link set br0 up && ip link set lo up && echo up && exec sleep infinity";
+        let mut holder = Command::new("setpriv")
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--net",
+                "sh",
+                "-c",
+                script,
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("setpriv (Debian package util-linux): {error}"))?;
+        let mut line = String::new();
+        if let Some(stdout) = holder.stdout.take() {
+            let _ = BufReader::new(stdout).read_line(&mut line);
+        }
+        let switch = Switch { holder };
+        match line.as_str() {
+            "up\n" => Ok(switch),
+            _ => Err("a network namespace with a bridge can't be made here: that needs root, and iproute2".into()),
+        }
+    }
+
+    /// Connects the network namespace of a process, with this address, and routes to the pods of the other nodes.
+    pub(super) fn connect(&self, pid: u32, number: usize, others: &[usize]) -> Result<(), String> {
+        let port = format!("v{number}");
+        let pid = pid.to_string();
+        self.ip(&format!("link delete {port}")).ok();
+        self.ip(&format!(
+            "link add {port} type veth peer name eth0 netns {pid}"
+        ))?;
+        self.ip(&format!("link set {port} master br0 up"))?;
+        let mut inside = vec![
+            "link set lo up".to_string(),
+            format!("address add {PREFIX}.{}/24 dev eth0", 10 + number),
+            "link set eth0 up".into(),
+            format!("route add default via {PREFIX}.254"),
+        ];
+        for other in others.iter().filter(|other| **other != number) {
+            inside.push(format!(
+                "route add {} via {PREFIX}.{}",
+                pod_subnet(*other),
+                10 + other
+            ));
+        }
+        for words in inside {
+            run(Command::new("nsenter")
+                .arg(format!("--net=/proc/{pid}/ns/net"))
+                .arg("ip")
+                .args(words.split(' ')))?;
+        }
+        run(Command::new("nsenter")
+            .arg(format!("--net=/proc/{pid}/ns/net"))
+            .args(["sysctl", "-qw", "net.ipv4.ip_forward=1"]))
+    }
+
+    fn ip(&self, words: &str) -> Result<(), String> {
+        run(Command::new("nsenter")
+            .arg(format!("--net=/proc/{}/ns/net", self.holder.id()))
+            .arg("ip")
+            .args(words.split(' ')))
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// The addresses of the pods of a node.
+pub(super) fn pod_subnet(number: usize) -> String {
+    format!("10.244.{number}.0/24")
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command
+        .output()
+        .map_err(|error| format!("{command:?}: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!(
+            "{command:?}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+    }
+}
