@@ -41,7 +41,7 @@ pub(crate) struct Kit {
 pub(crate) fn provide(kubernetes: Version, etcd: &Binaries) -> Result<Kit> {
     kubernetes::provide(kubernetes)?;
     let binaries = find(kubernetes).context("the programs of the control plane are missing")?;
-    let version = kubernetes_version(kubernetes)?;
+    let version = kubernetes::full_version(kubernetes)?;
     let etcd_tag = etcd_version(etcd)?;
     let place = dir(&version, &etcd_tag);
     let kit = Kit {
@@ -70,19 +70,6 @@ pub(crate) fn provide(kubernetes: Version, etcd: &Binaries) -> Result<Kit> {
     Ok(kit)
 }
 
-fn kubernetes_version(version: Version) -> Result<String> {
-    let module = root().join("xtask/kubernetes").join(version.to_string());
-    let printed = output(Command::new("go").current_dir(module).args([
-        "list",
-        "-mod=readonly",
-        "-m",
-        "-f",
-        "{{.Version}}",
-        "k8s.io/kubernetes",
-    ]))?;
-    Ok(printed.trim().to_string())
-}
-
 fn etcd_version(etcd: &Binaries) -> Result<String> {
     let printed = output(Command::new(&etcd.etcd).arg("--version"))?;
     let line = printed.lines().next().unwrap_or_default();
@@ -95,23 +82,15 @@ fn etcd_version(etcd: &Binaries) -> Result<String> {
 }
 
 /// The kubelet, kubeadm and kube-proxy.
-fn node_programs(kubernetes: Version, full: &str) -> Result<PathBuf> {
-    let place = nodes_dir().join(format!("kubernetes-{kubernetes}"));
+fn node_programs(version: Version, full: &str) -> Result<PathBuf> {
+    let place = nodes_dir().join(format!("kubernetes-{version}"));
     if place.exists() {
         return Ok(place);
     }
     let staging = staging("kubernetes")?;
-    let stamp =
-        |name: &str, value: &str| format!("-X k8s.io/component-base/version.{name}={value}");
-    let flags = [
-        "-s -w".to_string(),
-        stamp("gitVersion", full),
-        stamp("gitMajor", &kubernetes.0.to_string()),
-        stamp("gitMinor", &kubernetes.1.to_string()),
-        stamp("gitTreeState", "clean"),
-    ];
-    let module = format!("kubernetes/{kubernetes}");
-    go_build(&module, &flags.join(" "), staging.path(), |go| {
+    let flags = kubernetes::link_flags(version, full);
+    let module = format!("kubernetes/{version}");
+    go_build(&module, &flags, staging.path(), |go| {
         go.env("CGO_ENABLED", "0")
             .args(NODE_PROGRAMS.map(|name| format!("k8s.io/kubernetes/cmd/{name}")))
     })?;

@@ -78,30 +78,12 @@ pub(crate) fn provide(version: Version) -> Result<()> {
         go.current_dir(&module).env("CGO_ENABLED", "0");
         go
     };
-    let full = output(go().args([
-        "list",
-        "-mod=readonly",
-        "-m",
-        "-f",
-        "{{.Version}}",
-        "k8s.io/kubernetes",
-    ]))
-    .context("Go 1.26 or newer is needed")?;
-    let full = full.trim();
-    let stamp =
-        |name: &str, value: &str| format!("-X k8s.io/component-base/version.{name}={value}");
-    let flags = [
-        "-s -w".to_string(),
-        stamp("gitVersion", full),
-        stamp("gitMajor", &version.0.to_string()),
-        stamp("gitMinor", &version.1.to_string()),
-        stamp("gitTreeState", "clean"),
-    ];
+    let flags = link_flags(version, &full_version(version)?);
     // Which version the API server takes itself for, and clients with it, is stamped in.
     let packages = PROGRAMS.map(|name| format!("k8s.io/kubernetes/cmd/{name}"));
     run_command(
         go().args(["build", "-mod=readonly", "-trimpath"])
-            .arg(format!("-ldflags={}", flags.join(" ")))
+            .arg(format!("-ldflags={flags}"))
             .arg("-o")
             .arg(format!("{}/", staging.path().display()))
             .args(packages),
@@ -118,4 +100,33 @@ pub(crate) fn provide(version: Version) -> Result<()> {
         );
     }
     std::fs::rename(staging.path(), &place).with_context(|| place.display().to_string())
+}
+
+/// The version in the Go module, such as `v1.37.2`.
+pub(crate) fn full_version(version: Version) -> Result<String> {
+    let module = root().join("xtask/kubernetes").join(version.to_string());
+    let printed = output(Command::new("go").current_dir(module).args([
+        "list",
+        "-mod=readonly",
+        "-m",
+        "-f",
+        "{{.Version}}",
+        "k8s.io/kubernetes",
+    ]))
+    .context("Go 1.26 or newer is needed")?;
+    Ok(printed.trim().to_string())
+}
+
+/// Programs of Kubernetes take themselves for the version that is stamped in.
+pub(crate) fn link_flags(version: Version, full: &str) -> String {
+    let stamp =
+        |name: &str, value: &str| format!("-X k8s.io/component-base/version.{name}={value}");
+    [
+        "-s -w".to_string(),
+        stamp("gitVersion", full),
+        stamp("gitMajor", &version.0.to_string()),
+        stamp("gitMinor", &version.1.to_string()),
+        stamp("gitTreeState", "clean"),
+    ]
+    .join(" ")
 }

@@ -54,6 +54,14 @@ fn copied(server: &Server, dir: &TempDir) -> PathBuf {
     copy
 }
 
+/// A database without keys.
+fn empty_database(dir: &TempDir) -> PathBuf {
+    let empty = dir.path().join("empty.db");
+    let database = Store::default().database();
+    std::fs::write(&empty, write(&database, &bolt_file::Options::default())).unwrap();
+    empty
+}
+
 /// A server that writes its database only when it stops, so that everything is in its log alone.
 fn server_that_writes_only_its_log(version: Version) -> Option<Server> {
     let flags = [
@@ -402,12 +410,7 @@ fn a_log_that_changes_more_keys_than_fit_in_memory_is_left_out_from_there_and_sa
     server.crash();
     let dir = TempDir::new().unwrap();
     let crashed = copied(&server, &dir);
-    let empty = dir.path().join("empty.db");
-    std::fs::write(
-        &empty,
-        write(&Store::default().database(), &bolt_file::Options::default()),
-    )
-    .unwrap();
+    let empty = empty_database(&dir);
     let output = Command::new("prlimit")
         .arg(format!("--data={}", 32 << 20))
         .arg(env!("CARGO_BIN_EXE_etcd-lifeboat"))
@@ -437,12 +440,7 @@ fn what_a_log_does_under_authentication_is_left_out_and_said() {
     server.crash();
     let dir = TempDir::new().unwrap();
     let crashed = copied(&server, &dir);
-    let empty = dir.path().join("empty.db");
-    std::fs::write(
-        &empty,
-        write(&Store::default().database(), &bolt_file::Options::default()),
-    )
-    .unwrap();
+    let empty = empty_database(&dir);
     let json = diff(&crashed, &empty);
     assert_eq!(changes(&json), ["vanishes before"]);
     let log = &json["from"]["log"];
@@ -498,7 +496,7 @@ fn a_running_member_a_missing_log_and_a_damaged_one_are_refused() {
         std::fs::remove_file(entry.unwrap().path()).unwrap();
     }
     let message = refused(&[text(&crashed), text(&snapshot)]);
-    assert!(message.contains("it has no log"), "{message}");
+    assert!(message.contains("has no log of etcd"), "{message}");
     // The log of another member.
     let Some(mut other) = server_that_writes_only_its_log(Version(3, 6)) else {
         return;
@@ -516,7 +514,7 @@ fn a_running_member_a_missing_log_and_a_damaged_one_are_refused() {
         text(&snapshot),
         text(&snapshot),
     ]);
-    assert!(message.contains("no data directory"), "{message}");
+    assert!(message.contains("neither of the two is one"), "{message}");
     let message = refused(&[text(&crashed.join("member")), text(&snapshot)]);
     assert!(
         message.contains(&format!("give {}", text(&crashed))),

@@ -14,7 +14,12 @@ impl PrivateNetwork {
     /// Creates a network. Returns `None` if this machine does not allow that.
     #[must_use]
     pub fn create() -> Option<PrivateNetwork> {
-        let script = "ip link set lo up && echo up && exec sleep infinity";
+        PrivateNetwork::create_with("true")
+    }
+
+    /// Creates a network, and runs a command of a shell in it first.
+    pub(crate) fn create_with(setup: &str) -> Option<PrivateNetwork> {
+        let script = format!("ip link set lo up && {setup} && echo up && exec sleep infinity");
         let mut holder = Command::new("setpriv")
             .args([
                 "--pdeathsig",
@@ -23,7 +28,7 @@ impl PrivateNetwork {
                 "--net",
                 "sh",
                 "-c",
-                script,
+                &script,
             ])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -162,7 +162,9 @@ impl Difference {
         if wal_dir.is_some() && ![from, to].iter().any(|path| path.join(DB_FILE).exists()) {
             return Err(RestoreError::Unreadable {
                 path: from.into(),
-                problem: "a directory of the log was given, but no data directory".into(),
+                problem:
+                    "--wal-dir is for a data directory, and neither of the two is one: leave it out"
+                        .into(),
             });
         }
         let one = read_side(from, wal_dir, "keys before", &mut fingerprints, monitor)?;
@@ -210,7 +212,7 @@ fn read_side(
         if let (true, Some(above)) = (path.join("snap/db").exists(), path.parent()) {
             return Err(RestoreError::Unreadable {
                 path: path.into(),
-                problem: format!("it is inside of a data directory: give {}", above.display()),
+                problem: format!("it is inside a data directory: give {}", above.display()),
             });
         }
         let source = Source::open(path)?;

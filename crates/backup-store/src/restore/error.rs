@@ -49,6 +49,14 @@ pub enum RestoreError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A directory has no log.
+    #[error(
+        "{path} has no log of etcd, no file *.wal: if the log is in another directory, give that with --wal-dir, or for --replaces with --replaced-wal-dir"
+    )]
+    NoLog {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The keys can't be read.
     #[error("the keys of {path} cannot be compared: {problem}")]
     Unreadable {

@@ -31,9 +31,8 @@ impl LogFiles {
         }
         match log.files.is_empty() {
             false => Ok(log),
-            true => Err(RestoreError::Unreadable {
+            true => Err(RestoreError::NoLog {
                 path: wal_dir.into(),
-                problem: "it has no log: a file NUMBER-INDEX.wal is missing".into(),
             }),
         }
     }

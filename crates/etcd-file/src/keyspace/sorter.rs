@@ -1,6 +1,6 @@
 //! Sorts records by key with bounded memory: sorted runs in scratch files, merged.
 
-use super::key_state::{KeyState, key_of};
+use super::key_state::{KeyState, key_of, split_first};
 use super::sorted::{SortedKeys, SortedReader, SortedWriter};
 use crate::{Failure, ScratchSource};
 use std::cmp::{Ordering, Reverse};
@@ -60,7 +60,7 @@ impl<'s> Sorter<'s> {
         while let Some(start) = starts.next() {
             let is_newest = starts.peek().is_none_or(|next| key(**next) != key(*start));
             if is_newest {
-                let (record, _) = super::key_state::split_first(record(*start))?;
+                let (record, _) = split_first(record(*start))?;
                 run.push(record)?;
             }
         }
@@ -95,11 +95,13 @@ impl<'s> Sorter<'s> {
         self.records = Vec::new();
         // Runs that were merged more often are older. Level by level, so that not more runs than the limit are open at once.
         let mut newer: Vec<SortedKeys> = Vec::new();
+        let oldest = self.levels.pop().unwrap_or_default();
         for mut level in std::mem::take(&mut self.levels) {
             level.append(&mut newer);
             newer = vec![merge(&level, false, self.scratch)?];
         }
-        merge(&newer, true, self.scratch)
+        let all: Vec<_> = oldest.into_iter().chain(newer).collect();
+        merge(&all, true, self.scratch)
     }
 }
 
@@ -161,4 +163,52 @@ fn merge(
         }
     }
     merged.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Scratch;
+    use crate::mvcc::{KeyHash, Revision};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn the_newest_record_of_each_key_comes_in_order_however_often_runs_are_merged() {
+        let scratch = || -> std::io::Result<Box<dyn Scratch>> { Ok(Box::new(Vec::<u8>::new())) };
+        for records in [0, 1, 40, 700, 3000u64] {
+            let mut sorter = Sorter::with_limits(800, 3, &scratch);
+            let mut wanted = BTreeMap::new();
+            for number in 0..records {
+                let key = format!("key-{}", number * 7919 % 257).into_bytes();
+                let is_deleted = number % 5 == 0;
+                let state = KeyState {
+                    key: key.clone(),
+                    mod_revision: Revision {
+                        main: number.cast_signed(),
+                        sub: 0,
+                    },
+                    create_revision: 1,
+                    version: 1,
+                    lease: 0,
+                    value_bytes: 0,
+                    fingerprint: KeyHash { high: 0, low: 0 },
+                    kind: 0,
+                    is_deleted,
+                };
+                sorter.push(&state).unwrap();
+                wanted.insert(key, (!is_deleted).then_some(state));
+            }
+            let sorted = sorter.finish().unwrap();
+            let mut reader = sorted.reader();
+            let mut found = Vec::new();
+            while let Some(record) = reader.next().unwrap() {
+                found.push(KeyState::decode(record).unwrap());
+            }
+            for (key, state) in &wanted {
+                assert_eq!(sorted.get(key).unwrap(), *state);
+            }
+            let wanted: Vec<_> = wanted.into_values().flatten().collect();
+            assert_eq!(found, wanted, "{records}");
+        }
+    }
 }

@@ -1,43 +1,23 @@
 //! The network of the nodes: a bridge in a namespace of its own, which the machine itself is not on.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use crate::private_network::PrivateNetwork;
+use std::path::Path;
+use std::process::Command;
 
 /// Addresses of nodes are in this network.
 pub(super) const PREFIX: &str = "10.78.0";
 
 /// The switch that connects the nodes.
 #[derive(Debug)]
-pub(super) struct Switch {
-    holder: Child,
-}
+pub(super) struct Switch(PrivateNetwork);
 
 impl Switch {
     pub(super) fn create() -> Result<Switch, String> {
-        let script = "ip link add br0 type bridge && ip link set br0 up && ip link set lo up && echo up && exec sleep infinity";
-        let mut holder = Command::new("setpriv")
-            .args([
-                "--pdeathsig",
-                "KILL",
-                "unshare",
-                "--net",
-                "sh",
-                "-c",
-                script,
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("setpriv (Debian package util-linux): {error}"))?;
-        let mut line = String::new();
-        if let Some(stdout) = holder.stdout.take() {
-            let _ = BufReader::new(stdout).read_line(&mut line);
-        }
-        let switch = Switch { holder };
-        match line.as_str() {
-            "up\n" => Ok(switch),
-            _ => Err("a network namespace with a bridge can't be made here: that needs root, and iproute2".into()),
-        }
+        let bridge = "ip link add br0 type bridge && ip link set br0 up";
+        let network = PrivateNetwork::create_with(bridge).map(Switch);
+        network.ok_or_else(|| {
+            "a network namespace with a bridge cannot be made here: that needs root, and iproute2".into()
+        })
     }
 
     /// Connects the network namespace of a process, with this address, and routes to the pods of the other nodes.
@@ -74,17 +54,7 @@ impl Switch {
     }
 
     fn ip(&self, words: &str) -> Result<(), String> {
-        run(Command::new("nsenter")
-            .arg(format!("--net=/proc/{}/ns/net", self.holder.id()))
-            .arg("ip")
-            .args(words.split(' ')))
-    }
-}
-
-impl Drop for Switch {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
+        run(self.0.command(Path::new("ip")).args(words.split(' ')))
     }
 }
 

@@ -79,7 +79,7 @@ pub fn replay(
         let WalRecord::Entry(entry) = record else {
             return Ok(());
         };
-        if !reader.is_next(&entry) || done.stopped.is_some() || failure.is_some() {
+        if !reader.is_next() || done.stopped.is_some() || failure.is_some() {
             return Ok(());
         }
         match applier.apply(&entry) {

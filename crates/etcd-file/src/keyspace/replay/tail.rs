@@ -4,6 +4,7 @@ use super::super::error::KeyspaceError;
 use super::request::{Request, request};
 use crate::raft::{Segment, WalEntry, WalRecord, read_wal};
 use std::collections::BTreeSet;
+use std::iter::Peekable;
 
 /// A member applies at most some 10,000 entries before it writes its database, and takes at most some 5,000 more.
 const MAX_ENTRIES: usize = 200_000;
@@ -103,33 +104,22 @@ impl Tail {
     /// Finds the entries again in a second reading.
     pub(super) fn reader(&self) -> TailReader<'_> {
         TailReader {
-            numbers: self.numbers.iter(),
-            next: None,
+            numbers: self.numbers.iter().peekable(),
             number: 0,
         }
-        .with_next()
     }
 }
 
 pub(super) struct TailReader<'t> {
-    numbers: std::slice::Iter<'t, u64>,
-    next: Option<u64>,
+    numbers: Peekable<std::slice::Iter<'t, u64>>,
     number: u64,
 }
 
 impl TailReader<'_> {
-    fn with_next(mut self) -> Self {
-        self.next = self.numbers.next().copied();
-        self
-    }
-
-    /// Whether this entry, the next one of the log, is the next one that counts.
-    pub(super) fn is_next(&mut self, _: &WalEntry<'_>) -> bool {
+    /// Whether the next entry of the log is the next one that counts.
+    pub(super) fn is_next(&mut self) -> bool {
         self.number += 1;
-        let is_next = self.next == Some(self.number);
-        if is_next {
-            self.next = self.numbers.next().copied();
-        }
-        is_next
+        let number = self.number;
+        self.numbers.next_if(|next| **next == number).is_some()
     }
 }
