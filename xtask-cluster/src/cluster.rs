@@ -3,7 +3,7 @@
 //! A process of its own holds each cluster, and everything in it ends with that process. It is spoken to by a
 //! socket beside what it has written down of itself.
 
-use crate::{kit, kubernetes};
+use crate::{kit, kubelets, kubernetes, measure};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use test_support::etcd_binaries::{self, Binaries};
@@ -21,7 +21,8 @@ use test_support::kubernetes::conflict::{ConflictingWriter, Object};
 use test_support::kubernetes::faults::Fault;
 use test_support::kubernetes::image::{Image, Images};
 use test_support::kubernetes::openshift::Flavour;
-use test_support::real_nodes::{self, KubeadmCluster, RealNode};
+use test_support::real_nodes::{RealNode, in_network_of};
+use test_support::requirement::patience;
 use xtask::etcd;
 
 const UP_WITHIN: Duration = Duration::from_secs(120);
@@ -58,14 +59,22 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run a program of this machine that reaches the API server: KUBECONFIG is set
+    Exec {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
     /// Break a part of it, or mend it
     Fault {
         /// What to do
         fault: FaultName,
         /// kube-apiserver, kube-controller-manager, kube-scheduler, etcd/NODE, node/NODE; to cut off also
-        /// kubelet/NODE, pods/NODE, outside
+        /// kubelet/NODE, pods/NODE, outside. With kubelets: node/NODE, disk/NODE, kubelet/NODE, containerd/NODE,
+        /// CONTAINER/NODE
         part: String,
     },
+    /// Add a control-plane node to a cluster with kubelets
+    Join,
     /// Make all watches be told that what they know is too old
     ExpireWatches,
     /// Write to an object, over and over, beside whoever else does
@@ -86,15 +95,17 @@ enum What {
         #[arg(long, default_value = "30")]
         seconds: u64,
     },
+    /// Measure what backups cost node1 of a cluster with kubelets, and what etcd and the API server notice of them
+    Measure(measure::Args),
     #[command(hide = true)]
     Hold(Make),
 }
 
 #[derive(clap::Args, Clone)]
-struct Make {
+pub(crate) struct Make {
     /// Control-plane nodes, each with a member of etcd
     #[arg(long, default_value = "3")]
-    nodes: usize,
+    pub(crate) nodes: usize,
     /// Version of Kubernetes, such as 1.37
     #[arg(long)]
     kubernetes: Option<String>,
@@ -102,8 +113,11 @@ struct Make {
     #[arg(long, default_value = "3.6")]
     etcd: String,
     /// A genuine kubeadm cluster: each node has a kubelet, a container runtime and static pods
-    #[arg(long, conflicts_with_all = ["openshift", "image"])]
-    kubelets: bool,
+    #[arg(long, conflicts_with = "openshift")]
+    pub(crate) kubelets: bool,
+    /// The disks of nodes with kubelets have XFS, whose files can share blocks, instead of ext4
+    #[arg(long, requires = "kubelets")]
+    pub(crate) reflinks: bool,
     /// Look like OpenShift
     #[arg(long)]
     openshift: bool,
@@ -116,18 +130,21 @@ struct Make {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum, Serialize, Deserialize)]
-enum FaultName {
+pub(crate) enum FaultName {
     Stop,
     Start,
     Restart,
     Freeze,
     Thaw,
     Cut,
+    /// Also frees a disk that was filled
     Heal,
+    Fill,
+    MakeReadOnly,
 }
 
 impl FaultName {
-    fn fault(self) -> Fault {
+    pub(crate) fn fault(self) -> Fault {
         match self {
             FaultName::Stop => Fault::Stop,
             FaultName::Start => Fault::Start,
@@ -136,13 +153,15 @@ impl FaultName {
             FaultName::Thaw => Fault::Thaw,
             FaultName::Cut => Fault::Cut,
             FaultName::Heal => Fault::Heal,
+            FaultName::Fill => Fault::Fill,
+            FaultName::MakeReadOnly => Fault::MakeReadOnly,
         }
     }
 }
 
 /// What the holder of a cluster is asked.
 #[derive(Serialize, Deserialize)]
-enum Request {
+pub(crate) enum Request {
     Down,
     Status,
     Fault {
@@ -154,25 +173,29 @@ enum Request {
     Enter {
         node: String,
     },
+    /// How programs of this machine reach the API server on nodes with kubelets: a process id, and a kubeconfig.
+    WayToApiServer,
+    /// One more node with a kubelet.
+    Join,
 }
 
 /// What it answers: something to print, or what was wrong.
-type Answer = Result<String, String>;
+pub(crate) type Answer = Result<String, String>;
 
 /// What the holder of a cluster writes down of it.
 #[derive(Serialize, Deserialize)]
-struct State {
-    kubeconfig: PathBuf,
-    kubectl: PathBuf,
-    started_in_s: f64,
-    nodes: Vec<(String, String, PathBuf)>,
-    kubelets: bool,
+pub(crate) struct State {
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) kubectl: PathBuf,
+    pub(crate) started_in_s: f64,
+    pub(crate) nodes: Vec<(String, String, PathBuf)>,
+    pub(crate) kubelets: bool,
 }
 
 /// Where that is.
-struct Place {
+pub(crate) struct Place {
     lock: PathBuf,
-    socket: PathBuf,
+    pub(crate) socket: PathBuf,
     state: PathBuf,
     log: PathBuf,
 }
@@ -221,6 +244,7 @@ impl Place {
 /// Does what is asked.
 pub(crate) fn run(args: Args) -> Result<()> {
     let place = Place::of(&args.name)?;
+    let cluster = args.name.clone();
     match args.what {
         What::Up(make) => up(&args.name, &place, &make),
         What::Hold(make) => hold(&place, &make),
@@ -245,18 +269,31 @@ pub(crate) fn run(args: Args) -> Result<()> {
         }
         What::Kubectl { args } => {
             let state = place.state()?;
-            if state.kubelets {
-                let node = state.nodes.first().context("a node")?.0.clone();
-                let error = enter(&place, node, &[vec!["kubectl".into()], args].concat())?;
-                return Err(error).context("run nsenter (Debian package util-linux)");
-            }
-            let error = Command::new(state.kubectl)
-                .arg("--kubeconfig")
-                .arg(state.kubeconfig)
-                .args(args)
-                .exec();
-            Err(error).context("run kubectl")
+            Err(exec(&place, &state.kubectl, &args)?).context("run kubectl")
         }
+        What::Exec { command } => {
+            let (program, args) = command.split_first().context("a command")?;
+            Err(exec(&place, Path::new(program), args)?).with_context(|| program.clone())
+        }
+        What::Measure(args) => {
+            let way = place.answer(&Request::WayToApiServer)?;
+            let (pid, kubeconfig) = way.trim().split_once(' ').context("a process and a file")?;
+            match args.node_process {
+                Some(pid) => measure::run(&args, pid, Path::new(kubeconfig)),
+                None => {
+                    let again = std::env::current_exe()?;
+                    let words = [
+                        "cluster".into(),
+                        "--name".into(),
+                        cluster.clone(),
+                        "measure".into(),
+                    ];
+                    let words = [&words[..], &args.to_args(pid)].concat();
+                    Err(exec(&place, &again, &words)?).context("run it in the network of the node")
+                }
+            }
+        }
+        What::Join => place.ask(&Request::Join),
         What::Fault { fault, part } => place.ask(&Request::Fault { fault, part }),
         What::ExpireWatches => place.ask(&Request::ExpireWatches),
         What::Conflict {
@@ -307,7 +344,7 @@ fn up(name: &str, place: &Place, make: &Make) -> Result<()> {
         .stderr(log)
         .spawn()
         .context("start setsid (Debian package util-linux)")?;
-    let deadline = Instant::now() + up_within;
+    let deadline = Instant::now() + patience(up_within);
     while !place.state.exists() {
         if let Some(status) = holder.try_wait()? {
             let log = std::fs::read_to_string(&place.log)?;
@@ -341,10 +378,26 @@ impl Make {
                 .map(|version| format!("--kubernetes={version}")),
         );
         args.extend(self.kubelets.then(|| "--kubelets".into()));
+        args.extend(self.reflinks.then(|| "--reflinks".into()));
         args.extend(self.openshift.then(|| "--openshift".into()));
         args.extend(self.upstream_backups.then(|| "--upstream-backups".into()));
         args.extend(self.image.iter().map(|image| format!("--image={image}")));
         args
+    }
+}
+
+impl Make {
+    /// Names of images, and the program in each.
+    pub(crate) fn images(&self) -> Result<Vec<(String, PathBuf)>> {
+        let mut images = Vec::new();
+        for image in &self.image {
+            let (name, program) = image
+                .split_once('=')
+                .context("--image wants IMAGE=PROGRAM")?;
+            let program = std::fs::canonicalize(program).with_context(|| program.to_string())?;
+            images.push((name.to_string(), program));
+        }
+        Ok(images)
     }
 }
 
@@ -355,7 +408,23 @@ fn enter(place: &Place, node: String, command: &[String]) -> Result<std::io::Err
     Ok(RealNode::command_at(pid.trim(), &words).exec())
 }
 
-fn kubernetes_version(make: &Make) -> Result<binaries::Version> {
+/// Runs a program of this machine, instead of this one, that reaches the API server. Returns why it can't.
+fn exec(place: &Place, program: &Path, args: &[String]) -> Result<std::io::Error> {
+    let state = place.state()?;
+    if !state.kubelets {
+        let mut command = Command::new(program);
+        return Ok(command
+            .args(args)
+            .env("KUBECONFIG", state.kubeconfig)
+            .exec());
+    }
+    let way = place.answer(&Request::WayToApiServer)?;
+    let (pid, kubeconfig) = way.trim().split_once(' ').context("a process and a file")?;
+    let mut command = in_network_of(pid.parse()?, Path::new(kubeconfig), program);
+    Ok(command.args(args).exec())
+}
+
+pub(crate) fn kubernetes_version(make: &Make) -> Result<binaries::Version> {
     match &make.kubernetes {
         None => VERSIONS.into_iter().max().context("a version"),
         Some(named) => VERSIONS
@@ -365,7 +434,7 @@ fn kubernetes_version(make: &Make) -> Result<binaries::Version> {
     }
 }
 
-fn etcd_of(make: &Make) -> Result<Binaries> {
+pub(crate) fn etcd_of(make: &Make) -> Result<Binaries> {
     let named = |version: &etcd_binaries::Version| version.to_string() == make.etcd;
     let version = etcd_binaries::VERSIONS.into_iter().find(named);
     let version = version.with_context(|| {
@@ -387,12 +456,8 @@ fn options(make: &Make) -> Result<Options> {
         eprintln!("no kubectl logs and exec: {error:#}");
     }
     let mut images = Images::default();
-    for image in &make.image {
-        let (name, program) = image
-            .split_once('=')
-            .context("--image wants IMAGE=PROGRAM")?;
-        let program = std::fs::canonicalize(program).with_context(|| program.to_string())?;
-        images = images.with(name, Image::of_program(&program));
+    for (name, program) in make.images()? {
+        images = images.with(&name, Image::of_program(&program));
     }
     ensure!(
         (1..=7).contains(&make.nodes),
@@ -415,7 +480,7 @@ fn hold(place: &Place, make: &Make) -> Result<()> {
     let lock = File::create(&place.lock)?;
     lock.try_lock().context("another process holds it")?;
     if make.kubelets {
-        return hold_kubelets(place, make);
+        return kubelets::hold(place, make);
     }
     let options = options(make)?;
     let cluster = Cluster::start(&options);
@@ -434,62 +499,8 @@ fn hold(place: &Place, make: &Make) -> Result<()> {
     serve(place, &listener, &state, cluster, answer)
 }
 
-/// Holds a cluster with kubelets until it is told to let it go.
-fn hold_kubelets(place: &Place, make: &Make) -> Result<()> {
-    let start = Instant::now();
-    let kit = kit::provide(kubernetes_version(make)?, &etcd_of(make)?)?;
-    let listener = UnixListener::bind(&place.socket)?;
-    let options = real_nodes::Options {
-        kit: kit.dir,
-        kubernetes: kit.kubernetes,
-        etcd_tag: kit.etcd_tag,
-        nodes: make.nodes,
-    };
-    let cluster = KubeadmCluster::start(options, &|step| {
-        println!("{:6.1} s  {step}", start.elapsed().as_secs_f64());
-    });
-    let cluster = cluster.map_err(anyhow::Error::msg)?;
-    let nodes = cluster.nodes().iter();
-    let state = State {
-        kubeconfig: cluster.dir().join("node1/root/etc/kubernetes/admin.conf"),
-        kubectl: PathBuf::new(),
-        started_in_s: start.elapsed().as_secs_f64(),
-        nodes: nodes
-            .map(|node| {
-                let etcd = format!("https://{}:2379", node.address());
-                (node.name(), etcd, node.root())
-            })
-            .collect(),
-        kubelets: true,
-    };
-    serve(place, &listener, &state, cluster, answer_of_kubelets)
-}
-
-fn answer_of_kubelets(cluster: &mut KubeadmCluster, request: Request) -> Answer {
-    match request {
-        Request::Down => Ok(String::new()),
-        Request::Status => Ok(cluster.status()),
-        Request::Fault { fault, part } => {
-            let node = part.strip_prefix("node/").unwrap_or(&part);
-            match fault {
-                FaultName::Stop => cluster.power_off(node),
-                FaultName::Start => cluster.power_on(node),
-                _ => Err("a node with a kubelet can be stopped and started".into()),
-            }
-            .map(|()| String::new())
-        }
-        Request::ExpireWatches => Err("watches of a cluster with kubelets stay".into()),
-        Request::Enter { node } => {
-            let node = cluster.nodes().iter().find(|known| known.name() == node);
-            let pid = node.and_then(RealNode::first_process);
-            pid.map(|pid| pid.to_string())
-                .ok_or_else(|| "there is no such node, or it is switched off".into())
-        }
-    }
-}
-
 /// Tells that a cluster is ready, and answers until it is told to let it go.
-fn serve<C>(
+pub(crate) fn serve<C>(
     place: &Place,
     listener: &UnixListener,
     state: &State,
@@ -538,7 +549,9 @@ fn answer(cluster: &mut Cluster, request: Request) -> Answer {
             cluster.fault(fault.fault(), &part).map(|()| String::new())
         }
         Request::ExpireWatches => cluster.expire_watches().map(|()| String::new()),
-        Request::Enter { .. } => Err("only a cluster with kubelets has nodes to enter".into()),
+        Request::Enter { .. } | Request::WayToApiServer | Request::Join => {
+            Err("that is for clusters with kubelets: `cluster up --kubelets`".into())
+        }
     }
 }
 

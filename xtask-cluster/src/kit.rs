@@ -1,13 +1,13 @@
 //! What nodes with real kubelets run: built from Go modules, and a few Debian packages that are unpacked and not installed.
 
 use crate::kubernetes;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use test_support::etcd_binaries::Binaries;
 use test_support::kubernetes::binaries::{Version, find};
-use test_support::real_nodes::kit::{PAUSE, dir, nodes_dir, scripts};
-use test_support::real_nodes::write_image;
+use test_support::real_nodes::kit::{PAUSE, nodes_dir, scripts};
+use test_support::real_nodes::{ImageContent, Kit, with_libraries, write_image};
 use xtask::command::{output, root, run as run_command};
 
 /// Beside those of the control plane.
@@ -29,26 +29,13 @@ const PACKAGES: [&str; 7] = [
     "libseccomp-dev",
 ];
 
-/// A kit, and what kubeadm must know of it.
-pub(crate) struct Kit {
-    pub(crate) dir: PathBuf,
-    /// Such as `v1.37.2`.
-    pub(crate) kubernetes: String,
-    pub(crate) etcd_tag: String,
-}
-
 /// Builds the kit for these versions, unless it is there.
 pub(crate) fn provide(kubernetes: Version, etcd: &Binaries) -> Result<Kit> {
     kubernetes::provide(kubernetes)?;
     let binaries = find(kubernetes).context("the programs of the control plane are missing")?;
     let version = kubernetes::full_version(kubernetes)?;
-    let etcd_tag = etcd_version(etcd)?;
-    let place = dir(&version, &etcd_tag);
-    let kit = Kit {
-        dir: place.clone(),
-        kubernetes: version,
-        etcd_tag,
-    };
+    let kit = Kit::of(&version, &etcd_version(etcd)?);
+    let place = kit.dir.clone();
     if !place.exists() {
         let node_programs = node_programs(kubernetes, &kit.kubernetes)?;
         let runtime = runtime()?;
@@ -201,10 +188,15 @@ fn fill(
         std::fs::copy(path, kit.join("bin").join(name))
             .with_context(|| path.display().to_string())?;
     }
-    let image = |name: &str, tag: &str, entrypoint: Option<&str>, files: &[(PathBuf, String)]| {
+    let image = |name: &str, tag: &str, entrypoint: Option<&str>, files: Vec<(PathBuf, String)>| {
         let out = kit.join(format!("images/{name}.tar"));
         let name = format!("registry.k8s.io/{name}:{tag}");
-        write_image(&out, &name, entrypoint, files).with_context(|| name.clone())
+        let content = ImageContent {
+            entrypoint,
+            files,
+            ..ImageContent::default()
+        };
+        write_image(&out, &name, &content).with_context(|| name.clone())
     };
     for name in IN_CONTAINERS {
         let from = if NODE_PROGRAMS.contains(&name) {
@@ -214,9 +206,12 @@ fn fill(
         };
         let mut files = vec![(from.join(name), format!("usr/local/bin/{name}"))];
         if name == "kube-proxy" {
-            files.extend(nft(&runtime.join("debian"))?);
+            let debian = runtime.join("debian");
+            let libraries = library_dir(&debian)?;
+            let nft = debian.join("usr/sbin/nft");
+            files.extend(with_libraries(&nft, "usr/sbin/nft", Some(&libraries))?);
         }
-        image(name, &versions.kubernetes, None, &files)?;
+        image(name, &versions.kubernetes, None, files)?;
     }
     let mut programs = vec![&etcd.etcd, &etcd.etcdctl];
     programs.extend(etcdutl);
@@ -227,42 +222,9 @@ fn fill(
             (path.clone(), format!("usr/local/bin/{name}"))
         })
         .collect();
-    image("etcd", &versions.etcd_tag, None, &programs)?;
-    let pause = [(runtime.join("bin/pause"), "pause".to_string())];
-    image("pause", PAUSE, Some("/pause"), &pause)
-}
-
-/// nft and all libraries that it is linked with, and where they are in an image.
-fn nft(unpacked: &Path) -> Result<Vec<(PathBuf, String)>> {
-    let program = unpacked.join("usr/sbin/nft");
-    let printed = output(
-        Command::new("ldd")
-            .arg(&program)
-            .env("LD_LIBRARY_PATH", library_dir(unpacked)?),
-    )?;
-    let mut files = vec![(program, "usr/sbin/nft".to_string())];
-    for line in printed.lines().map(str::trim) {
-        let found = match line.split_once(" => ") {
-            Some((_, path)) => path,
-            None => line,
-        };
-        let path = found.split(' ').next().unwrap_or_default();
-        if !path.starts_with('/') {
-            continue;
-        }
-        let path = Path::new(path);
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let place = match name.starts_with("ld-") {
-            true => format!("lib64/{name}"),
-            false => format!("usr/lib/{name}"),
-        };
-        files.push((path.canonicalize()?, place));
-    }
-    ensure!(
-        files.len() > 3,
-        "ldd does not name the libraries of nft: {printed}"
-    );
-    Ok(files)
+    image("etcd", &versions.etcd_tag, None, programs)?;
+    let pause = vec![(runtime.join("bin/pause"), "pause".to_string())];
+    image("pause", PAUSE, Some("/pause"), pause)
 }
 
 fn go_build(

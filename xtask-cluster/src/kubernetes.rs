@@ -1,17 +1,21 @@
 //! Real Kubernetes for the tests: the programs of a control plane, built from the Go modules beside this crate.
 
+use crate::kit;
 use anyhow::{Context, Result, bail, ensure};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
+use test_support::etcd_binaries;
 use test_support::kubernetes::binaries::{
     HELM, PROGRAMS, STREAMS, VERSIONS, Version, cache_dir, find, in_dir, tool,
 };
+use test_support::real_nodes::kit::ETCD_OF_NODES;
 use xtask::command::{output, root, run as run_command};
+use xtask::etcd;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Also the older version, which takes as long again
+    /// Also the older versions, each of which takes as long again
     #[arg(long)]
     all: bool,
 }
@@ -24,6 +28,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         &VERSIONS[..1]
     };
     provide_tools()?;
+    let missing = etcd::provide();
+    let etcd = etcd_binaries::find(ETCD_OF_NODES).with_context(|| missing.join("\n"))?;
     for version in versions {
         let start = Instant::now();
         provide(*version)?;
@@ -33,6 +39,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "Kubernetes {version}: {} ({seconds} s)",
             binaries.dir().display()
         );
+        let start = Instant::now();
+        let kit = kit::provide(*version, &etcd)?;
+        let seconds = start.elapsed().as_secs();
+        println!("nodes with it: {} ({seconds} s)", kit.dir.display());
     }
     Ok(())
 }

@@ -3,7 +3,9 @@
 mod cluster;
 mod generate;
 mod kit;
+mod kubelets;
 mod kubernetes;
+mod measure;
 
 use clap::{Parser, Subcommand};
 

@@ -144,13 +144,13 @@ pub(crate) fn build() -> Result<Vec<Built>> {
 }
 
 /// Builds for this machine: what is shipped, not what a developer runs.
-pub(crate) fn build_here() -> Result<PathBuf> {
+pub(crate) fn build_here() -> Result<Built> {
     std::fs::create_dir_all(dist_dir())?;
     let here = TARGETS
         .into_iter()
         .find(|target| target.triple.starts_with(std::env::consts::ARCH))
         .context("no static program for this machine")?;
-    Ok(build_for(here)?.path)
+    build_for(here)
 }
 
 fn build_for(target: Target) -> Result<Built> {

@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xtask::command::{output, root, run as run_command};
+use test_support::requirement::SHIPPED_IMAGE;
+use xtask::command::{output, root, run as run_command, target_dir};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -21,17 +22,9 @@ const CREATED: &str = "1970-01-01T00:00:00Z";
 
 /// Makes it.
 pub(crate) fn run() -> Result<()> {
-    let mut image = Image::default();
-    let mut manifests = Vec::new();
     let programs = dist::build()?;
-    for built in &programs {
-        let program = std::fs::read(&built.path)?;
-        manifests.push(image.add(built.target.architecture, &program)?);
-    }
-    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
-    let index = image.blob(INDEX, index.to_string().into_bytes());
     let path = dist::dist_dir().join("etcd-lifeboat.oci.tar");
-    image.write(&path, index)?;
+    make(&programs, &path)?;
     let bytes = std::fs::read(&path)?;
     println!(
         "{}  {:.1} MiB\n{}",
@@ -40,6 +33,26 @@ pub(crate) fn run() -> Result<()> {
         digest(&bytes)
     );
     check(&path, &programs)
+}
+
+/// Makes it for this machine's architecture only, for tests, where tests look for it.
+pub(crate) fn for_this_machine() -> Result<()> {
+    let program = dist::build_here()?;
+    let dir = target_dir().join("tmp");
+    std::fs::create_dir_all(&dir)?;
+    make(&[program], &dir.join(SHIPPED_IMAGE))
+}
+
+fn make(programs: &[Built], path: &Path) -> Result<()> {
+    let mut image = Image::default();
+    let mut manifests = Vec::new();
+    for built in programs {
+        let program = std::fs::read(&built.path)?;
+        manifests.push(image.add(built.target.architecture, &program)?);
+    }
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
+    let index = image.blob(INDEX, index.to_string().into_bytes());
+    image.write(path, index)
 }
 
 /// Whether tools of others find in the image what was put into it.

@@ -47,7 +47,11 @@ enum Command {
     /// Build static programs for all architectures
     Dist,
     /// Build a container image for all architectures
-    Image,
+    Image {
+        /// For this machine's architecture alone, where the tests on nodes with kubelets look for it
+        #[arg(long)]
+        for_tests: bool,
+    },
     /// Measure beside etcd's own tools
     Bench(bench::Args),
 }
@@ -83,7 +87,8 @@ fn main() -> anyhow::Result<()> {
         Command::Cluster(args) => in_cluster_crate("cluster", &args),
         Command::Book => book::run(),
         Command::Dist => dist::run(),
-        Command::Image => image::run(),
+        Command::Image { for_tests: true } => image::for_this_machine(),
+        Command::Image { for_tests: false } => image::run(),
         Command::Bench(args) => bench::run(&args),
     }
 }

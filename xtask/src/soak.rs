@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let missing = etcd::provide();
     let binaries = VERSIONS.into_iter().rev().find_map(find);
     let binaries = binaries.with_context(|| missing.join("\n"))?;
-    let lifeboat = dist::build_here()?;
+    let lifeboat = dist::build_here()?.path;
     match args.what {
         What::Runs { runs } => soak_runs(&binaries, &lifeboat, runs),
         What::Kills { kills } => soak_kills(&binaries, &lifeboat, kills),

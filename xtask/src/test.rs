@@ -1,5 +1,6 @@
 //! `cargo xtask test`.
 
+use crate::image;
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 use std::time::Instant;
@@ -77,6 +78,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if let Err(error) = run_command(&mut kubernetes) {
         missing.push(format!("Kubernetes cannot be built: {error:#}"));
+    }
+    if let Err(error) = image::for_this_machine() {
+        missing.push(format!("the image cannot be built: {error:#}"));
     }
     // The tests write what the API server was asked. Only this run counts.
     let _ = std::fs::remove_dir_all(target_dir().join("tmp/asked"));

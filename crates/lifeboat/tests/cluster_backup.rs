@@ -428,3 +428,24 @@ fn a_directory_that_is_a_link_is_archived_with_what_it_leads_to_and_other_links_
     assert!(said.contains("outside: a link to ../elsewhere"), "{said}");
     assert!(!said.contains("inside: a link"), "{said}");
 }
+
+#[test]
+fn a_backup_that_is_asked_to_stop_ends_by_itself_and_leaves_nothing() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    fill(&server, 60);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    let mut backup = command(&["cluster-backup", "--min-free", "1"])
+        .args(["--backup-dir", text(&repository)])
+        .args(["--endpoints", &server.endpoint])
+        .spawn()
+        .unwrap();
+    wait_until("a run", || names(&repository, "partial").pop());
+    node::signal("-TERM", &backup.id().to_string());
+    let status = backup.wait().unwrap();
+    assert_eq!(status.code(), Some(1), "{status}");
+    assert_eq!(names(&repository, "partial"), [""; 0]);
+}

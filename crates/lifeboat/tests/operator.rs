@@ -533,6 +533,20 @@ fn of_two_operators_one_works_and_the_other_takes_over() {
         second.log()
     );
     cluster.fault(Fault::Heal, "outside").unwrap();
+    // One that is asked to end gives the lease up, so that the next one need not wait.
+    let mut third = Operator::start(&cluster, "third", &[]);
+    third.wait_for("holds the lease");
+    let fourth = Operator::start(&cluster, "fourth", &[]);
+    fourth.wait_for("started as");
+    third.signal("-TERM");
+    let ended = wait_until("the third one's end", || third.child.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(0));
+    assert!(
+        third.log().contains("the lease is released"),
+        "{}",
+        third.log()
+    );
+    fourth.wait_for("holds the lease");
     // What they made goes on without them.
     let set = get(&cluster, &SET).unwrap();
     assert_eq!(set["status"]["numberReady"], 1);

@@ -2,7 +2,7 @@
 
 use crate::api_error::api_error_message;
 use crate::cluster::cache::Cache;
-use crate::cluster::cluster_info::{self, CrdOwner};
+use crate::cluster::cluster_info::{self, ClusterInfo, CrdOwner};
 use crate::cluster::lease::Lease;
 use crate::context::Context;
 use crate::controllers::{backup_removal, default_backup, etcd_backup, freshness, periodic_backup};
@@ -11,6 +11,7 @@ use crate::options::{self, Options};
 use crate::status::state::SharedState;
 use kube::Client;
 use std::future::{Future, pending};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -55,17 +56,39 @@ where
     }
 }
 
-/// Runs until the lease is lost, a feature gate has changed, or a controller has stopped. Then the caller must end the process.
+/// Runs until `stop` ends, the lease is lost, a feature gate has changed, or a controller has stopped. Then the caller must end the
+/// process. After `stop`, another replica can take the lease at once.
 ///
 /// # Errors
-/// The reason why the operator ended.
+/// The reason why the operator ended, unless that was `stop`.
 pub async fn run(
     client: Client,
     options: Options,
     state: Arc<SharedState>,
+    stop: impl Future<Output = ()>,
 ) -> Result<(), OperatorError> {
+    let mut stop = pin!(stop);
+    let (cluster, lease) = tokio::select! {
+        ready = wait_for_lease(&client, &options) => ready,
+        () = &mut stop => return Ok(()),
+    };
+    tracing::info!("this replica holds the lease and is active");
+    state.update(|state| state.leader = true);
+    let context = Arc::new(Context::new(client, options, cluster, lease.clone(), state));
+    tokio::select! {
+        lost = lease.renew_until_lost() => Err(OperatorError::LeaseLost(lost)),
+        () = cluster_info::wait_for_change(&context.client, &context.cluster) => Err(OperatorError::FeatureGateChanged),
+        ended = run_controllers(context.clone()) => ended,
+        () = &mut stop => {
+            lease.release().await;
+            Ok(())
+        }
+    }
+}
+
+async fn wait_for_lease(client: &Client, options: &Options) -> (ClusterInfo, Arc<Lease>) {
     let cluster = retry_until_success("reading the properties of the cluster", || {
-        cluster_info::read_cluster_info(&client)
+        cluster_info::read_cluster_info(client)
     })
     .await;
     tracing::info!(
@@ -74,21 +97,14 @@ pub async fn run(
         "started as {}",
         options.identity
     );
-    let namespace = || crds::create_namespace(&client, &cluster.namespace);
+    let namespace = || crds::create_namespace(client, &cluster.namespace);
     retry_until_success("creating the namespace", namespace).await;
     if cluster.external {
         tracing::warn!("{}", cluster_info::EXTERNAL_CONTROL_PLANE);
         return pending().await;
     }
-    let lease = Arc::new(Lease::acquire(&client, &cluster.namespace, &options.identity).await);
-    tracing::info!("this replica holds the lease and is active");
-    state.update(|state| state.leader = true);
-    let context = Arc::new(Context::new(client, options, cluster, lease.clone(), state));
-    tokio::select! {
-        lost = lease.renew_until_lost() => Err(OperatorError::LeaseLost(lost)),
-        () = cluster_info::wait_for_change(&context.client, &context.cluster) => Err(OperatorError::FeatureGateChanged),
-        ended = run_controllers(context.clone()) => ended,
-    }
+    let lease = Lease::acquire(client, &cluster.namespace, &options.identity).await;
+    (cluster, Arc::new(lease))
 }
 
 async fn run_controllers(context: Arc<Context>) -> Result<(), OperatorError> {

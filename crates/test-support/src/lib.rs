@@ -22,6 +22,7 @@ mod node_texts;
 pub mod node_trees;
 pub mod pki;
 pub mod private_network;
+#[cfg(feature = "kubernetes")]
 pub mod real_nodes;
 pub mod requirement;
 mod reserved_port;

@@ -8,6 +8,20 @@ use std::io::Write;
 /// Environment variable: the file for the names of skipped tests, one per line. `cargo xtask test` sets it.
 pub const SKIPS_FILE: &str = "LIFEBOAT_TEST_SKIPS_FILE";
 
+/// The image as it ships, for this machine's architecture, in the folder for temporary files of tests in cargo's target folder.
+/// `cargo xtask test` makes it.
+pub const SHIPPED_IMAGE: &str = "etcd-lifeboat.oci.tar";
+
+/// Environment variable: how many times slower than usual this machine is, such as `10` for an emulated one.
+pub const SLOWNESS: &str = "LIFEBOAT_TEST_SLOWNESS";
+
+/// How long to wait here for what takes at most `usual` elsewhere.
+#[must_use]
+pub fn patience(usual: std::time::Duration) -> std::time::Duration {
+    let slowness = std::env::var(SLOWNESS).ok();
+    usual * slowness.and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
 /// Skips the running test or fails it, as the module describes. The caller must return after this call.
 pub fn skip(missing: &str) {
     let test = std::thread::current()

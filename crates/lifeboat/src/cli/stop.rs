@@ -1,6 +1,7 @@
 //! Stops work after a signal.
 
 use backup_store::progress::Monitor;
+use backup_store::run::RunError;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,13 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+/// How long a run has to end by itself after a signal.
+const STOP_WITHIN: Duration = Duration::from_secs(4);
+
 /// Whether a signal to stop was received.
+///
+/// Each command that can be the first process of a container needs one: the kernel keeps signals from such a process unless it asks for
+/// them, so without it the kubelet would wait for its whole grace period.
 #[derive(Clone)]
 pub(crate) struct Stop {
     flag: Arc<AtomicBool>,
@@ -42,6 +49,21 @@ impl Stop {
         let notify = self.notify.notified();
         if !self.wanted() {
             notify.await;
+        }
+    }
+
+    /// Runs until the end, or until a signal to stop and a moment in which the run can end by itself.
+    pub(crate) async fn or_end<T>(
+        &self,
+        run: impl Future<Output = Result<T, RunError>>,
+    ) -> Result<T, RunError> {
+        let stopped = async {
+            self.wait().await;
+            tokio::time::sleep(STOP_WITHIN).await;
+        };
+        tokio::select! {
+            made = run => made,
+            () = stopped => Err(RunError::Stopped),
         }
     }
 

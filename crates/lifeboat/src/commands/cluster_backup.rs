@@ -6,7 +6,9 @@ use crate::cli::flags::retention::{DEFAULT_NUMBER, RetentionArgs, Type};
 use crate::cli::output::{self, Format};
 use crate::cli::progress_bar::Bar;
 use crate::cli::runtime::runtime;
+use crate::cli::stop::{Stop, UntilStopped};
 use crate::sandbox;
+use anyhow::Context;
 use backup_plan::record::{ON_DEMAND, Record, Trigger, is_origin, names_of};
 use backup_store::disk::Disk;
 use backup_store::repository::{Repository, RepositoryError};
@@ -82,11 +84,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     }
     let runtime = runtime()?;
     let bar = Bar::new();
+    let stop = {
+        let _inside = runtime.enter();
+        Stop::on_signals().context("cannot listen for signals")?
+    };
     let runner = Runner {
         repository,
         disk: Disk::default(),
         now: Timestamp::now,
-        monitor: Arc::new(bar.clone()),
+        monitor: Arc::new(UntilStopped(stop.clone(), bar.clone())),
         on_event: {
             let bar = bar.clone();
             // To standard error, because scripts read the result from standard output.
@@ -97,11 +103,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let deadline = Instant::now().checked_add(args.lock_timeout);
     let made = runtime.block_on(async {
         loop {
-            match runner.run(&order, policy).await {
+            match stop.or_end(runner.run(&order, policy)).await {
                 Err(RunError::Repository(RepositoryError::Locked { .. }))
-                    if deadline.is_none_or(|at| Instant::now() < at) =>
+                    if !stop.wanted() && deadline.is_none_or(|at| Instant::now() < at) =>
                 {
-                    tokio::time::sleep(LOOK_AGAIN).await;
+                    stop.sleep(LOOK_AGAIN).await;
                 }
                 made => return made,
             }

@@ -4,6 +4,7 @@ use crate::cli::exit_code;
 use crate::cli::logging::{self, LogFormat};
 use crate::cli::output;
 use crate::cli::runtime::runtime;
+use crate::cli::stop::Stop;
 use crate::http::listener;
 use crate::server::operator_metrics::OperatorMetrics;
 use anyhow::Context;
@@ -67,7 +68,7 @@ pub(crate) struct Args {
 /// Not the port of the backup servers, because they may run on the same node.
 const LISTEN: &str = "127.0.0.1:29380";
 
-/// Runs until its lease is lost.
+/// Runs until a signal to stop, or until its lease is lost.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let checked = gate(&args.feature_gates).and_then(|gate| {
         let chosen = Controllers::parse(&args.controllers)?;
@@ -103,6 +104,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     };
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
+        let stop = Stop::on_signals().context("cannot listen for signals")?;
         let client = kube::Client::try_default()
             .await
             .context("cannot find the cluster: run the operator in a pod, or set KUBECONFIG")?;
@@ -111,13 +113,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             args.listen,
             Arc::new(OperatorMetrics(state.clone())),
         ));
-        operator::run::run(client, options, state)
+        operator::run::run(client, options, state, stop.wait())
             .await
-            .context("the operator stops")
+            .context("the operator stops")?;
+        anyhow::Ok(stop.wanted())
     });
     // The process ends for any reason, because its remaining tasks must not write. The next process waits for the lease.
     match ended {
-        Ok(()) => anyhow::bail!("a controller stopped unexpectedly"),
+        Ok(true) => Ok(exit_code::DONE),
+        Ok(false) => anyhow::bail!("a controller stopped unexpectedly"),
         Err(error) => {
             output::error(&output::told(&error));
             Ok(exit_code::FAILED)

@@ -4,7 +4,8 @@ use crate::cli::exit_code;
 use crate::cli::flags::cluster::ClusterArgs;
 use crate::cli::output;
 use crate::cli::runtime::runtime;
-use anyhow::anyhow;
+use crate::cli::stop::Stop;
+use anyhow::{Context, anyhow, bail};
 use operator::cluster::backup_request::{self, Owner, RequestOptions, RequestResult};
 use std::time::Duration;
 
@@ -59,16 +60,19 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     };
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
+        let stop = Stop::on_signals().context("cannot listen for signals")?;
         let client = args.cluster.client().await?;
         let report = |what: &str| eprintln!("{what}");
-        backup_request::run(client, &options, &report)
-            .await
-            .map_err(|error| {
-                anyhow!(
-                    "cannot create the EtcdBackup: {}",
-                    operator::api_error_message(&error)
-                )
-            })
+        let requested = tokio::select! {
+            requested = backup_request::run(client, &options, &report) => requested,
+            () = stop.wait() => bail!("interrupted; the EtcdBackup continues, if it was created"),
+        };
+        requested.map_err(|error| {
+            anyhow!(
+                "cannot create the EtcdBackup: {}",
+                operator::api_error_message(&error)
+            )
+        })
     })?;
     match ended {
         RequestResult::Completed { name, message } => {

@@ -19,9 +19,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a run may clean up after a signal. The next run removes what is left.
-const STOP_WITHIN: Duration = Duration::from_secs(4);
-
 pub(crate) struct Server {
     pub(crate) node: NodeArgs,
     pub(crate) backup_path: PathBuf,
@@ -232,14 +229,7 @@ impl Server {
             monitor: Arc::new(UntilStopped(self.stop.clone(), Silent)),
             on_event: Arc::new(move |event: RunEvent| observed.hear(&event)),
         };
-        let stopped = async {
-            self.stop.wait().await;
-            tokio::time::sleep(STOP_WITHIN).await;
-        };
-        let made = tokio::select! {
-            made = runner.run(&order, self.policy) => made,
-            () = stopped => Err(RunError::Stopped),
-        };
+        let made = self.stop.or_end(runner.run(&order, self.policy)).await;
         let made = made.map_err(|error| explained(error, guessed))?;
         let record = &made.record;
         tracing::info!(

@@ -13,14 +13,17 @@ const NAME: &str = "etcd-lifeboat-operator";
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// The holder stops writing if it could not renew the lease for this time.
 const HOLDER_STOPS_AFTER: Duration = Duration::from_secs(10);
+const LAST_REQUEST_ARRIVES_WITHIN: Duration = Duration::from_secs(1);
+/// What stands in a lease that was released.
+const NO_HOLDER: &str = "";
 const RENEW_INTERVAL: Duration = Duration::from_secs(3);
 
 /// The lease that allows this replica to write.
 pub(crate) struct Lease {
     leases: Api<LeaseObject>,
     identity: String,
-    /// When the last successful renewal began.
-    renewed: Mutex<Instant>,
+    /// When the last successful renewal began. `None` after the release.
+    renewed: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -52,7 +55,7 @@ impl Lease {
                     return Lease {
                         leases,
                         identity: identity.into(),
-                        renewed: Mutex::new(before),
+                        renewed: Mutex::new(Some(before)),
                     };
                 }
                 Ok(None) => {}
@@ -68,8 +71,8 @@ impl Lease {
     /// Whether this replica can write now.
     #[must_use]
     pub(crate) fn is_held(&self) -> bool {
-        let renewed = self.renewed.lock().map(|at| *at);
-        renewed.is_ok_and(|at| at.elapsed() < HOLDER_STOPS_AFTER)
+        let renewed = self.renewed.lock().ok().and_then(|at| *at);
+        renewed.is_some_and(|at| at.elapsed() < HOLDER_STOPS_AFTER)
     }
 
     /// Renews the lease until that fails for too long. Returns the reason.
@@ -93,7 +96,7 @@ impl Lease {
             let problem = match tokio::time::timeout(RENEW_INTERVAL, renewal).await {
                 Ok(Ok(true)) => {
                     if let Ok(mut renewed) = self.renewed.lock() {
-                        *renewed = before;
+                        *renewed = Some(before);
                     }
                     continue;
                 }
@@ -109,6 +112,43 @@ impl Lease {
             }
             tracing::warn!("cannot renew the lease: {problem}");
         }
+    }
+}
+
+impl Lease {
+    /// Gives the lease up, so that another replica can take it at once. This replica writes nothing afterwards.
+    pub(crate) async fn release(&self) {
+        if let Ok(mut renewed) = self.renewed.lock() {
+            *renewed = None;
+        }
+        // A request that is on its way arrives before another replica begins.
+        tokio::time::sleep(LAST_REQUEST_ARRIVES_WITHIN).await;
+        let release = async {
+            let found = self.leases.get_opt(NAME).await?;
+            let is_own = |lease: &LeaseObject| {
+                let holder = lease
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.holder_identity.as_deref());
+                holder == Some(&self.identity)
+            };
+            match found.filter(is_own) {
+                Some(lease) => write(&self.leases, NO_HOLDER, Some(lease)).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let problem = match tokio::time::timeout(RENEW_INTERVAL, release).await {
+            Ok(Ok(())) => {
+                tracing::info!("stopped by a signal; the lease is released");
+                return;
+            }
+            Ok(Err(error)) => crate::api_error::api_error_message(&error),
+            Err(_) => "the API server does not answer".into(),
+        };
+        tracing::warn!(
+            "stopped by a signal; cannot release the lease: {problem}; another replica takes it after {} s",
+            LEASE_DURATION.as_secs()
+        );
     }
 }
 
@@ -150,11 +190,11 @@ async fn try_take(
     write(leases, identity, Some(found)).await
 }
 
-/// Writes the lease with this replica as its holder. With `before`, replaces only that version, so that only one of two replicas
+/// Writes the lease with this holder. With `before`, replaces only that version, so that only one of two replicas
 /// succeeds. Without it, creates the lease. Returns `None` if another replica was faster.
 async fn write(
     leases: &Api<LeaseObject>,
-    identity: &str,
+    holder: &str,
     before: Option<LeaseObject>,
 ) -> Result<Option<LeaseObject>, kube::Error> {
     let now = Timestamp::now()
@@ -164,17 +204,17 @@ async fn write(
         .map(|before| (before.metadata.resource_version, before.spec))
         .unwrap_or_default();
     let spec = spec.unwrap_or_default();
-    let is_renewal = spec.holder_identity.as_deref() == Some(identity);
+    let is_renewal = spec.holder_identity.as_deref() == Some(holder);
     let acquired = spec.acquire_time.filter(|_| is_renewal);
     let transitions = spec.lease_transitions.unwrap_or_default();
     let lease = json!({
         "metadata": {"name": NAME, "resourceVersion": version},
         "spec": {
-            "holderIdentity": identity,
+            "holderIdentity": holder,
             "leaseDurationSeconds": LEASE_DURATION.as_secs(),
             "renewTime": now,
             "acquireTime": acquired.map_or(json!(now), |at| json!(at)),
-            "leaseTransitions": if is_renewal || version.is_none() { transitions } else { transitions.saturating_add(1) },
+            "leaseTransitions": if is_renewal || version.is_none() || holder == NO_HOLDER { transitions } else { transitions.saturating_add(1) },
         },
     });
     let lease = serde_json::from_value(lease).map_err(kube::Error::SerdeError)?;

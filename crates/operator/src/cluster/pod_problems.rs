@@ -44,12 +44,13 @@ pub(crate) fn pod_problem(pod: &Pod) -> Option<String> {
     let containers = || status.container_statuses.iter().flatten();
     let end_message = |state: &Option<ContainerState>| {
         let end = state.as_ref()?.terminated.as_ref()?;
-        let message = end.message.as_deref().unwrap_or_default().trim();
-        let reason = end.reason.as_deref().unwrap_or("Error");
-        Some(if message.is_empty() {
-            format!("{reason}, exit code {}", end.exit_code)
-        } else {
-            format!("exit code {}: {message}", end.exit_code)
+        let code = end.exit_code;
+        let log = end.message.as_deref().unwrap_or_default().trim();
+        let last_line = log.lines().last().unwrap_or_default();
+        Some(match end.reason.as_deref().unwrap_or("Error") {
+            "Error" if !last_line.is_empty() => format!("exit code {code}: {last_line}"),
+            // If the program did not end by itself, its log does not say why.
+            reason => format!("{reason}, exit code {code}"),
         })
     };
     if status.phase.as_deref() == Some("Failed") {
@@ -74,6 +75,9 @@ pub(crate) fn pod_problem(pod: &Pod) -> Option<String> {
     });
     if waiting.is_some() {
         return waiting;
+    }
+    if let Some(end) = containers().find_map(|container| end_message(&container.state)) {
+        return Some(format!("pod {name}: {end}"));
     }
     let unscheduled = status
         .conditions
@@ -114,6 +118,25 @@ mod tests {
                 json!({"phase": "Running", "containerStatuses": container(
                     json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}), died)}),
                 Some("pod p: CrashLoopBackOff: exit code 2: error: no"),
+            ),
+            (
+                json!({"phase": "Running", "containerStatuses": container(
+                    json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}),
+                    json!({"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "info: a last line"}}))}),
+                Some("pod p: CrashLoopBackOff: OOMKilled, exit code 137"),
+            ),
+            // Before the next start.
+            (
+                json!({"phase": "Running", "containerStatuses": container(
+                    json!({"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "info: a last line"}}), json!({}))}),
+                Some("pod p: OOMKilled, exit code 137"),
+            ),
+            // With a whole log.
+            (
+                json!({"phase": "Running", "containerStatuses": container(
+                    json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+                    json!({"terminated": {"exitCode": 1, "reason": "Error", "message": "info: started\nerror: no\n"}}))}),
+                Some("pod p: CrashLoopBackOff: exit code 1: error: no"),
             ),
             (
                 json!({"phase": "Pending", "containerStatuses": container(

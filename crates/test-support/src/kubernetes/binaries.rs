@@ -20,7 +20,7 @@ pub const PROGRAMS: [&str; 4] = [
 pub struct Version(pub u32, pub u32);
 
 /// The versions that can be built here, the newest first.
-pub const VERSIONS: [Version; 2] = [Version(1, 37), Version(1, 35)];
+pub const VERSIONS: [Version; 3] = [Version(1, 37), Version(1, 36), Version(1, 35)];
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

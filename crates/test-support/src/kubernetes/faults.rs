@@ -17,8 +17,12 @@ pub enum Fault {
     Thaw,
     /// Cuts the connection to the API server. For an etcd member, cuts the API server's connection to the member.
     Cut,
-    /// Repairs a connection that was cut.
+    /// Repairs a connection that was cut, or frees the space of a disk that was filled.
     Heal,
+    /// Fills a disk until no byte is free. Only for nodes with kubelets.
+    Fill,
+    /// Makes a disk read-only, as the kernel does after an error of the disk. Only for nodes with kubelets.
+    MakeReadOnly,
 }
 
 impl Cluster {
@@ -54,6 +58,9 @@ impl Cluster {
     /// # Errors
     /// If there is no such target, or if a node is to be frozen.
     pub fn fault(&mut self, fault: Fault, target: &str) -> Result<(), String> {
+        if matches!(fault, Fault::Fill | Fault::MakeReadOnly) {
+            return Err("only nodes with kubelets have disks of their own".into());
+        }
         if matches!(fault, Fault::Cut | Fault::Heal) {
             let link = self.links.get(target).ok_or_else(|| {
                 let known: Vec<_> = self.links.keys().cloned().collect();

@@ -1,34 +1,34 @@
 //! A cluster that kubeadm makes on nodes.
 
-use super::network::{PREFIX, Switch};
-use super::node::{RealNode, remove_left_cgroups};
+use super::network::{MAX_NODES, PREFIX, Switch};
+use super::node::RealNode;
+use super::{Filesystem, Kit, cgroups, kubeadm};
+use crate::requirement::patience;
 use crate::scratch_dir::ScratchDir;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-const PREFIX_OF_FOLDERS: &str = "lifeboat-nodes-";
-const TOKEN: &str = "abcdef.0123456789abcdef";
-const CERTIFICATE_KEY: &str = "00000000000000000000000000000000000000000000000000000000000000aa";
+/// How the folder of each cluster begins, in the folder for temporary files.
+pub const PREFIX_OF_FOLDERS: &str = "lifeboat-nodes-";
 const READY_WITHIN: Duration = Duration::from_secs(240);
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// What the nodes run.
-    pub kit: PathBuf,
-    /// The version of Kubernetes, such as `v1.37.2`.
-    pub kubernetes: String,
-    /// The tag of etcd's image in the kit.
-    pub etcd_tag: String,
+    pub kit: Kit,
     /// Number of control-plane nodes.
     pub nodes: usize,
+    /// What is on their disks.
+    pub filesystem: Filesystem,
 }
 
 /// A cluster. It ends when this is dropped.
 #[derive(Debug)]
 pub struct KubeadmCluster {
-    nodes: Vec<RealNode>,
-    switch: Switch,
+    pub(super) nodes: Vec<RealNode>,
+    pub(super) switch: Switch,
     dir: ScratchDir,
     options: Options,
 }
@@ -38,26 +38,22 @@ impl KubeadmCluster {
     /// step.
     ///
     /// # Errors
-    /// What this machine lacks, or what a program printed that failed.
+    /// What is missing on this machine, or what a program printed that failed.
     pub fn start(options: Options, on_step: &dyn Fn(&str)) -> Result<KubeadmCluster, String> {
+        if let Some(missing) = super::missing(options.filesystem) {
+            return Err(missing);
+        }
         let switch = Switch::create()?;
         let dir = ScratchDir::create(PREFIX_OF_FOLDERS);
-        remove_left_cgroups(PREFIX_OF_FOLDERS);
-        let name = dir.path().file_name().unwrap_or_default();
-        let name = name.to_string_lossy().into_owned();
-        let all: Vec<usize> = (1..=options.nodes).collect();
-        let node = |number: &usize| {
-            let place = dir.path().join(format!("node{number}"));
-            RealNode::new(*number, &name, place, &options.kit)
-        };
+        cgroups::remove_left(PREFIX_OF_FOLDERS);
         let mut cluster = KubeadmCluster {
-            nodes: all.iter().map(node).collect(),
+            nodes: Vec::new(),
             switch,
             dir,
             options,
         };
-        for node in &mut cluster.nodes {
-            node.start(&cluster.switch, &all)?;
+        for _ in 0..cluster.options.nodes {
+            cluster.add_node()?;
         }
         for node in &mut cluster.nodes {
             node.wait_until_ready()?;
@@ -75,14 +71,30 @@ impl KubeadmCluster {
         &self.nodes
     }
 
+    /// A node.
+    ///
+    /// # Errors
+    /// There is no such node; which there are.
+    pub fn node(&self, name: &str) -> Result<&RealNode, String> {
+        let found = self.nodes.iter().find(|node| node.name() == name);
+        found.ok_or_else(|| self.no_such_node(name))
+    }
+
+    pub(super) fn node_mut(&mut self, name: &str) -> Result<&mut RealNode, String> {
+        let unknown = self.no_such_node(name);
+        let found = self.nodes.iter_mut().find(|node| node.name() == name);
+        found.ok_or(unknown)
+    }
+
+    fn no_such_node(&self, name: &str) -> String {
+        let names: Vec<_> = self.nodes.iter().map(RealNode::name).collect();
+        format!("there is no node {name}: there are {}", names.join(", "))
+    }
+
     /// What kubectl says of the nodes and of the pods.
     #[must_use]
     pub fn status(&self) -> String {
-        let running = self
-            .nodes
-            .iter()
-            .find(|node| node.first_process().is_some());
-        let Some(node) = running else {
+        let Some(node) = self.nodes.iter().find(|node| node.is_on()) else {
             return "all nodes are switched off\n".into();
         };
         let get = |what: &[&str]| {
@@ -93,169 +105,174 @@ impl KubeadmCluster {
         format!("{nodes}\n{pods}")
     }
 
-    /// Switches a node off, as a power failure does.
-    ///
-    /// # Errors
-    /// There is no such node.
-    pub fn power_off(&mut self, name: &str) -> Result<(), String> {
-        self.node(name)?.power_off();
-        Ok(())
-    }
-
-    /// Switches a node on again, with its disk as it was.
-    ///
-    /// # Errors
-    /// There is no such node, or it does not start.
-    pub fn power_on(&mut self, name: &str) -> Result<(), String> {
-        let all: Vec<usize> = (1..=self.nodes.len()).collect();
-        let index = self.nodes.iter().position(|node| node.name() == name);
-        let node = index.and_then(|index| self.nodes.get_mut(index));
-        let node = node.ok_or_else(|| format!("there is no node {name}"))?;
-        node.start(&self.switch, &all)?;
-        node.wait_until_ready()
-    }
-
-    fn node(&mut self, name: &str) -> Result<&mut RealNode, String> {
-        let mut nodes = self.nodes.iter_mut();
-        let found = nodes.find(|node| node.name() == name);
-        found.ok_or_else(|| format!("there is no node {name}"))
-    }
-
     /// Where the files of the cluster are on this machine.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
+    /// How a program of this machine reaches the API server of a node: the process whose network it must be in, and the kubeconfig of
+    /// the administrator.
+    ///
+    /// # Errors
+    /// The node is switched off, or has no API server yet.
+    pub fn way_to(&self, node: &RealNode) -> Result<(u32, PathBuf), String> {
+        let pid = node.first_process();
+        let pid = pid.ok_or_else(|| format!("{} is switched off", node.name()))?;
+        let config = node.run_ok(&["cat", "/etc/kubernetes/admin.conf"])?;
+        // This machine does not know the names of nodes.
+        let address = format!("https://{}:6443", node.address());
+        let config = config.replace(&format!("https://{}:6443", kubeadm::ENDPOINT), &address);
+        let path = self.dir().join(format!("kubeconfig-{}", node.name()));
+        std::fs::write(&path, config).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok((pid, path))
+    }
+
+    /// A program of this machine that reaches the API server of the first node that is switched on.
+    ///
+    /// # Errors
+    /// No node is switched on.
+    pub fn command(&self, program: &Path) -> Result<Command, String> {
+        let on = self.nodes.iter().find(|node| node.is_on());
+        self.command_beside(on.ok_or("all nodes are switched off")?, program)
+    }
+
+    /// A program of this machine that reaches the API server of this node.
+    ///
+    /// # Errors
+    /// The node is switched off.
+    pub fn command_beside(&self, node: &RealNode, program: &Path) -> Result<Command, String> {
+        let (pid, kubeconfig) = self.way_to(node)?;
+        Ok(in_network_of(pid, &kubeconfig, program))
+    }
+
+    /// Adds a control-plane node, and returns when it is ready.
+    ///
+    /// # Errors
+    /// There are too many nodes, or it does not get ready.
+    pub fn join(&mut self) -> Result<&RealNode, String> {
+        let Some(first) = self.nodes.iter().find(|node| node.is_on()) else {
+            return Err("no node is switched on".into());
+        };
+        // Those of kubeadm init live for two hours.
+        first.run_ok(&[
+            "kubeadm",
+            "init",
+            "phase",
+            "upload-certs",
+            "--upload-certs",
+            &format!("--certificate-key={}", kubeadm::CERTIFICATE_KEY),
+        ])?;
+        self.add_node()?;
+        if let Some(node) = self.nodes.last_mut() {
+            node.wait_until_ready()?;
+            join(node)?;
+        }
+        self.wait_until_ready()?;
+        self.nodes.last().ok_or_else(|| "no node".into())
+    }
+
+    /// Makes an image available on all nodes, from a file as `cargo xtask image` or `docker save` writes it. `name` is for an image
+    /// that has only a tag in its file.
+    ///
+    /// # Errors
+    /// The image cannot be read, or a node does not take it.
+    pub fn load_image(&self, file: &Path, name: &str) -> Result<(), String> {
+        for node in self.nodes.iter().filter(|node| node.is_on()) {
+            node.load_image(file, name)?;
+        }
+        Ok(())
+    }
+
+    fn add_node(&mut self) -> Result<(), String> {
+        let number = self.nodes.len() + 1;
+        if number > MAX_NODES {
+            return Err(format!("a cluster has at most {MAX_NODES} nodes"));
+        }
+        let name = self.dir.path().file_name().unwrap_or_default();
+        let name = name.to_string_lossy();
+        let place = self.dir.path().join(format!("node{number}"));
+        let options = &self.options;
+        let mut node = RealNode::new(number, &name, place, &options.kit.dir, options.filesystem);
+        node.start(&self.switch)?;
+        self.nodes.push(node);
+        Ok(())
+    }
+
     fn init(&self, on_step: &dyn Fn(&str)) -> Result<(), String> {
         let Some((first, others)) = self.nodes.split_first() else {
             return Err("a cluster without nodes".into());
         };
-        write_config(first, &self.init_configuration(first))?;
+        let kit = &self.options.kit;
+        let config = kubeadm::init(first, &kit.kubernetes, &kit.etcd_tag);
+        first.write("root/kubeadm.yaml", config.as_bytes())?;
         let init = ["kubeadm", "init", "--config", "/root/kubeadm.yaml"];
         // No image of CoreDNS is built, and nothing here asks for names.
         let flags = ["--upload-certs", "--skip-phases=addon/coredns"];
         first.run_ok(&[&init[..], &flags].concat())?;
         on_step("kubeadm init");
         for node in others {
-            write_config(node, &join_configuration(node))?;
-            node.run_ok(&["kubeadm", "join", "--config", "/root/kubeadm.yaml"])?;
-            // From now on its own API server.
-            let hosts = node.root().join("etc/hosts");
-            let text = std::fs::read_to_string(&hosts).map_err(|error| error.to_string())?;
-            let own = format!("{} api.nodes.test", node.address());
-            let text = text.replace(&format!("{PREFIX}.11 api.nodes.test"), &own);
-            std::fs::write(&hosts, text).map_err(|error| error.to_string())?;
+            join(node)?;
             on_step(&format!("kubeadm join, {}", node.name()));
         }
         Ok(())
     }
 
-    fn init_configuration(&self, node: &RealNode) -> String {
-        format!(
-            "apiVersion: kubeadm.k8s.io/v1beta4
-kind: InitConfiguration
-bootstrapTokens: [{{token: {TOKEN}}}]
-certificateKey: \"{CERTIFICATE_KEY}\"
-localAPIEndpoint: {{advertiseAddress: {address}}}
-{registration}---
-apiVersion: kubeadm.k8s.io/v1beta4
-kind: ClusterConfiguration
-kubernetesVersion: {version}
-controlPlaneEndpoint: api.nodes.test:6443
-networking: {{podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/16}}
-encryptionAlgorithm: ECDSA-P256
-etcd: {{local: {{imageTag: {etcd_tag}}}}}
----
-apiVersion: kubelet.config.k8s.io/v1beta1
-kind: KubeletConfiguration
-cgroupDriver: cgroupfs
-failCgroupV1: false
-oomScoreAdj: 0
-failSwapOn: false
-fileCheckFrequency: 2s
-resolvConf: /etc/resolv.conf
----
-apiVersion: kubeproxy.config.k8s.io/v1alpha1
-kind: KubeProxyConfiguration
-mode: nftables
-conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}
-",
-            address = node.address(),
-            registration = registration(node),
-            version = self.options.kubernetes,
-            etcd_tag = self.options.etcd_tag,
-        )
-    }
-
-    fn wait_until_ready(&self) -> Result<(), String> {
-        let Some(first) = self.nodes.first() else {
+    /// Waits until all nodes that are switched on are ready, with all their static pods.
+    ///
+    /// # Errors
+    /// They do not get ready.
+    pub fn wait_until_ready(&self) -> Result<(), String> {
+        let on: Vec<_> = self.nodes.iter().filter(|node| node.is_on()).collect();
+        let Some(first) = on.first() else {
             return Ok(());
         };
-        let deadline = Instant::now() + READY_WITHIN;
-        let count = |command: &[&str], wanted: &str| {
+        let deadline = Instant::now() + patience(READY_WITHIN);
+        let lines = |command: &[&str]| {
             let printed = first.run(command).stdout;
-            let printed = String::from_utf8_lossy(&printed).into_owned();
-            let ready = printed.lines().filter(|line| line.contains(wanted));
-            ready.count()
+            String::from_utf8_lossy(&printed).into_owned()
         };
-        let nodes = ["kubectl", "get", "nodes", "--no-headers"];
-        let pods = [
-            "kubectl",
-            "get",
-            "pods",
-            "-n",
-            "kube-system",
-            "-l",
-            "tier=control-plane",
-            "--no-headers",
-        ];
-        while count(&nodes, " Ready ") < self.nodes.len()
-            || count(&pods, "1/1 ") < 4 * self.nodes.len()
-        {
+        let get_nodes = ["kubectl", "get", "nodes", "--no-headers"];
+        let get_pods = "kubectl get pods -n kube-system -l tier=control-plane --no-headers -o wide";
+        let get_pods: Vec<_> = get_pods.split(' ').collect();
+        loop {
+            let (nodes, pods) = (lines(&get_nodes), lines(&get_pods));
+            let ready = |node: &&RealNode| {
+                let name = format!("{} ", node.name());
+                let is_ready = |line: &str| line.starts_with(&name) && line.contains(" Ready ");
+                let is_running =
+                    |line: &&str| line.contains(&format!(" {name}")) && line.contains("1/1 ");
+                nodes.lines().any(is_ready) && pods.lines().filter(is_running).count() == 4
+            };
+            if on.iter().all(ready) {
+                return Ok(());
+            }
             if Instant::now() > deadline {
-                let nodes = first.run_ok(&nodes);
-                let pods = first.run_ok(&pods);
-                return Err(format!(
-                    "the cluster does not get ready: {nodes:?} {pods:?}"
-                ));
+                return Err(format!("the cluster does not get ready:\n{nodes}\n{pods}"));
             }
             std::thread::sleep(Duration::from_millis(500));
         }
-        Ok(())
     }
 }
 
-fn join_configuration(node: &RealNode) -> String {
-    format!(
-        "apiVersion: kubeadm.k8s.io/v1beta4
-kind: JoinConfiguration
-discovery: {{bootstrapToken: {{apiServerEndpoint: \"api.nodes.test:6443\", token: {TOKEN}, unsafeSkipCAVerification: true}}}}
-controlPlane: {{certificateKey: \"{CERTIFICATE_KEY}\", localAPIEndpoint: {{advertiseAddress: {address}}}}}
-{registration}",
-        address = node.address(),
-        registration = registration(node),
-    )
+/// A program of this machine in the network of a process.
+#[must_use]
+pub fn in_network_of(pid: u32, kubeconfig: &Path, program: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--net=/proc/{pid}/ns/net"))
+        .arg(program)
+        .env("KUBECONFIG", kubeconfig);
+    command
 }
 
-fn registration(node: &RealNode) -> String {
-    format!(
-        "nodeRegistration:
-  name: {name}
-  criSocket: unix:///run/containerd/containerd.sock
-  imagePullPolicy: IfNotPresent
-  taints: []
-  kubeletExtraArgs: [{{name: node-ip, value: {address}}}]
-  ignorePreflightErrors: [SystemVerification, Swap]
-",
-        name = node.name(),
-        address = node.address(),
-    )
-}
-
-fn write_config(node: &RealNode, text: &str) -> Result<(), String> {
-    let path = node.root().join("root/kubeadm.yaml");
-    std::fs::create_dir_all(path.parent().unwrap_or(&path))
-        .and_then(|()| std::fs::write(&path, text))
-        .map_err(|error| format!("{}: {error}", path.display()))
+fn join(node: &RealNode) -> Result<(), String> {
+    node.write("root/kubeadm.yaml", kubeadm::join(node).as_bytes())?;
+    node.run_ok(&["kubeadm", "join", "--config", "/root/kubeadm.yaml"])?;
+    // From now on its own API server.
+    let hosts = node.run_ok(&["cat", "/etc/hosts"])?;
+    let endpoint = kubeadm::ENDPOINT;
+    let own = format!("{} {endpoint}", node.address());
+    let hosts = hosts.replace(&format!("{PREFIX}.11 {endpoint}"), &own);
+    node.write("etc/hosts", hosts.as_bytes())
 }

@@ -4,7 +4,8 @@ set -e
 dir=$1 kit=$2 name=$3 address=$4 first=$5 pods=$6
 root=$dir/root
 hostname "$name"
-mount --bind "$root" "$root"
+# The node's own disk. Its loop device goes when the last process of the node does.
+mount -o loop "$dir/disk" "$root"
 cd "$root"
 mkdir -p proc sys dev run tmp usr root old opt/kit opt/cni/bin etc/cni/net.d etc/ca-certificates var/lib var/log var/tmp
 chmod 1777 tmp var/tmp
@@ -12,8 +13,8 @@ for link in bin sbin lib lib32 lib64; do
     if [ -L "/$link" ] && [ ! -e "$link" ]; then cp -a "/$link" .; fi
 done
 # What is written to /usr stays in the node.
-mkdir -p "$dir/usr-upper" "$dir/usr-work"
-mount -t overlay -o "lowerdir=/usr,upperdir=$dir/usr-upper,workdir=$dir/usr-work" overlay usr
+mkdir -p .usr/upper .usr/work
+mount -t overlay -o "lowerdir=/usr,upperdir=$root/.usr/upper,workdir=$root/.usr/work" overlay usr
 mount --bind "$kit" opt/kit
 mount -o remount,ro,bind opt/kit
 mount --bind "$kit/cni" opt/cni/bin

@@ -4,6 +4,9 @@ use crate::private_network::PrivateNetwork;
 use std::path::Path;
 use std::process::Command;
 
+/// The most nodes that a cluster can have.
+pub const MAX_NODES: usize = 7;
+
 /// Addresses of nodes are in this network.
 pub(super) const PREFIX: &str = "10.78.0";
 
@@ -20,8 +23,8 @@ impl Switch {
         })
     }
 
-    /// Connects the network namespace of a process, with this address, and routes to the pods of the other nodes.
-    pub(super) fn connect(&self, pid: u32, number: usize, others: &[usize]) -> Result<(), String> {
+    /// Connects the network namespace of a process, with this address, and routes to the pods of all other nodes that there may be.
+    pub(super) fn connect(&self, pid: u32, number: usize) -> Result<(), String> {
         let port = format!("v{number}");
         let pid = pid.to_string();
         self.ip(&format!("link delete {port}")).ok();
@@ -35,10 +38,10 @@ impl Switch {
             "link set eth0 up".into(),
             format!("route add default via {PREFIX}.254"),
         ];
-        for other in others.iter().filter(|other| **other != number) {
+        for other in (1..=MAX_NODES).filter(|other| *other != number) {
             inside.push(format!(
                 "route add {} via {PREFIX}.{}",
-                pod_subnet(*other),
+                pod_subnet(other),
                 10 + other
             ));
         }
@@ -51,6 +54,12 @@ impl Switch {
         run(Command::new("nsenter")
             .arg(format!("--net=/proc/{pid}/ns/net"))
             .args(["sysctl", "-qw", "net.ipv4.ip_forward=1"]))
+    }
+
+    /// Cuts a node off from all others, or connects it again.
+    pub(super) fn set_connected(&self, number: usize, connected: bool) -> Result<(), String> {
+        let state = if connected { "up" } else { "down" };
+        self.ip(&format!("link set v{number} {state}"))
     }
 
     fn ip(&self, words: &str) -> Result<(), String> {

@@ -1,6 +1,8 @@
 //! One node: a process tree with its own root directory, network, processes and cgroups.
 
 use super::network::{PREFIX, Switch, pod_subnet};
+use super::{Filesystem, cgroups, disk};
+use crate::requirement::patience;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -10,14 +12,28 @@ const START: &str = r#"
 set -e
 name=$1 dir=$2
 shift 2
+outside=
+# All at once: it changes below.
+own=$(cat /proc/self/cgroup)
 while IFS=: read -r _ controllers path; do
     controllers=${controllers#name=}
     case $controllers in "") top=/sys/fs/cgroup ;; *) top=/sys/fs/cgroup/$controllers ;; esac
     [ -n "$controllers" ] || [ -e /sys/fs/cgroup/cgroup.controllers ] || top=/sys/fs/cgroup/unified
     [ -d "$top" ] || continue
     parent=$top${path%/}
+    if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+        # Version 2: a cgroup with processes, such as that of this one, cannot give controllers to others. Only the top one can.
+        parent=$top
+        echo "+cpu +cpuset +memory +pids" > "$parent/cgroup.subtree_control"
+        for more in io hugetlb; do echo "+$more" > "$parent/cgroup.subtree_control" || true; done
+        outside=$parent/$name/outside
+    fi
     group=$parent/$name
-    if [ -d "$group" ]; then find "$group" -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null || true; fi
+    # One that gave its controllers to others when the node was on before takes no process any more.
+    for _ in {1..50}; do
+        [ -d "$group" ] || break
+        find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.1
+    done
     mkdir -p "$group"
     if [ "$controllers" = cpuset ]; then
         for file in cpus mems; do cat "$parent/cpuset.$file" > "$group/cpuset.$file"; done
@@ -25,8 +41,14 @@ while IFS=: read -r _ controllers path; do
     fi
     echo $$ > "$group/cgroup.procs"
     echo "$group" >> "$dir/cgroups"
-done < /proc/self/cgroup
-exec setpriv --pdeathsig KILL unshare -m -u -i -n -p -C --fork --kill-child --propagation private bash "$@"
+done <<< "$own"
+# The node takes the cgroup in which this is now for the top. There it cannot stay with version 2, as the node gives controllers to others.
+exec setpriv --pdeathsig KILL unshare -C bash -c '
+    set -e
+    if [ -n "$1" ]; then mkdir "$1"; echo $$ > "$1/cgroup.procs"; fi
+    shift
+    exec unshare -m -u -i -n -p --fork --kill-child --propagation private bash "$@"
+' bash "$outside" "$@"
 "#;
 const READY_WITHIN: Duration = Duration::from_secs(180);
 
@@ -38,17 +60,25 @@ pub struct RealNode {
     group: String,
     dir: PathBuf,
     kit: PathBuf,
+    filesystem: Filesystem,
     process: Option<Child>,
 }
 
 impl RealNode {
     /// A node that is switched off. Its files are in `dir`.
-    pub(super) fn new(number: usize, cluster: &str, dir: PathBuf, kit: &Path) -> RealNode {
+    pub(super) fn new(
+        number: usize,
+        cluster: &str,
+        dir: PathBuf,
+        kit: &Path,
+        filesystem: Filesystem,
+    ) -> RealNode {
         RealNode {
             number,
             group: format!("{cluster}-node{number}"),
             dir,
             kit: kit.into(),
+            filesystem,
             process: None,
         }
     }
@@ -65,16 +95,25 @@ impl RealNode {
         format!("{PREFIX}.{}", 10 + self.number)
     }
 
-    /// Its root directory, seen from this machine.
+    /// Its number. The first node is 1.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Its root directory, seen from this machine, while it is switched on.
     #[must_use]
     pub fn root(&self) -> PathBuf {
-        self.dir.join("root")
+        let pid = self.first_process().unwrap_or_default();
+        PathBuf::from(format!("/proc/{pid}/root"))
     }
 
     /// Switches it on.
-    pub(super) fn start(&mut self, switch: &Switch, all: &[usize]) -> Result<(), String> {
+    pub(super) fn start(&mut self, switch: &Switch) -> Result<(), String> {
         let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
-        std::fs::create_dir_all(self.root()).map_err(failed("create the root of a node"))?;
+        std::fs::create_dir_all(self.dir.join("root"))
+            .map_err(failed("create the folder of a node"))?;
+        disk::provide(&self.dir, self.filesystem)?;
         let _ = std::fs::remove_file(self.dir.join("cgroups"));
         let log = std::fs::File::create(self.dir.join("log")).map_err(failed("create a log"))?;
         let child = Command::new("setpriv")
@@ -93,19 +132,19 @@ impl RealNode {
             .spawn()
             .map_err(failed("start setpriv (Debian package util-linux)"))?;
         self.process = Some(child);
-        let deadline = Instant::now() + READY_WITHIN;
+        let deadline = Instant::now() + patience(READY_WITHIN);
         let first = loop {
             if let Some(pid) = self.first_process() {
                 break pid;
             }
             self.is_starting(deadline)?;
         };
-        switch.connect(first, self.number, all)
+        switch.connect(first, self.number)
     }
 
     /// Waits until its container runtime runs and has its images.
     pub(super) fn wait_until_ready(&mut self) -> Result<(), String> {
-        let deadline = Instant::now() + READY_WITHIN;
+        let deadline = Instant::now() + patience(READY_WITHIN);
         while !self.run(&["test", "-e", "/run/ready"]).status.success() {
             self.is_starting(deadline)?;
         }
@@ -190,70 +229,73 @@ impl RealNode {
         enter
     }
 
-    /// Switches it off, as a power failure does.
+    /// Whether it is switched on.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.first_process().is_some()
+    }
+
+    /// Writes a file in the node.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, path: &str, content: &[u8]) -> Result<(), String> {
+        let path = self.root().join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(path.parent().unwrap_or(&path))
+            .and_then(|()| std::fs::write(&path, content))
+            .map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// Makes an image available. See [`KubeadmCluster::load_image`](super::KubeadmCluster::load_image).
+    ///
+    /// # Errors
+    /// The image cannot be read, or containerd does not take it.
+    pub fn load_image(&self, file: &Path, name: &str) -> Result<(), String> {
+        let base = name.rsplit_once(':').map_or(name, |(base, _)| base);
+        self.import(file, &["--base-name", base])?;
+        let list = self.run_ok(&["ctr", "-n", "k8s.io", "images", "ls", "-q"])?;
+        match list.lines().any(|known| known == name) {
+            true => Ok(()),
+            false => Err(format!(
+                "{} has no image {name}, but:\n{list}",
+                file.display()
+            )),
+        }
+    }
+
+    /// Makes an image available that has its name in its file.
+    ///
+    /// # Errors
+    /// The image cannot be read, or containerd does not take it.
+    pub fn import(&self, file: &Path, flags: &[&str]) -> Result<(), String> {
+        let inside = self.root().join("tmp/image.tar");
+        std::fs::copy(file, &inside).map_err(|error| format!("{}: {error}", file.display()))?;
+        let import = ["ctr", "-n", "k8s.io", "images", "import", "--local"];
+        self.run_ok(&[&import[..], flags, &["/tmp/image.tar"]].concat())?;
+        self.run_ok(&["rm", "/tmp/image.tar"]).map(drop)
+    }
+
+    /// Switches it off, as a power failure does. What is in the page cache of this machine is not lost.
     pub fn power_off(&mut self) {
         if let Some(mut process) = self.process.take() {
+            // With version 1 of cgroups, a frozen process does not end when it is killed.
+            let _ = cgroups::freeze(&self.cgroups(), false);
             let _ = process.kill();
             let _ = process.wait();
         }
     }
 
-    /// Removes its cgroups, which the kernel keeps.
-    fn remove_cgroups(&self) {
+    /// Its cgroups, in each hierarchy.
+    pub(super) fn cgroups(&self) -> Vec<PathBuf> {
         let groups = std::fs::read_to_string(self.dir.join("cgroups")).unwrap_or_default();
-        remove_cgroups(groups.lines().map(PathBuf::from).collect());
-    }
-}
-
-/// Removes the cgroups of nodes whose cluster was killed: those with this prefix for which there is no folder any more.
-pub(super) fn remove_left_cgroups(prefix: &str) {
-    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let mut left = Vec::new();
-    for line in own.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next().unwrap_or_default(), parts.next());
-        let path = path.unwrap_or_default().trim_start_matches('/');
-        let top = Path::new("/sys/fs/cgroup");
-        let tops = match controllers.trim_start_matches("name=") {
-            "" => vec![top.to_path_buf(), top.join("unified")],
-            controllers => vec![top.join(controllers)],
-        };
-        for top in tops {
-            let groups = std::fs::read_dir(top.join(path)).into_iter().flatten();
-            left.extend(groups.flatten().map(|entry| entry.path()).filter(|group| {
-                let name = group.file_name().unwrap_or_default().to_string_lossy();
-                let folder = name
-                    .rsplit_once("-node")
-                    .map(|(cluster, _)| cluster.to_string());
-                let folder = folder.filter(|folder| folder.starts_with(prefix));
-                folder.is_some_and(|folder| !std::env::temp_dir().join(folder).exists())
-            }));
-        }
-    }
-    remove_cgroups(left);
-}
-
-/// Removes cgroups, with all below them, as soon as their last process has ended.
-fn remove_cgroups(mut groups: Vec<PathBuf>) {
-    for _ in 0..50 {
-        groups.retain(|group| group.is_dir());
-        if groups.is_empty() {
-            return;
-        }
-        for group in &groups {
-            let _ = Command::new("find")
-                .arg(group)
-                .args(["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"])
-                .stderr(Stdio::null())
-                .status();
-        }
-        std::thread::sleep(Duration::from_millis(100));
+        groups.lines().map(PathBuf::from).collect()
     }
 }
 
 impl Drop for RealNode {
     fn drop(&mut self) {
         self.power_off();
-        self.remove_cgroups();
+        // The kernel keeps them.
+        cgroups::remove(self.cgroups());
     }
 }

@@ -1,17 +1,18 @@
 #!/bin/bash
-# What kubeadm and people ask of systemd in a node: the state of the kubelet.
-[ "${2%.service}" = kubelet ] || exit 0
-running() { kill -0 "$(cat /run/kubelet.pid)" 2> /dev/null; }
+# What kubeadm and people ask of systemd in a node: the state of the kubelet, and of containerd.
+name=${2%.service}
+case $name in kubelet | containerd) ;; *) exit 0 ;; esac
+running() { kill -0 "$(cat "/run/$name.pid")" 2> /dev/null; }
 case $1 in
 stop)
-    touch /run/kubelet.stopped
-    if running; then kill "$(cat /run/kubelet.pid)"; fi
+    touch "/run/$name.stopped"
+    if running; then kill "$(cat "/run/$name.pid")"; fi
     while running; do sleep 0.1; done
     ;;
-start) rm -f /run/kubelet.stopped ;;
+start) rm -f "/run/$name.stopped" ;;
 restart)
-    rm -f /run/kubelet.stopped
-    if running; then kill "$(cat /run/kubelet.pid)"; fi
+    rm -f "/run/$name.stopped"
+    if running; then kill "$(cat "/run/$name.pid")"; fi
     ;;
 is-active) running ;;
 esac
