@@ -21,7 +21,7 @@ use test_support::kubernetes::conflict::{ConflictingWriter, Object};
 use test_support::kubernetes::faults::Fault;
 use test_support::kubernetes::image::{Image, Images};
 use test_support::kubernetes::openshift::Flavour;
-use test_support::real_nodes::{RealNode, in_network_of};
+use test_support::real_nodes::{self, Filesystem, RealNode, in_network_of};
 use test_support::requirement::patience;
 use xtask::etcd;
 
@@ -325,6 +325,9 @@ fn up(name: &str, place: &Place, make: &Make) -> Result<()> {
     drop(lock);
     let mut up_within = UP_WITHIN;
     if make.kubelets {
+        if let Some(missing) = real_nodes::missing(make.filesystem()) {
+            bail!("nodes with kubelets cannot run on this machine: {missing}");
+        }
         kit::provide(kubernetes_version(make)?, &etcd_of(make)?)?;
         up_within = KUBELETS_UP_WITHIN;
     } else {
@@ -387,6 +390,14 @@ impl Make {
 }
 
 impl Make {
+    /// What is on the disks of nodes with kubelets.
+    pub(crate) fn filesystem(&self) -> Filesystem {
+        match self.reflinks {
+            true => Filesystem::XfsWithReflinks,
+            false => Filesystem::Ext4,
+        }
+    }
+
     /// Names of images, and the program in each.
     pub(crate) fn images(&self) -> Result<Vec<(String, PathBuf)>> {
         let mut images = Vec::new();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use test_support::etcd_binaries::Binaries;
 use test_support::kubernetes::binaries::{Version, find};
-use test_support::real_nodes::kit::{PAUSE, nodes_dir, scripts};
+use test_support::real_nodes::kit::{PAUSE, REVISION, nodes_dir, scripts};
 use test_support::real_nodes::{ImageContent, Kit, with_libraries, write_image};
 use xtask::command::{output, root, run as run_command};
 
@@ -87,7 +87,7 @@ fn node_programs(version: Version, full: &str) -> Result<PathBuf> {
 
 /// containerd, runc, network plugins, the pause program, nft and its libraries.
 fn runtime() -> Result<PathBuf> {
-    let place = nodes_dir().join("runtime");
+    let place = nodes_dir().join(format!("runtime{REVISION}"));
     if place.exists() {
         return Ok(place);
     }

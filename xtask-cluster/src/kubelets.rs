@@ -6,9 +6,7 @@ use anyhow::{Context, Result};
 use std::os::unix::net::UnixListener;
 use std::time::Instant;
 use test_support::kubernetes::binaries;
-use test_support::real_nodes::{
-    Filesystem, ImageContent, KubeadmCluster, Options, RealNode, write_image,
-};
+use test_support::real_nodes::{ImageContent, KubeadmCluster, Options, RealNode, write_image};
 
 /// Holds a cluster with kubelets until it is told to let it go.
 pub(crate) fn hold(place: &Place, make: &Make) -> Result<()> {
@@ -17,10 +15,7 @@ pub(crate) fn hold(place: &Place, make: &Make) -> Result<()> {
     let options = Options {
         kit: kit::provide(version, &etcd_of(make)?)?,
         nodes: make.nodes,
-        filesystem: match make.reflinks {
-            true => Filesystem::XfsWithReflinks,
-            false => Filesystem::Ext4,
-        },
+        filesystem: make.filesystem(),
     };
     let listener = UnixListener::bind(&place.socket)?;
     let cluster = KubeadmCluster::start(options, &|step| {

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 /// The version of the pause image that containerd is told to use.
 pub const PAUSE: &str = "3.10.2";
 
+/// Grows when something else is built into kits, so that those of before are not used.
+pub const REVISION: u32 = 2;
+
 /// The version of etcd in nodes for tests.
 pub const ETCD_OF_NODES: etcd_binaries::Version = etcd_binaries::Version(3, 6);
 
@@ -26,7 +29,7 @@ impl Kit {
     #[must_use]
     pub fn of(kubernetes: &str, etcd_tag: &str) -> Kit {
         Kit {
-            dir: nodes_dir().join(format!("kit-{kubernetes}-{etcd_tag}")),
+            dir: nodes_dir().join(format!("kit{REVISION}-{kubernetes}-{etcd_tag}")),
             kubernetes: kubernetes.into(),
             etcd_tag: etcd_tag.into(),
         }
@@ -55,7 +58,9 @@ impl Kit {
         let built = std::fs::read_dir(nodes_dir()).ok()?.flatten();
         built.into_iter().find_map(|entry| {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let (version, tag) = name.strip_prefix("kit-")?.split_once('-')?;
+            let (version, tag) = name
+                .strip_prefix(&format!("kit{REVISION}-"))?
+                .split_once('-')?;
             let wanted = version.starts_with(&format!("v{kubernetes}."))
                 && tag.starts_with(&format!("{etcd}."));
             wanted.then(|| Kit::of(version, tag))
