@@ -276,7 +276,7 @@ fn three_nodes_keep_proven_backups_from_day_one_through_changes_and_faults() {
         nodes.server("node1").is_none().then_some(())
     });
     for node in all {
-        assert_eq!(nodes.kept(node).len(), 2, "{node}");
+        assert!(nodes.kept(node).len() >= 2, "{node}: what was kept stays");
     }
 }
 
