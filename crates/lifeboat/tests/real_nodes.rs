@@ -10,8 +10,8 @@
 
 mod nodes;
 
-use nodes::node::{lifeboat, text, told, wait_until};
-use nodes::{IMAGE, NAMESPACE, Nodes, OTHER_IMAGE, REPOSITORY};
+use nodes::node::{lifeboat, text, told, wait_within};
+use nodes::{IMAGE, NAMESPACE, Nodes, OTHER_IMAGE, REPOSITORY, wait_until};
 use serde_json::Value;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -337,7 +337,8 @@ fn operator_restarts(nodes: &Nodes) -> u64 {
 /// Waits until a run of the server on a node writes its snapshot.
 fn wait_for_a_run(nodes: &Nodes, node: &str) {
     let repository = nodes.node(node).root().join(&REPOSITORY[1..]);
-    wait_until("a run that writes", || {
+    let often = Duration::from_millis(10);
+    wait_within(Duration::from_secs(300), often, "a run that writes", || {
         let mut entries = std::fs::read_dir(&repository).ok()?.flatten();
         let hidden = |name: &str| name.starts_with('.') && name.contains("partial");
         entries

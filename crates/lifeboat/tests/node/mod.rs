@@ -153,14 +153,24 @@ pub(crate) fn http_get(address: &str, path: &str) -> (u16, String) {
 }
 
 /// Looks until it is so; a slow machine has its time.
-pub(crate) fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(120);
+pub(crate) fn wait_until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    let often = Duration::from_millis(20);
+    wait_within(Duration::from_secs(120), often, what, condition)
+}
+
+pub(crate) fn wait_within<T>(
+    limit: Duration,
+    look_each: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = condition() {
             return value;
         }
         assert!(Instant::now() < deadline, "never came: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(look_each);
     }
 }
 

@@ -4,15 +4,15 @@
 #[path = "../node/mod.rs"]
 pub(crate) mod node;
 
-use node::{names, told, wait_until};
+use node::{names, told, wait_within};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use test_support::kubernetes::binaries;
 use test_support::kubernetes::faults::Fault;
 use test_support::real_nodes::{Filesystem, Kit, KubeadmCluster, Options, RealNode};
-use test_support::requirement::{SHIPPED_IMAGE, skip};
+use test_support::requirement::{SHIPPED_IMAGE, patience, skip};
 
 pub(crate) const IMAGE: &str = "registry.example/etcd-lifeboat:0.1.0";
 /// The same image, as another version.
@@ -20,6 +20,12 @@ pub(crate) const OTHER_IMAGE: &str = "registry.example/etcd-lifeboat:other";
 pub(crate) const NAMESPACE: &str = "etcd-lifeboat";
 /// Where backups are on a node.
 pub(crate) const REPOSITORY: &str = "/var/lib/etcd-auto-backup";
+
+/// Looks until it is so. What a kubelet decides can take minutes.
+pub(crate) fn wait_until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    let limit = patience(Duration::from_secs(300));
+    wait_within(limit, Duration::from_millis(100), what, condition)
+}
 
 /// A genuine kubeadm cluster that has the image as it ships.
 pub(crate) struct Nodes {
