@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use std::os::unix::net::UnixListener;
 use std::time::Instant;
 use test_support::kubernetes::binaries;
-use test_support::real_nodes::{ImageContent, KubeadmCluster, Options, RealNode, write_image};
+use test_support::real_nodes::{ImageContent, KubeadmCluster, Options, write_image};
 
 /// Holds a cluster with kubelets until it is told to let it go.
 pub(crate) fn hold(place: &Place, make: &Make) -> Result<()> {
@@ -71,8 +71,9 @@ fn answer(cluster: &mut KubeadmCluster, request: Request) -> Answer {
             let (pid, kubeconfig) = cluster.way_to(on.ok_or("all nodes are switched off")?)?;
             Ok(format!("{pid} {}", kubeconfig.display()))
         }
-        Request::Join => cluster
-            .join()
-            .map(|node| format!("{} is ready\n", RealNode::name(node))),
+        Request::Join => {
+            let node = cluster.join()?;
+            Ok(format!("{} is ready\n", node.name()))
+        }
     }
 }

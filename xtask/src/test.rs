@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// Fail if a test cannot run on this machine (also with CI=true)
     #[arg(long)]
     require_all: bool,
-    /// Also beside the older Kubernetes, which takes some ten minutes more to build
+    /// Also beside the oldest Kubernetes; each older version takes some ten minutes more to build
     #[arg(long)]
     all: bool,
 }

@@ -153,7 +153,7 @@ fn with_the_reserve_a_short_disk_is_told_and_nothing_is_lost() {
     let used = usize::try_from(snapshot.metadata().unwrap().len()).unwrap();
     // Somebody else fills the disk: less is free than a run needs, and the two newest never go.
     let filler = mount.join("filler");
-    let mut mib = 128 - (2 * used >> 20);
+    let mut mib = 128 - ((2 * used) >> 20);
     while std::fs::write(&filler, vec![1; mib << 20]).is_err() {
         mib -= 1;
     }

@@ -1,6 +1,6 @@
 //! The program as it ships, in genuine kubeadm clusters: real kubelets, containerd, static pods, cgroups.
 //!
-//! This file is long because each cluster takes long to start, so that a test is a story, and the stories share what the steps are.
+//! A cluster takes long to start, so each test is a story.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,81 +10,24 @@
 
 mod nodes;
 
-use nodes::node::{lifeboat, text, told, wait_within};
+use nodes::node::{lifeboat, text, told};
+use nodes::steps::{
+    OTHER_POD, fill, leave_free, local_volume, memory_limit, newest_is_proven, operator_restarts,
+    request, restarts, run_with_wrong_clock, squeeze, wait_for_a_run, wait_for_pressure,
+};
 use nodes::{IMAGE, NAMESPACE, Nodes, OTHER_IMAGE, REPOSITORY, wait_until};
 use serde_json::Value;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use test_support::kubernetes::binaries::VERSIONS;
 use test_support::kubernetes::faults::Fault;
 use test_support::real_nodes::kit::ETCD_OF_NODES;
 use test_support::real_nodes::{
-    Filesystem, ImageContent, Kit, PREFIX_OF_FOLDERS, cgroups, with_libraries, write_image,
+    Filesystem, Kit, KubeadmCluster, Options, PREFIX_OF_FOLDERS, cgroups,
 };
 use test_support::requirement::skip;
-
-/// A local volume of a node, and a PersistentVolumeClaim that is bound to it.
-fn local_volume(nodes: &Nodes, name: &str, node: &str) {
-    let dir = format!("/var/lib/{name}");
-    nodes.node(node).run_ok(&["mkdir", &dir]).unwrap();
-    nodes.apply(&format!(
-        "
-apiVersion: v1
-kind: PersistentVolume
-metadata: {{name: {name}}}
-spec:
-  capacity: {{storage: 1Gi}}
-  accessModes: [ReadWriteOnce]
-  storageClassName: ''
-  claimRef: {{namespace: {NAMESPACE}, name: {name}}}
-  local: {{path: {dir}}}
-  nodeAffinity:
-    required:
-      nodeSelectorTerms:
-      - matchExpressions: [{{key: kubernetes.io/hostname, operator: In, values: [{node}]}}]
----
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {{name: {name}, namespace: {NAMESPACE}}}
-spec:
-  accessModes: [ReadWriteOnce]
-  storageClassName: ''
-  resources: {{requests: {{storage: 1Gi}}}}
-"
-    ));
-}
-
-/// Waits until an `EtcdBackup` ended. Returns its condition and the message.
-fn outcome(nodes: &Nodes, request: &str) -> (String, String) {
-    wait_until(&format!("the end of {request}"), || {
-        let request = nodes.get(&["etcdbackup", request])?;
-        let conditions = request["status"]["conditions"].as_array()?.clone();
-        let mut holding = conditions
-            .into_iter()
-            .filter(|condition| condition["status"] == "True");
-        let found = holding.next()?;
-        let text = |field: &str| found[field].as_str().unwrap().to_string();
-        (text("type") != "BackupPending").then(|| (text("type"), text("message")))
-    })
-}
-
-fn request(nodes: &Nodes, name: &str, claim: &str) -> (String, String) {
-    nodes.apply(&format!(
-        "apiVersion: operator.openshift.io/v1alpha1\nkind: EtcdBackup\nmetadata: {{name: {name}}}\nspec: {{pvcName: '{claim}'}}\n"
-    ));
-    outcome(nodes, name)
-}
-
-fn newest_is_proven(nodes: &Nodes, node: &str) -> Value {
-    let newest = nodes.kept(node).remove(0);
-    let root = nodes.node(node).root();
-    let backup = root.join(&REPOSITORY[1..]).join(&newest);
-    let verified = lifeboat(&["verify", text(&backup)]);
-    assert!(verified.status.success(), "{}", told(&verified));
-    serde_json::from_slice(&std::fs::read(backup.join("backup.json")).unwrap()).unwrap()
-}
 
 #[test]
 fn three_nodes_keep_proven_backups_from_day_one_through_changes_and_faults() {
@@ -280,73 +223,6 @@ fn three_nodes_keep_proven_backups_from_day_one_through_changes_and_faults() {
     }
 }
 
-/// Replaces the backup server of a node by the same program in a dynamic build whose clock is wrong: all nodes have one clock here, and
-/// only a library can change it.
-fn run_with_wrong_clock(nodes: &Nodes, node: &str, seconds: i64) -> bool {
-    let mut libraries = std::fs::read_dir("/usr/lib").unwrap().flatten();
-    let library = libraries.find_map(|entry| {
-        let path = entry.path().join("faketime/libfaketime.so.1");
-        path.exists().then_some(path)
-    });
-    let Some(library) = library else {
-        skip("no library to change a clock: install Debian's faketime");
-        return false;
-    };
-    let program = Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"));
-    let mut files = with_libraries(program, "etcd-lifeboat", None).unwrap();
-    files.extend(with_libraries(&library, "usr/lib/libfaketime.so.1", None).unwrap());
-    files.sort();
-    files.dedup_by(|one, other| one.1 == other.1);
-    let clock = format!("FAKETIME={seconds:+}");
-    let content = ImageContent {
-        entrypoint: Some("/etcd-lifeboat"),
-        environment: &[
-            "LD_PRELOAD=/usr/lib/libfaketime.so.1",
-            &clock,
-            "FAKETIME_NO_CACHE=1",
-            "FAKETIME_DONT_FAKE_MONOTONIC=1",
-        ],
-        files,
-    };
-    let file = nodes.cluster.dir().join("wrong-clock.tar");
-    write_image(&file, IMAGE, &content).unwrap();
-    nodes.node(node).load_image(&file, IMAGE).unwrap();
-    nodes.replace_server(node);
-    true
-}
-
-/// How often the backup server on a node was started.
-fn restarts(nodes: &Nodes, node: &str) -> Option<u64> {
-    let pod = nodes.server(node)?;
-    pod["status"]["containerStatuses"][0]["restartCount"].as_u64()
-}
-
-/// How often all operators were started again. All of them run.
-fn operator_restarts(nodes: &Nodes) -> u64 {
-    let label = "app=etcd-lifeboat-operator";
-    let pods = nodes.get(&["-n", NAMESPACE, "pods", "-l", label]).unwrap();
-    let restarts = |pod: &Value| {
-        let container = &pod["status"]["containerStatuses"][0];
-        assert!(container["state"]["running"].is_object(), "{container}");
-        container["restartCount"].as_u64().unwrap()
-    };
-    let pods = pods["items"].as_array().unwrap();
-    pods.iter().map(restarts).sum()
-}
-
-/// Waits until a run of the server on a node writes its snapshot.
-fn wait_for_a_run(nodes: &Nodes, node: &str) {
-    let repository = nodes.node(node).root().join(&REPOSITORY[1..]);
-    let often = Duration::from_millis(10);
-    wait_within(Duration::from_secs(300), often, "a run that writes", || {
-        let mut entries = std::fs::read_dir(&repository).ok()?.flatten();
-        let hidden = |name: &str| name.starts_with('.') && name.contains("partial");
-        entries
-            .any(|entry| hidden(&entry.file_name().to_string_lossy()))
-            .then_some(())
-    });
-}
-
 #[test]
 fn a_node_goes_on_with_its_backups_after_what_happens_to_its_services() {
     let Some(mut nodes) = Nodes::start(1, Filesystem::Ext4) else {
@@ -419,7 +295,7 @@ fn a_node_goes_on_with_its_backups_after_what_happens_to_its_services() {
     // for minutes.
     let before = operator_restarts(&nodes);
     nodes.fault(Fault::Stop, "kube-apiserver/node1");
-    for _ in 0..4 {
+    for _ in 0..10 {
         nodes.wait_for_newer_backup("node1");
     }
     nodes.fault(Fault::Start, "kube-apiserver/node1");
@@ -448,19 +324,6 @@ fn a_node_goes_on_with_its_backups_after_what_happens_to_its_services() {
         nodes.get(&["namespace", NAMESPACE]).is_none().then_some(())
     });
     assert!(!nodes.kept("node1").is_empty());
-}
-
-/// Puts this many MiB into etcd.
-fn fill(nodes: &Nodes, node: &str, mib: usize) {
-    let put = "
-        for number in $(seq 1 $1); do
-            head -c 1048576 /dev/urandom | base64 -w0 | head -c 1048576 | etcdctl --endpoints=https://127.0.0.1:2379 \\
-                --cacert=/etc/kubernetes/pki/etcd/ca.crt --cert=/etc/kubernetes/pki/etcd/healthcheck-client.crt \\
-                --key=/etc/kubernetes/pki/etcd/healthcheck-client.key put /fill/$number > /dev/null || exit 1
-        done";
-    let mib = mib.to_string();
-    let node = nodes.node(node);
-    node.run_ok(&["bash", "-c", put, "fill", &mib]).unwrap();
 }
 
 #[test]
@@ -571,36 +434,6 @@ fn while_a_kubelet_is_away_for_ten_minutes_backups_go_on_and_are_known() {
     newest_is_proven(&nodes, "node2");
 }
 
-/// Leaves this share of the node's disk free.
-fn leave_free(nodes: &Nodes, node: &str, percent: u64) {
-    let take = "
-        set -- $1 $(df --output=avail,size -B1 / | tail -1)
-        fallocate -l $(($2 - $3 / 100 * $1)) /filler";
-    let percent = percent.to_string();
-    let node = nodes.node(node);
-    node.run_ok(&["bash", "-c", take, "take", &percent])
-        .unwrap();
-}
-
-fn wait_for_pressure(nodes: &Nodes, node: &str, wanted: &str) {
-    wait_until(&format!("DiskPressure {wanted}"), || {
-        let node = nodes.get(&["node", node])?;
-        let conditions = node["status"]["conditions"].as_array()?.clone();
-        let found = conditions
-            .into_iter()
-            .find(|condition| condition["type"] == "DiskPressure")?;
-        (found["status"] == wanted).then_some(())
-    });
-}
-
-/// A pod of someone else.
-const OTHER_POD: &str = "
-apiVersion: v1
-kind: Pod
-metadata: {name: other, namespace: default}
-spec: {containers: [{name: other, image: registry.k8s.io/pause:3.10.2}]}
-";
-
 #[test]
 fn a_node_that_runs_short_gives_up_others_before_its_backup_server() {
     let Some(mut nodes) = Nodes::start(1, Filesystem::XfsWithReflinks) else {
@@ -662,7 +495,10 @@ fn a_node_that_runs_short_gives_up_others_before_its_backup_server() {
     nodes.wait_until_well(1);
     nodes.step("memory again, and backups");
 
-    // Cordoned and drained, backups go on, also those that are requested.
+    // Cordoned, requested backups are made. Drained, also of the operator, the server goes on.
+    nodes.kubectl_ok(&["cordon", "node1"]);
+    let done = request(&nodes, "while-cordoned", "");
+    assert_eq!(done.0, "BackupCompleted", "{done:?}");
     nodes.kubectl_ok(&[
         "drain",
         "node1",
@@ -678,47 +514,15 @@ fn a_node_that_runs_short_gives_up_others_before_its_backup_server() {
     nodes.step("drained and uncordoned");
 }
 
-/// What the kernel allows a container.
-fn memory_limit(nodes: &Nodes, container: &str) -> u64 {
-    let read = "
-        path() { sed -n \"s/^[0-9]*:$1://p\" /proc/$pid/cgroup; }
-        pid=$1
-        cat /sys/fs/cgroup/memory$(path memory)/memory.limit_in_bytes 2> /dev/null || cat /sys/fs/cgroup$(path '')/memory.max";
-    let node = nodes.node("node1");
-    let pid = node.processes_of(container).unwrap().remove(0);
-    let printed = node.run_ok(&["bash", "-c", read, "read", &pid]).unwrap();
-    printed.trim().parse().unwrap()
-}
-
-/// Takes the memory from the backup server of a node, also each time that it was started again, until /run/squeeze is removed. What it needs is far
-/// below its limit, so the kernel is asked for a limit that is as low as it allows.
-fn squeeze(nodes: &Nodes, node: &str) -> Child {
-    let squeeze = "
-        touch /run/squeeze
-        while [ -e /run/squeeze ]; do
-            for group in /sys/fs/cgroup/memory/kubepods/burstable/pod$1/*/ /sys/fs/cgroup/kubepods/burstable/pod$1/*/; do
-                file=$group/memory.max
-                [ -e $file ] || file=$group/memory.limit_in_bytes
-                for kib in $(seq 12288 -512 512); do
-                    echo $((kib * 1024)) > $file || break
-                done
-            done 2> /dev/null
-            sleep 0.5
-        done";
-    let pod = nodes.server(node).unwrap();
-    let uid = pod["metadata"]["uid"].as_str().unwrap();
-    let mut command = nodes
-        .node(node)
-        .command(&["bash", "-c", squeeze, "squeeze", uid]);
-    command.spawn().unwrap()
-}
-
 #[test]
 #[ignore = "no test, but what the next one kills"]
 fn holds_a_node_until_it_is_killed() {
-    let Some(_nodes) = Nodes::start(1, Filesystem::Ext4) else {
-        return;
+    let options = Options {
+        kit: Kit::require().unwrap(),
+        nodes: 1,
+        filesystem: Filesystem::Ext4,
     };
+    let _cluster = KubeadmCluster::start(options, &|_| {}).unwrap();
     std::thread::sleep(Duration::from_secs(600));
 }
 

@@ -9,7 +9,7 @@
 
 mod operated;
 
-use operated::node::{lifeboat, list, names, text, told, wait_until};
+use operated::node::{lifeboat, list, names, pvc, text, told, wait_until};
 use operated::{Operated, Operator, cluster, condition, degraded, get, stale};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ const NO_SERVERS: [&str; 1] = ["--controllers=*,-default-backup"];
 /// A claim, bound to a directory of whatever node it is on.
 fn claim(cluster: &Operated, name: &str) {
     let namespace = cluster.namespace;
+    let pvc = pvc(namespace, name);
     cluster.apply(&format!(
         "
 apiVersion: v1
@@ -35,14 +36,7 @@ spec:
   claimRef: {{namespace: {namespace}, name: {name}}}
   hostPath: {{path: /var/lib/{name}}}
 ---
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {{name: {name}, namespace: {namespace}}}
-spec:
-  accessModes: [ReadWriteOnce]
-  storageClassName: ''
-  resources: {{requests: {{storage: 1Gi}}}}
-"
+{pvc}"
     ));
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-/// How long a run has to end by itself after a signal.
+/// How long a run has to end by itself after a signal. The next run removes what is left.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
 
 /// Whether a signal to stop was received.

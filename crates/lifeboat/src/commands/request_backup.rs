@@ -65,7 +65,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         let report = |what: &str| eprintln!("{what}");
         let requested = tokio::select! {
             requested = backup_request::run(client, &options, &report) => requested,
-            () = stop.wait() => bail!("interrupted; the EtcdBackup continues, if it was created"),
+            () = stop.wait() => bail!("interrupted: if the EtcdBackup was already created, it continues; `kubectl get etcdbackups` shows it"),
         };
         requested.map_err(|error| {
             anyhow!(

@@ -269,6 +269,21 @@ pub(crate) fn fill_with_noise(server: &Server, mib: usize) {
     }
 }
 
+/// A PersistentVolumeClaim for the volume of the same name.
+pub(crate) fn pvc(namespace: &str, name: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  accessModes: [ReadWriteOnce]
+  storageClassName: ''
+  resources: {{requests: {{storage: 1Gi}}}}
+"
+    )
+}
+
 /// A filesystem in memory, of a size of its own.
 pub(crate) struct SmallDisk(pub PathBuf);
 

@@ -3,6 +3,7 @@
 
 #[path = "../node/mod.rs"]
 pub(crate) mod node;
+pub(crate) mod steps;
 
 use node::{names, told, wait_within};
 use serde_json::Value;

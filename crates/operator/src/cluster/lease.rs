@@ -13,6 +13,7 @@ const NAME: &str = "etcd-lifeboat-operator";
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// The holder stops writing if it could not renew the lease for this time.
 const HOLDER_STOPS_AFTER: Duration = Duration::from_secs(10);
+/// After this time, no request of a replica that released the lease is on its way.
 const LAST_REQUEST_ARRIVES_WITHIN: Duration = Duration::from_secs(1);
 /// What stands in a lease that was released.
 const NO_HOLDER: &str = "";

@@ -62,6 +62,12 @@ pub(super) fn provide(dir: &Path, filesystem: Filesystem) -> Result<(), String> 
             .arg(&path)
             .output();
         let users = users.map_err(|error| format!("losetup (Debian package mount): {error}"))?;
+        if !users.status.success() {
+            return Err(format!(
+                "losetup: {}",
+                String::from_utf8_lossy(&users.stderr)
+            ));
+        }
         if users.stdout.is_empty() {
             return Ok(());
         }

@@ -37,6 +37,9 @@ impl KubeadmCluster {
     fn fault_of_node(&mut self, fault: Fault, name: &str) -> Result<(), String> {
         match fault {
             Fault::Stop => self.node_mut(name)?.power_off(),
+            Fault::Start if self.node(name)?.is_on() => {
+                return Err(format!("{name} is switched on already"));
+            }
             Fault::Start | Fault::Restart => {
                 self.node_mut(name)?.power_off();
                 let found = self.nodes.iter_mut().find(|node| node.name() == name);
