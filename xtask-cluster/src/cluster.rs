@@ -3,7 +3,7 @@
 //! A process of its own holds each cluster, and everything in it ends with that process. It is spoken to by a
 //! socket beside what it has written down of itself.
 
-use crate::{kit, kubelets, kubernetes, measure};
+use crate::{kit, kubelets, kubernetes, measure, stability};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,6 +23,7 @@ use test_support::kubernetes::image::{Image, Images};
 use test_support::kubernetes::openshift::Flavour;
 use test_support::real_nodes::{self, Filesystem, RealNode, in_network_of};
 use test_support::requirement::patience;
+use xtask::command::output;
 use xtask::etcd;
 
 const UP_WITHIN: Duration = Duration::from_secs(120);
@@ -97,6 +98,8 @@ enum What {
     },
     /// Measure what backups cost node1 of a cluster with kubelets, and what etcd and the API server notice of them
     Measure(measure::Args),
+    /// Watch the pods of a cluster for 45 minutes, and count their restarts
+    Stability(stability::Args),
     #[command(hide = true)]
     Hold(Make),
 }
@@ -293,6 +296,23 @@ pub(crate) fn run(args: Args) -> Result<()> {
                 }
             }
         }
+        What::Stability(args) => stability::run(&args, |words| {
+            let state = place.state()?;
+            let mut command = match state.kubelets {
+                false => {
+                    let mut command = Command::new(&state.kubectl);
+                    command.env("KUBECONFIG", &state.kubeconfig);
+                    command
+                }
+                true => {
+                    let way = place.answer(&Request::WayToApiServer)?;
+                    let (pid, kubeconfig) =
+                        way.trim().split_once(' ').context("a process and a file")?;
+                    in_network_of(pid.parse()?, Path::new(kubeconfig), &state.kubectl)
+                }
+            };
+            output(command.args(words))
+        }),
         What::Join => place.ask(&Request::Join),
         What::Fault { fault, part } => place.ask(&Request::Fault { fault, part }),
         What::ExpireWatches => place.ask(&Request::ExpireWatches),

@@ -189,7 +189,7 @@ fn fill(
             .with_context(|| path.display().to_string())?;
     }
     let image = |name: &str, tag: &str, entrypoint: Option<&str>, files: Vec<(PathBuf, String)>| {
-        let out = kit.join(format!("images/{name}.tar"));
+        let out = kit.join(format!("images/{name}-{tag}.tar"));
         let name = format!("registry.k8s.io/{name}:{tag}");
         let content = ImageContent {
             entrypoint,
@@ -223,8 +223,21 @@ fn fill(
         })
         .collect();
     image("etcd", &versions.etcd_tag, None, programs)?;
-    let pause = vec![(runtime.join("bin/pause"), "pause".to_string())];
-    image("pause", PAUSE, Some("/pause"), pause)
+    let pause = || vec![(runtime.join("bin/pause"), "pause".to_string())];
+    image("pause", PAUSE, Some("/pause"), pause())?;
+    // kubeadm looks for the one of its own version.
+    let wanted = output(Command::new(node_programs.join("kubeadm")).args([
+        "config",
+        "images",
+        "list",
+        "--kubernetes-version",
+        &versions.kubernetes,
+    ]))?;
+    let mut tags = wanted.lines().filter_map(|line| line.split_once("/pause:"));
+    match tags.next() {
+        Some((_, tag)) if tag != PAUSE => image("pause", tag, Some("/pause"), pause()),
+        _ => Ok(()),
+    }
 }
 
 fn go_build(

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Instant;
 use test_support::etcd_binaries;
 use test_support::kubernetes::binaries::{
-    HELM, PROGRAMS, STREAMS, VERSIONS, Version, cache_dir, find, in_dir, tool,
+    HELM, PROGRAMS, PROVISIONER, STREAMS, VERSIONS, Version, cache_dir, find, in_dir, tool,
 };
 use test_support::real_nodes::kit::ETCD_OF_NODES;
 use xtask::command::{output, root, run as run_command};
@@ -50,12 +50,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Builds what is beside a cluster; Go itself knows whether there is something to do.
 pub(crate) fn provide_tools() -> Result<()> {
     for (name, folder, package) in [
-        (STREAMS, "streams", "."),
-        (HELM, "helm", "helm.sh/helm/v3/cmd/helm"),
+        (STREAMS, "kubernetes/streams", "."),
+        (HELM, "kubernetes/helm", "helm.sh/helm/v3/cmd/helm"),
+        (
+            PROVISIONER,
+            "nodes/local-path",
+            "github.com/rancher/local-path-provisioner",
+        ),
     ] {
         let place = tool(name);
         let mut go = Command::new("go");
-        go.current_dir(root().join("xtask/kubernetes").join(folder))
+        go.current_dir(root().join("xtask").join(folder))
             .env("CGO_ENABLED", "0")
             .args(["build", "-mod=readonly", "-trimpath", "-ldflags=-s -w"])
             .arg("-o")

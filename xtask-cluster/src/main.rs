@@ -6,6 +6,7 @@ mod kit;
 mod kubelets;
 mod kubernetes;
 mod measure;
+mod stability;
 
 use clap::{Parser, Subcommand};
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cluster_api::resources::Backup;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, Patch, PatchParams};
+use operator::names::REPOSITORY;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,8 +18,6 @@ use test_support::pki::Pki;
 use test_support::real_nodes::RealNode;
 use xtask::command::output;
 
-/// The schedule while backups are measured.
-const SCHEDULE: &str = "@every 30s";
 const NEVER: &str = "@yearly";
 const PROBE_EVERY: Duration = Duration::from_millis(100);
 /// A probe that takes longer has failed.
@@ -34,12 +33,15 @@ pub(crate) struct Args {
     /// Number of rounds that the minutes are divided into
     #[arg(long, default_value = "5")]
     rounds: u32,
-    /// Size of the database
-    #[arg(long, default_value = "1024", value_name = "MIB")]
+    /// Size of the database; with the load it grows, and etcd stops at 2 GiB
+    #[arg(long, default_value = "640", value_name = "MIB")]
     size_mib: u64,
     /// Share of the values that are written again per minute
     #[arg(long, default_value = "5", value_name = "PERCENT")]
     churn: u64,
+    /// The schedule while backups are measured
+    #[arg(long, default_value = "@every 30s", value_name = "CRON")]
+    schedule: String,
     /// The first process of the node, for the process in its network
     #[arg(long, hide = true)]
     pub(crate) node_process: Option<u32>,
@@ -52,6 +54,7 @@ impl Args {
             format!("--rounds={}", self.rounds),
             format!("--size-mib={}", self.size_mib),
             format!("--churn={}", self.churn),
+            format!("--schedule={}", self.schedule),
             format!("--node-process={node_process}"),
         ]
     }
@@ -87,6 +90,8 @@ impl Probes {
 struct Measured {
     put: Probes,
     get: Probes,
+    /// Those of the writes that were made while a backup was being made.
+    put_in_a_run: Probes,
 }
 
 /// Runs in the network of the node.
@@ -128,17 +133,25 @@ pub(crate) fn run(args: &Args, node_process: u32, kubeconfig: &Path) -> Result<(
     let round = Duration::from_secs(args.minutes * 60) / args.rounds;
     let (mut without, mut with) = (Measured::default(), Measured::default());
     let mut cost = vec![Cost::default(); CONTAINERS.len()];
+    let repository = PathBuf::from(format!("/proc/{node_process}/root{REPOSITORY}"));
+    ensure!(
+        repository.is_dir(),
+        "the node has no backups in {REPOSITORY}: wait for the first one"
+    );
+    let probe = |measured: &mut Measured| {
+        probe(measured, round, &client, &runtime, &api, &repository);
+    };
     for number in 1..=args.rounds {
         set_schedule(NEVER)?;
         std::thread::sleep(Duration::from_secs(5));
-        probe(&mut without, round, &client, &runtime, &api);
-        set_schedule(SCHEDULE)?;
+        probe(&mut without);
+        set_schedule(&args.schedule)?;
         std::thread::sleep(Duration::from_secs(5));
         let before: Vec<_> = CONTAINERS
             .iter()
             .map(|name| usage(node_process, name))
             .collect();
-        probe(&mut with, round, &client, &runtime, &api);
+        probe(&mut with);
         for ((name, before), cost) in CONTAINERS.iter().zip(before).zip(&mut cost) {
             cost.add(before?, usage(node_process, name)?);
         }
@@ -153,33 +166,33 @@ pub(crate) fn run(args: &Args, node_process: u32, kubeconfig: &Path) -> Result<(
     ensure!(load.join().is_ok(), "the load ended early");
     set_schedule("*/5 * * * *")?;
     println!(
-        "\n{} MiB, {} % churn per minute, a backup {SCHEDULE}, {} minutes each, a probe every {PROBE_EVERY:?}",
-        args.size_mib, args.churn, args.minutes
+        "\n{} MiB, {} % churn per minute, the schedule {}, {} minutes each, a probe every {PROBE_EVERY:?}",
+        args.size_mib, args.churn, args.schedule, args.minutes
     );
     println!(
         "| probe | backups | number | failed | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|---|---|"
     );
-    for (name, part) in [
-        (
-            "put to etcd",
-            (|m: &Measured| &m.put) as fn(&Measured) -> &Probes,
-        ),
-        ("GET by the API server", |m| &m.get),
-    ] {
-        for (label, measured) in [("no", &without), ("yes", &with)] {
-            let probes = part(measured);
-            println!(
-                "| {name} | {label} | {} | {} | {:.2} | {:.2} | {:.1} |",
-                probes.latencies_ms.len(),
-                probes.failed,
-                probes.quantile(0.5),
-                probes.quantile(0.99),
-                probes.quantile(1.0)
-            );
-        }
-        let ratio = part(&with).quantile(0.99) / part(&without).quantile(0.99);
-        println!("| {name} | p99 × {ratio:.2} | | | | | |");
-    }
+    let row = |name: &str, backups: &str, probes: &Probes| {
+        println!(
+            "| {name} | {backups} | {} | {} | {:.2} | {:.2} | {:.1} |",
+            probes.latencies_ms.len(),
+            probes.failed,
+            probes.quantile(0.5),
+            probes.quantile(0.99),
+            probes.quantile(1.0)
+        );
+    };
+    row("put to etcd", "no", &without.put);
+    row("put to etcd", "yes", &with.put);
+    row("put to etcd", "being made", &with.put_in_a_run);
+    row("GET by the API server", "no", &without.get);
+    row("GET by the API server", "yes", &with.get);
+    let ratio = |with: &Probes, without: &Probes| with.quantile(0.99) / without.quantile(0.99);
+    println!(
+        "p99 with backups ÷ without: put × {:.2}, GET × {:.2}",
+        ratio(&with.put, &without.put),
+        ratio(&with.get, &without.get)
+    );
     println!(
         "\n| container | resident memory at its peak, MiB | with its page cache, MiB | CPU, s per minute |\n|---|---|---|---|"
     );
@@ -200,13 +213,18 @@ fn probe(
     etcd: &Client,
     runtime: &tokio::runtime::Runtime,
     api: &kube::Client,
+    repository: &Path,
 ) {
     let start = Instant::now();
     let mut next = start;
     while start.elapsed() < duration {
         let at = Instant::now();
         let revision = etcd.try_put(b"/measure", &[7; 512]);
-        measured.put.add(revision.map(|_| at.elapsed()));
+        let latency = revision.map(|_| at.elapsed());
+        measured.put.add(latency);
+        if is_backup_being_made(repository) {
+            measured.put_in_a_run.add(latency);
+        }
         let at = Instant::now();
         let namespaces: Api<Namespace> = Api::all(api.clone());
         let got = runtime.block_on(namespaces.get("kube-system"));
@@ -214,6 +232,14 @@ fn probe(
         next += PROBE_EVERY;
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
+}
+
+fn is_backup_being_made(repository: &Path) -> bool {
+    let mut entries = std::fs::read_dir(repository)
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries.any(|entry| entry.file_name().to_string_lossy().contains(".partial-"))
 }
 
 fn pki_of(node: &Path) -> Pki {

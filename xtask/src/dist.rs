@@ -139,61 +139,59 @@ pub(crate) fn dist_dir() -> PathBuf {
 
 /// Builds for all targets.
 pub(crate) fn build() -> Result<Vec<Built>> {
-    std::fs::create_dir_all(dist_dir())?;
-    TARGETS.into_iter().map(build_for).collect()
+    build_for(&TARGETS)
 }
 
 /// Builds for this machine: what is shipped, not what a developer runs.
 pub(crate) fn build_here() -> Result<Built> {
-    std::fs::create_dir_all(dist_dir())?;
     let here = TARGETS
         .into_iter()
         .find(|target| target.triple.starts_with(std::env::consts::ARCH))
         .context("no static program for this machine")?;
-    build_for(here)
+    let mut built = build_for(&[here])?;
+    built.pop().context("one program for one target")
 }
 
-fn build_for(target: Target) -> Result<Built> {
-    let Target {
-        architecture,
-        triple,
-        linker,
-        package,
-        ..
-    } = target;
-    if Command::new(linker).arg("--version").output().is_err() {
-        bail!("no {linker} to link for {architecture}: install Debian's {package}");
-    }
-    let installed = output(Command::new("rustup").args(["target", "list", "--installed"]));
-    if installed.is_ok_and(|targets| !targets.lines().any(|line| line == triple)) {
-        run_command(Command::new("rustup").args(["target", "add", triple]))?;
-    }
-    let upper = triple.to_uppercase().replace('-', "_");
-    run_command(
-        cargo()
-            .args([
-                "build",
-                "--profile",
-                "dist",
-                "--locked",
-                "-p",
-                "lifeboat",
-                "--target",
-                triple,
-            ])
-            .env("RUSTFLAGS", rust_flags())
+/// One call of cargo for all of them: the last step of each takes minutes of one processor.
+fn build_for(targets: &[Target]) -> Result<Vec<Built>> {
+    std::fs::create_dir_all(dist_dir())?;
+    let mut build = cargo();
+    build.args(["build", "--profile", "dist", "--locked", "-p", "lifeboat"]);
+    for target in targets {
+        let Target {
+            architecture,
+            triple,
+            linker,
+            package,
+            ..
+        } = target;
+        if Command::new(linker).arg("--version").output().is_err() {
+            bail!("no {linker} to link for {architecture}: install Debian's {package}");
+        }
+        let installed = output(Command::new("rustup").args(["target", "list", "--installed"]));
+        if installed.is_ok_and(|targets| !targets.lines().any(|line| line == *triple)) {
+            run_command(Command::new("rustup").args(["target", "add", triple]))?;
+        }
+        let upper = triple.to_uppercase().replace('-', "_");
+        build
+            .args(["--target", triple])
             .env(format!("CARGO_TARGET_{upper}_LINKER"), linker)
-            .env(format!("CC_{}", triple.replace('-', "_")), linker)
-            .env(
-                "CFLAGS",
-                format!("-ffile-prefix-map={}=/cargo", cargo_home().display()),
-            ),
-    )?;
-    let path = dist_dir().join(format!("etcd-lifeboat-linux-{architecture}"));
-    let from = target_dir().join(triple).join("dist/etcd-lifeboat");
-    std::fs::copy(&from, &path).with_context(|| from.display().to_string())?;
-    check_static(&path)?;
-    Ok(Built { target, path })
+            .env(format!("CC_{}", triple.replace('-', "_")), linker);
+    }
+    run_command(build.env("RUSTFLAGS", rust_flags()).env(
+        "CFLAGS",
+        format!("-ffile-prefix-map={}=/cargo", cargo_home().display()),
+    ))?;
+    let take = |target: &Target| {
+        let name = format!("etcd-lifeboat-linux-{}", target.architecture);
+        let path = dist_dir().join(name);
+        let from = target_dir().join(target.triple).join("dist/etcd-lifeboat");
+        std::fs::copy(&from, &path).with_context(|| from.display().to_string())?;
+        check_static(&path)?;
+        let target = *target;
+        Ok(Built { target, path })
+    };
+    targets.iter().map(take).collect()
 }
 
 /// The same program comes out wherever it is built: no path of the machine is in it.

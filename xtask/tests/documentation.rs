@@ -104,6 +104,32 @@ fn literals(stream: TokenStream, out: &mut Vec<String>) {
 }
 
 #[test]
+fn each_test_that_the_pages_cite_exists() {
+    let mut sources = Vec::new();
+    files_below(&root().join("crates"), &["rs"], &mut sources);
+    let text = std::fs::read_to_string(root().join("docs/proposal.md")).unwrap();
+    let mut cited = 0;
+    for word in text.split('`').skip(1).step_by(2) {
+        let Some((file, test)) = word
+            .split_once(": ")
+            .filter(|(file, _)| file.contains(".rs"))
+        else {
+            continue;
+        };
+        cited += 1;
+        let file = file.trim_end_matches(" (src)");
+        let is_there = sources.iter().any(|path| {
+            path.ends_with(file)
+                && std::fs::read_to_string(path)
+                    .unwrap()
+                    .contains(&format!("fn {test}("))
+        });
+        assert!(is_there, "{file} has no test {test}");
+    }
+    assert!(cited > 50, "{cited}");
+}
+
+#[test]
 fn the_documentation_uses_the_words_of_the_guide() {
     let banned = banned();
     let mut files = vec![

@@ -56,6 +56,12 @@ pub struct Record {
     pub node: String,
     /// The platform of that node, such as `kubeadm`.
     pub platform: String,
+    /// The name of the etcd, such as `events`, if it is not the one with all objects of Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<String>,
+    /// Other etcds of the node that are not backed up, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_backed_up: Vec<String>,
     /// The member it was taken from.
     pub member: MemberRecord,
     /// All members of the cluster, as that member knew them.
@@ -292,6 +298,8 @@ words! {
         CatchUp = "catch-up",
         /// A command requested it.
         Command = "command",
+        /// An annotation of its `Backup` requested it.
+        Request = "request",
     }
 }
 

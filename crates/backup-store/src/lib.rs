@@ -12,6 +12,7 @@
 //! - [`static_resources`]: the archive of a node's control-plane files.
 //! - [`transfer`]: sending a backup to another machine.
 //! - [`verify`]: whether a snapshot is intact, and what it contains.
+//! - [`volume`]: copies of the backups on a volume.
 
 pub mod blocks;
 mod digest;
@@ -33,3 +34,4 @@ pub mod static_resources;
 pub mod transfer;
 pub mod verify;
 mod verify_report;
+pub mod volume;

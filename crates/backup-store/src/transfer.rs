@@ -183,6 +183,16 @@ impl Arrived {
         self.staging.name()
     }
 
+    /// Gives it another position in the order of backups.
+    ///
+    /// # Errors
+    /// The record cannot be written.
+    pub(crate) fn set_sequence(&mut self, sequence: u64) -> Result<(), TransferError> {
+        self.record.sequence = sequence;
+        let json = self.record.to_json().map_err(io::Error::other);
+        self.write(RECORD_FILE, |path| durable_file::replace(path, &json?))
+    }
+
     /// Verifies it, and publishes it if it is intact.
     ///
     /// # Errors
@@ -206,6 +216,22 @@ impl Arrived {
 /// # Errors
 /// The received data is not a complete backup, or there is not enough space. Nothing is left behind then.
 pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arrived, TransferError> {
+    let staging = |name: &str| {
+        let place = dir.join(name);
+        if place.symlink_metadata().is_ok() {
+            return Err(TransferError::There { place });
+        }
+        Ok(Staging::beside(&place, name)?)
+    };
+    take_as(input, monitor, staging)
+}
+
+/// Receives a backup into a directory that `staging` makes for a backup of this name.
+pub(crate) fn take_as(
+    input: impl Read,
+    monitor: &dyn Monitor,
+    staging: impl FnOnce(&str) -> Result<Staging, TransferError>,
+) -> Result<Arrived, TransferError> {
     let broken = |error: io::Error| TransferError::Broken(error.to_string());
     let mut tar = tar::Archive::new(input);
     // Raw entries: otherwise the library reads a long name into memory, whatever length the sender claims.
@@ -234,13 +260,9 @@ pub fn take(input: impl Read, dir: &Path, monitor: &dyn Monitor) -> Result<Arriv
             record.sha256.len()
         )));
     }
-    let place = dir.join(&name);
-    if place.symlink_metadata().is_ok() {
-        return Err(TransferError::There { place });
-    }
     let mut missing = record.sha256.clone();
     let arrived = Arrived {
-        staging: Staging::beside(&place, &name)?,
+        staging: staging(&name)?,
         record,
     };
     arrived.write(RECORD_FILE, |path| durable_file::write(path, &json))?;

@@ -33,6 +33,12 @@ reasons! {
     Refused,
     /// The newest request of a `Backup` failed.
     LastBackupFailed,
+    /// A CRD of another owner lacks fields that the operator writes.
+    ApiNotSupported,
+    /// The feature gate of automated backups is off, so `Backup/default` has no effect.
+    FeatureGateOff,
+    /// A node's backups are not copied to its volume.
+    VolumeProblem,
     /// Backups were due and none was made.
     BackupsStale,
     /// No node has an etcd that is backed up.
@@ -68,6 +74,10 @@ pub enum ConditionType {
     Degraded,
     /// Of a `Backup`: what makes its backups cannot be set up. The name is upstream's.
     PeriodicBackupControllerDegraded,
+    /// Of a `Backup`: backups are not copied to the volumes of the nodes.
+    VolumesDegraded,
+    /// Of a `Backup`: a CRD of another owner lacks what the operator needs for requests.
+    ApiNotSupported,
     /// Of an `EtcdBackup`: its outcome. Type and reason are the same word.
     Outcome(StatusReason),
 }
@@ -79,6 +89,8 @@ impl ConditionType {
         match self {
             ConditionType::Degraded => "Degraded",
             ConditionType::PeriodicBackupControllerDegraded => "PeriodicBackupControllerDegraded",
+            ConditionType::VolumesDegraded => "VolumesDegraded",
+            ConditionType::ApiNotSupported => "ApiNotSupported",
             ConditionType::Outcome(reason) => reason.name(),
         }
     }

@@ -2,7 +2,7 @@
 //! clock than the node's.
 
 use crate::conditions::StatusReason;
-use crate::resources::{NodeBackupStatus, NodeMember};
+use crate::resources::{NodeBackupStatus, NodeMember, OtherEtcdStatus};
 use backup_plan::cron::Schedule;
 use backup_plan::freshness::{self, Freshness};
 use jiff::Timestamp;
@@ -64,6 +64,10 @@ pub fn judge(schedule: &Schedule, zone: &TimeZone, node: &NodeView<'_>, now: Tim
         }
         _ => {}
     }
+    let mut others = reported.iter().flat_map(|reported| &reported.other_etcds);
+    if let Some(stale) = others.find(|etcd| etcd.stale) {
+        return Verdict::Stale(why_other(stale));
+    }
     let newest = node.advanced_at.filter(|_| verified.is_some());
     match freshness::judge(schedule, zone, newest, node.covered_since, now) {
         Freshness::Stale { .. } => Verdict::Stale(why(node)),
@@ -108,7 +112,23 @@ fn why(node: &NodeView<'_>) -> String {
     shortened(&format!("{has}; {reason}"))
 }
 
-fn shortened(text: &str) -> String {
+/// What is wrong with another etcd of a node.
+fn why_other(etcd: &OtherEtcdStatus) -> String {
+    let has = match &etcd.last_verified {
+        Some(newest) => format!(
+            "its newest proven backup of etcd {} finished at {}",
+            etcd.name, newest.finished_at
+        ),
+        None => format!("it has no proven backup of etcd {}", etcd.name),
+    };
+    let problem = etcd.problem.as_ref();
+    let problem = problem.map_or_else(String::new, |problem| format!("; {problem}"));
+    shortened(&format!("{has}{problem}"))
+}
+
+/// A text of a node or a container, short enough for a message.
+#[must_use]
+pub fn shortened(text: &str) -> String {
     let mut short: String = text.chars().take(MESSAGE_CHARS).collect();
     if short.len() < text.len() {
         short.push('…');

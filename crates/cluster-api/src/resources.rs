@@ -29,6 +29,10 @@ pub const DEFAULT_NUMBER: i32 = 15;
 pub const DEFAULT_SIZE_GB: i32 = 10;
 /// Annotation of an `EtcdBackup`: the `Backup` that requested it.
 pub const BACKUP_ANNOTATION: &str = "lifeboat.etcd.io/backup";
+/// Annotation of a `Backup`: every server of it makes a backup now, if this time (RFC 3339) is newer than its newest backup.
+pub const REQUESTED_AT: &str = "lifeboat.etcd.io/backup-requested-at";
+/// How many other etcds the status of a `NodeBackup` lists at most.
+pub const OTHER_ETCD_ENTRIES: usize = 8;
 /// How many backups the status of a `NodeBackup` lists at most.
 pub const NODE_BACKUP_ENTRIES: usize = 20;
 
@@ -246,6 +250,52 @@ pub struct NodeBackupStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     pub backups: Vec<NodeBackupEntry>,
+    /// The copies of the backups on the volume of the node. Missing if the node has no volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeStatus>,
+    /// Other etcds of the node, each with a part of the objects of Kubernetes, at most 8.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub other_etcds: Vec<OtherEtcdStatus>,
+}
+
+/// The copies of the backups of a node on a volume.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VolumeStatus {
+    /// When the volume was last looked at, by the node's clock.
+    #[schemars(extend("format" = "date-time"))]
+    pub checked_at: String,
+    /// The newest proven backup on the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_copied: Option<NodeBackupEntry>,
+    /// How many proven backups the volume has.
+    pub kept: i64,
+    /// What is wrong, as a text to read. Missing if nothing is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// The newest backups on the volume, at most 20.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub backups: Vec<NodeBackupEntry>,
+}
+
+/// The backups of an etcd that has only a part of the objects of Kubernetes, such as events.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OtherEtcdStatus {
+    /// Name of the etcd, such as events.
+    pub name: String,
+    /// The newest proven backup of this etcd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_verified: Option<NodeBackupEntry>,
+    /// How many proven backups of this etcd the node has.
+    pub kept: i64,
+    /// Whether the newest proven backup is too old, by the schedule and the node's clock.
+    pub stale: bool,
+    /// What is wrong, as a text to read. Missing if nothing is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// The role of a node in the etcd cluster.

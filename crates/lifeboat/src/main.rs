@@ -9,6 +9,8 @@ mod sandbox;
 mod server;
 #[cfg(feature = "kubernetes")]
 mod server_pod;
+#[cfg(feature = "kubernetes")]
+mod volume_pod;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use cli::{exit_code, output};
@@ -17,7 +19,10 @@ use commands::{
     restore, send_backup, verify,
 };
 #[cfg(feature = "kubernetes")]
-use commands::{export, hold_on_node, manifests, operator, request_backup, status};
+use commands::{
+    export, gather, hold_on_node, manifests, operator, request_backup, sidecar, sidecar_credential,
+    status, volume_server,
+};
 use std::process::ExitCode;
 
 /// Backups of etcd that are proven to be restorable.
@@ -39,6 +44,8 @@ enum Command {
     ClusterBackup(cluster_backup::Args),
     #[cfg(feature = "kubernetes")]
     Export(export::Args),
+    #[cfg(feature = "kubernetes")]
+    Gather(gather::Args),
     Hold(hold::Args),
     List(list::Args),
     #[cfg(feature = "kubernetes")]
@@ -52,8 +59,14 @@ enum Command {
     Diff(diff::Args),
     SendBackup(send_backup::Args),
     #[cfg(feature = "kubernetes")]
+    Sidecar(sidecar::Args),
+    #[cfg(feature = "kubernetes")]
+    SidecarCredential(sidecar_credential::Args),
+    #[cfg(feature = "kubernetes")]
     Status(status::Args),
     Verify(verify::Args),
+    #[cfg(feature = "kubernetes")]
+    VolumeServer(volume_server::Args),
     Completions(completions::Args),
     ManPages(man_pages::Args),
 }
@@ -72,12 +85,17 @@ impl Command {
             | Command::Restore(_)
             | Command::SendBackup(_)
             | Command::Verify(_) => true,
+            #[cfg(feature = "kubernetes")]
+            Command::VolumeServer(_) => true,
             Command::Completions(_) | Command::ManPages(_) => false,
             #[cfg(feature = "kubernetes")]
             Command::Export(_)
+            | Command::Gather(_)
             | Command::Manifests(_)
             | Command::Operator(_)
             | Command::RequestBackup(_)
+            | Command::Sidecar(_)
+            | Command::SidecarCredential(_)
             | Command::Status(_) => false,
         }
     }
@@ -107,6 +125,7 @@ enum PluginCommand {
     /// Make a backup now and wait until it is complete
     Backup(request_backup::Args),
     Export(export::Args),
+    Gather(gather::Args),
     Hold(hold_on_node::Args),
 }
 
@@ -126,6 +145,7 @@ fn main() -> ExitCode {
             PluginCommand::List(args) => status::list(args),
             PluginCommand::Backup(args) => request_backup::run(args),
             PluginCommand::Export(args) => export::run(args),
+            PluginCommand::Gather(args) => gather::run(args),
             PluginCommand::Hold(args) => hold_on_node::run(args),
         });
     }
@@ -143,6 +163,8 @@ fn main() -> ExitCode {
         Command::Diff(args) => diff::run(args),
         #[cfg(feature = "kubernetes")]
         Command::Export(args) => export::run(args),
+        #[cfg(feature = "kubernetes")]
+        Command::Gather(args) => gather::run(args),
         Command::Hold(args) => hold::run(args),
         Command::List(args) => list::run(args),
         #[cfg(feature = "kubernetes")]
@@ -155,8 +177,14 @@ fn main() -> ExitCode {
         Command::Restore(args) => restore::run(args),
         Command::SendBackup(args) => send_backup::run(args),
         #[cfg(feature = "kubernetes")]
+        Command::Sidecar(args) => sidecar::run(args),
+        #[cfg(feature = "kubernetes")]
+        Command::SidecarCredential(args) => sidecar_credential::run(args),
+        #[cfg(feature = "kubernetes")]
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args),
+        #[cfg(feature = "kubernetes")]
+        Command::VolumeServer(args) => volume_server::run(args),
         Command::Completions(args) => completions::run(args, Cli::command()),
         Command::ManPages(args) => man_pages::run(args, Cli::command()),
     })

@@ -9,13 +9,50 @@ use kube::Client;
 use kube::api::{Api, AttachParams, AttachedProcess};
 use operator::api_error_message;
 use operator::cluster::server_pods::{self, ServerPod};
-use operator::names::{REPOSITORY, SERVER_CONTAINER};
+use operator::names::REPOSITORY;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
-/// Whether this can be the directory of a backup.
-pub(crate) fn is_backup_name(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with('.') && !name.contains('/')
+/// A backup on a node, as people write it: `NODE/NAME`, or `NODE/etcd-events/NAME` for another etcd of the node.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BackupOnNode {
+    pub(crate) node: String,
+    /// The directory of another etcd, such as `etcd-events`.
+    pub(crate) etcd: Option<String>,
+    /// `None` for the newest.
+    pub(crate) name: Option<String>,
+}
+
+impl BackupOnNode {
+    /// Returns `None` if this cannot be a backup on a node.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let is_name = |name: &&str| !name.is_empty() && !name.starts_with('.');
+        let parts: Vec<_> = text.split('/').collect();
+        if !parts.iter().all(is_name) {
+            return None;
+        }
+        let (node, etcd, name) = match parts.as_slice() {
+            [node] => (node, None, None),
+            [node, etcd] if etcd.starts_with("etcd-") => (node, Some(etcd), None),
+            [node, name] => (node, None, Some(name)),
+            [node, etcd, name] if etcd.starts_with("etcd-") => (node, Some(etcd), Some(name)),
+            _ => return None,
+        };
+        let own = |text: &&str| (*text).to_string();
+        Some(BackupOnNode {
+            node: own(node),
+            etcd: etcd.map(own),
+            name: name.map(own),
+        })
+    }
+
+    /// The directory in the pod of the node's backup server.
+    pub(crate) fn directory(&self) -> String {
+        match &self.etcd {
+            Some(etcd) => format!("{REPOSITORY}/{etcd}"),
+            None => REPOSITORY.into(),
+        }
+    }
 }
 
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -42,16 +79,17 @@ pub(crate) async fn find(client: &Client, node: &str) -> anyhow::Result<ServerPo
 pub(crate) async fn start(
     client: &Client,
     pod: &ServerPod,
+    directory: &str,
     command: &[&str],
 ) -> anyhow::Result<AttachedProcess> {
-    let path = format!("--backup-path={REPOSITORY}");
+    let path = format!("--backup-path={directory}");
     let mut whole = vec!["/etcd-lifeboat"];
     whole.extend(command);
     whole.insert(2, &path);
     let pods: Api<k8s_openapi::api::core::v1::Pod> =
         Api::namespaced(client.clone(), &pod.namespace);
     let params = AttachParams::default()
-        .container(SERVER_CONTAINER)
+        .container(pod.container)
         .stdin(false)
         .max_stdout_buf_size(CHUNK_BYTES)
         .max_stderr_buf_size(STDERR_BYTES);
@@ -98,4 +136,50 @@ pub(crate) async fn complaint(
     } else {
         words.into()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_on_a_node_is_read_as_it_is_listed() {
+        let parsed = |text: &str| {
+            let backup = BackupOnNode::parse(text)?;
+            let or_dash = |part: &Option<String>| part.clone().unwrap_or_else(|| "-".into());
+            Some(format!(
+                "{} {} {} {}",
+                backup.node,
+                or_dash(&backup.etcd),
+                or_dash(&backup.name),
+                backup.directory()
+            ))
+        };
+        for (text, expected) in [
+            ("a", "a - - /var/lib/etcd-auto-backup"),
+            ("a/b", "a - b /var/lib/etcd-auto-backup"),
+            (
+                "a/etcd-events",
+                "a etcd-events - /var/lib/etcd-auto-backup/etcd-events",
+            ),
+            (
+                "a/etcd-events/b",
+                "a etcd-events b /var/lib/etcd-auto-backup/etcd-events",
+            ),
+        ] {
+            assert_eq!(parsed(text).as_deref(), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "/",
+            "a/",
+            "/b",
+            "a/../b",
+            "a/b/c",
+            "a/.lock",
+            "a/etcd-x/../..",
+        ] {
+            assert_eq!(parsed(text), None, "{text}");
+        }
+    }
 }

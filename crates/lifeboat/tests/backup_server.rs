@@ -257,6 +257,28 @@ fn two_servers_on_one_repository_do_not_get_into_each_others_way() {
 }
 
 #[test]
+fn a_server_that_could_not_lock_the_repository_at_its_start_locks_it_later() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    let in_the_way = repository.join(".server");
+    std::fs::create_dir_all(&repository).unwrap();
+    std::os::unix::fs::symlink("/nowhere", &in_the_way).unwrap();
+    let often = ["--schedule", "@every 1s"];
+    let agent = Agent::start(&server, &repository, &often);
+    agent.wait_for("cannot take the lock of the server");
+    agent.wait_for("backup made");
+    std::fs::remove_file(&in_the_way).unwrap();
+    wait_until("the lock", || in_the_way.is_file().then_some(()));
+    let log_dir = TempDir::new().unwrap();
+    let second = Agent::start_logging_in(&server, &repository, log_dir.path(), &often);
+    second.wait_for("another backup server makes the backups of this node");
+}
+
+#[test]
 fn a_new_cluster_id_is_told_loudly_and_the_old_lineage_stays() {
     let Some(binaries) = require_usual() else {
         return;

@@ -17,9 +17,10 @@ use test_support::etcd_binaries::require_usual;
 use test_support::kubernetes::binaries;
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-const PAGES: [&str; 6] = [
+const PAGES: [&str; 7] = [
     "install",
     "operator",
+    "ways",
     "security",
     "troubleshooting",
     "backup-server",
@@ -199,8 +200,8 @@ fn each_command_in_the_pages_works_as_it_is_written() {
                 "" if block.commands == first.commands => continue,
                 "" => shell.run(&block.commands),
                 "on-a-node" => shell.run_on(&cluster.nodes()[0].root, &block.commands),
-                // What needs systemd itself; its unit has a test of its own.
-                "helm" | "systemd" => continue,
+                // What needs systemd itself, nodes of kubeadm, or volumes: other tests run it.
+                "helm" | "systemd" | "kubeadm-node" | "kubeadm" | "volume" => continue,
                 other => panic!("nobody knows where {other:?} is"),
             };
             works(&block.commands, &output);

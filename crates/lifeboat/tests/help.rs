@@ -209,6 +209,138 @@ fn a_wrong_command_line_ends_with_2_and_says_what_to_write() {
 }
 
 #[test]
+fn each_flag_of_the_other_ways_is_refused_with_what_to_write_when_it_is_wrong() {
+    let dir = TempDir::new().unwrap();
+    let manifest = dir.path().join("etcd.yaml");
+    let path = manifest.to_str().unwrap();
+    let image = "--image=registry.example/etcd-lifeboat:0.1.0";
+    // The command, a flag with a place for its value, wrong values, and what is said.
+    let cases: [(&[&str], &str, [&str; 5], &str); 5] = [
+        (
+            &["operator", "--image=x"],
+            "--storage=",
+            ["", "PVC", "hostpath", "auto pvc", "\u{1b}[2J"],
+            "use one of auto, auto-pvc, hostPath, pvc",
+        ),
+        (
+            &["backup-server"],
+            "--follow-backup=",
+            ["", "Default", "a b", "../x", "a/b"],
+            "use default",
+        ),
+        (
+            &["sidecar", "--kubeadm-patch"],
+            "--image=",
+            ["", " ", "a b", "a\tb", "a\nb"],
+            "registry.example/etcd-lifeboat:0.1.0",
+        ),
+        (
+            &["volume-server", "--volume-path=/tmp"],
+            "--max-number-of-backups=",
+            ["", "0", "-1", "three", "1.5"],
+            "--max-number-of-backups",
+        ),
+        (
+            &["export"],
+            "",
+            ["/", "a/", "a/b/c", "a/../b", "/b"],
+            "expected NODE or NODE/NAME",
+        ),
+    ];
+    for (command, flag, values, told) in cases {
+        for value in values {
+            let output = lifeboat(&[command, &[&format!("{flag}{value}")]].concat());
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(
+                output.status.code(),
+                Some(2),
+                "{command:?} {value:?}: {text}"
+            );
+            assert!(text.contains(told), "{command:?} {value:?}: {text}");
+            assert!(!text.contains('\u{1b}'), "{command:?} {value:?}: {text:?}");
+        }
+    }
+    // Flags that exclude each other.
+    for args in [
+        &[
+            "backup-server",
+            "--follow-backup=default",
+            "--schedule=@hourly",
+        ][..],
+        &[
+            "backup-server",
+            "--follow-backup=default",
+            "--enabled=false",
+        ],
+        &["sidecar", image],
+        &["sidecar", image, "--kubeadm-patch", "--manifest", path],
+        &["sidecar-credential"],
+        &["volume-server"],
+        &["export", "node-1/etcd-events", "--from-volume"],
+    ] {
+        assert_eq!(lifeboat(args).status.code(), Some(2), "{args:?}");
+    }
+    // Files that are not the manifest of etcd.
+    for (content, told) in [
+        ("", "not the manifest of a Pod"),
+        ("a: [", "is not YAML"),
+        ("kind: Deployment", "not the manifest of a Pod"),
+        (
+            "kind: Pod\nspec: {hostNetwork: true, containers: [{name: x}]}",
+            "no container named etcd",
+        ),
+        (
+            "kind: Pod\nmetadata: {namespace: openshift-etcd}\nspec: {hostNetwork: true, containers: [{name: etcd}]}",
+            "use the DaemonSet",
+        ),
+    ] {
+        std::fs::write(&manifest, content).unwrap();
+        let output = lifeboat(&["sidecar", image, "--manifest", path]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{content:?}: {text}");
+        assert!(
+            text.contains(told) && text.contains(path),
+            "{content:?}: {text}"
+        );
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn the_examples_of_the_sidecar_run_as_they_are_printed() {
+    let dir = TempDir::new().unwrap();
+    let manifest = "apiVersion: v1\nkind: Pod\nmetadata: {name: etcd, namespace: kube-system}\nspec: {hostNetwork: true, containers: [{name: etcd, image: etcd}]}\n";
+    std::fs::write(dir.path().join("etcd.yaml"), manifest).unwrap();
+    for line in examples(&help_of("sidecar")) {
+        run_example(&line.replace("/etc/kubernetes/manifests/", ""), dir.path());
+    }
+}
+
+#[test]
+fn the_examples_of_the_volume_server_run_as_they_are_printed() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let server = Server::start(&binaries);
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    assert!(backup_once(&server, &repository, &[]).status.success());
+    std::fs::create_dir(dir.path().join("volume")).unwrap();
+    for line in examples(&help_of("volume-server")) {
+        let line = line.replace("/mnt/backups", "volume");
+        // One that does not end by itself is ended here.
+        let once = if line.contains("--once") {
+            ""
+        } else {
+            " --once"
+        };
+        run_example(&format!("{line} --backup-path backups{once}"), dir.path());
+    }
+    let copies = names(&dir.path().join("volume"), "backup");
+    assert_eq!(copies, names(&repository, "backup"));
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_crash() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("snapshot.db");

@@ -387,6 +387,42 @@ fn the_operators_token_makes_no_pods_but_those_that_the_operator_makes() {
         assert!(!output.status.success(), "{number}");
         assert!(told(&output).contains(words), "{number}: {}", told(&output));
     }
+    // What a StatefulSet may write is the volume that it has for each pod, and not a directory of the node with the same name.
+    let stateful = |change: &Change<'_>| {
+        let mut template = set["spec"]["template"].clone();
+        let mount = json!({"name": "volume", "mountPath": "/volume"});
+        template["spec"]["containers"][0]["volumeMounts"]
+            .as_array_mut()
+            .unwrap()
+            .push(mount);
+        change(&mut template["spec"]);
+        let stateful = json!({
+            "apiVersion": "apps/v1",
+            "kind": "StatefulSet",
+            "metadata": {"name": "copy", "namespace": "etcd-lifeboat"},
+            "spec": {
+                "serviceName": "copy",
+                "selector": set["spec"]["selector"],
+                "template": template,
+                "volumeClaimTemplates": [{
+                    "metadata": {"name": "volume"},
+                    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+                }],
+            },
+        });
+        create(&cluster, &token, &stateful, &["create", "--dry-run=server"])
+    };
+    let output = stateful(&|_| {});
+    assert!(output.status.success(), "{}", told(&output));
+    let output = stateful(&|pod| {
+        let path = json!({"name": "volume", "hostPath": {"path": "/etc/kubernetes"}});
+        volume(pod, path);
+    });
+    assert!(
+        told(&output).contains("must mount all volumes read-only"),
+        "{}",
+        told(&output)
+    );
 }
 
 #[test]

@@ -13,7 +13,8 @@ mod nodes;
 use nodes::node::{lifeboat, text, told};
 use nodes::steps::{
     OTHER_POD, fill, leave_free, local_volume, memory_limit, newest_is_proven, operator_restarts,
-    request, restarts, run_with_wrong_clock, squeeze, wait_for_a_run, wait_for_pressure,
+    request, restarts, run_with_wrong_clock, squeeze, stop_static_pod, wait_for_a_run,
+    wait_for_pressure,
 };
 use nodes::{IMAGE, NAMESPACE, Nodes, OTHER_IMAGE, REPOSITORY, wait_until};
 use serde_json::Value;
@@ -65,7 +66,10 @@ fn three_nodes_keep_proven_backups_from_day_one_through_changes_and_faults() {
     for node in all {
         nodes.wait_for_newer_backup(node);
         nodes.wait_for_newer_backup(node);
-        assert!(nodes.kept(node).len() <= 2, "{:?}", nodes.kept(node));
+        // A backup is published before an older one is removed.
+        wait_until("two backups at most", || {
+            (nodes.kept(node).len() <= 2).then_some(())
+        });
     }
     nodes.step("edited, and the servers follow");
 
@@ -119,23 +123,22 @@ fn three_nodes_keep_proven_backups_from_day_one_through_changes_and_faults() {
     }
 
     // The program is the first process of its container. It ends when it is asked to, and does not have to be killed.
-    for container in ["operator", "etcd-backup-server"] {
+    for name in ["operator", "etcd-backup-server"] {
         let mut places = nodes.cluster.nodes().iter();
-        let found = places.find_map(|node| Some((node, node.processes_of(container).ok()?)));
-        let (node, pids) = found.unwrap();
-        node.run_ok(&["kill", "-TERM", &pids[0]]).unwrap();
-        wait_until(&format!("the end of {container}"), || {
+        let found = places.find_map(|node| Some((node, node.containers_of(name).ok()?.remove(0))));
+        let (node, asked) = found.unwrap();
+        node.run_ok(&["kill", "-TERM", &asked.pid]).unwrap();
+        let ended = wait_until(&format!("the end of {name}"), || {
             let pods = nodes.get(&["-n", NAMESPACE, "pods"])?;
-            let pods = pods["items"].as_array()?.clone();
-            let mut containers = pods
-                .iter()
-                .map(|pod| &pod["status"]["containerStatuses"][0]);
-            let ended = containers.find(|found| {
-                found["name"] == container && found["lastState"]["terminated"].is_object()
-            })?;
-            assert_eq!(ended["lastState"]["terminated"]["exitCode"], 0, "{ended}");
-            Some(())
+            // An operator that lost its lease ended before. That was another container.
+            let id = format!("containerd://{}", asked.id);
+            let mut ended = pods["items"].as_array()?.iter().flat_map(|pod| {
+                let container = &pod["status"]["containerStatuses"][0];
+                ["state", "lastState"].map(|state| &container[state]["terminated"])
+            });
+            ended.find(|ended| ended["containerID"] == *id).cloned()
         });
+        assert_eq!(ended["exitCode"], 0, "{name}: {ended}");
     }
     nodes.step("asked to end, operator and server ended by themselves");
 
@@ -215,9 +218,7 @@ fn three_nodes_keep_proven_backups_from_day_one_through_changes_and_faults() {
 
     // Opted out.
     nodes.kubectl_ok(&["delete", "backup", "default"]);
-    wait_until("the servers to go", || {
-        nodes.server("node1").is_none().then_some(())
-    });
+    nodes.wait_until_no_server("node1");
     for node in all {
         assert!(nodes.kept(node).len() >= 2, "{node}: what was kept stays");
     }
@@ -276,14 +277,7 @@ fn a_node_goes_on_with_its_backups_after_what_happens_to_its_services() {
     node.run_ok(&["kubeadm", "certs", "renew", "all"]).unwrap();
     assert_ne!(node.run_ok(&["cat", certificate]).unwrap(), old);
     for part in ["etcd", "kube-apiserver"] {
-        nodes.fault(Fault::Stop, &format!("{part}/node1"));
-        wait_until("its end", || {
-            nodes
-                .node("node1")
-                .processes_of(part)
-                .is_err()
-                .then_some(())
-        });
+        stop_static_pod(&mut nodes, part, "node1");
         nodes.fault(Fault::Start, &format!("{part}/node1"));
     }
     nodes.wait_for_newer_backup("node1");
@@ -293,19 +287,30 @@ fn a_node_goes_on_with_its_backups_after_what_happens_to_its_services() {
 
     // The API server is away. The operator that loses its lease ends once, and then waits in its process: the kubelet would let it wait
     // for minutes.
-    let before = operator_restarts(&nodes);
-    nodes.fault(Fault::Stop, "kube-apiserver/node1");
+    let (before, known) = (operator_restarts(&nodes).unwrap(), nodes.kept("node1"));
+    stop_static_pod(&mut nodes, "kube-apiserver", "node1");
     for _ in 0..10 {
         nodes.wait_for_newer_backup("node1");
     }
     nodes.fault(Fault::Start, "kube-apiserver/node1");
     nodes.cluster.wait_until_ready().unwrap();
+    wait_until("what was made meanwhile", || {
+        let reported = nodes.get(&["nodebackup", "node1"])?;
+        let newest = reported["status"]["lastVerified"]["name"].as_str()?;
+        (!known.iter().any(|name| name == newest)).then_some(())
+    });
+    wait_until("one more start of an operator", || {
+        (operator_restarts(&nodes)? != before).then_some(())
+    });
     nodes.wait_until_well(1);
-    let restarted = operator_restarts(&nodes) - before;
-    nodes.step(&format!(
-        "the API server was away; the operators ended {restarted} times"
-    ));
-    assert!(restarted <= 1, "{restarted}");
+    // On a loaded machine the other one can lose it, too. Neither ends again and again.
+    let restarts = wait_until("running operators", || operator_restarts(&nodes));
+    let at_most_once = before
+        .iter()
+        .zip(&restarts)
+        .all(|(before, now)| now - before <= 1);
+    assert!(at_most_once, "{before:?} before, {restarts:?} now");
+    nodes.step("the API server was away");
 
     // The power goes in the middle of a run.
     wait_for_a_run(&nodes, "node1");

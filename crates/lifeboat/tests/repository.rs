@@ -8,7 +8,7 @@
 
 mod node;
 
-use node::{assert_all_whole, backup_once, fill, lifeboat, names, text, told};
+use node::{assert_all_whole, backup_once, fill, lifeboat, list, names, text, told};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -323,10 +323,14 @@ fn a_second_etcd_of_a_node_has_a_repository_of_its_own_and_is_not_taken_for_anot
             assert!(!told(&output).contains("cluster id"), "{}", told(&output));
         }
     }
-    for repository in [&main, &events] {
-        assert_eq!(names(repository, "backup").len(), 2);
-    }
-    assert_eq!(names(&main, "foreign"), ["etcd-events"]);
+    assert_eq!(names(&events, "backup").len(), 2);
+    // It is listed with the other one, and is not foreign there.
+    let etcds: Vec<_> = list(&main)
+        .iter()
+        .map(|line| line["etcd"].as_str().map(String::from))
+        .collect();
+    let events = || Some("events".to_string());
+    assert_eq!(etcds, [None, None, events(), events()]);
 }
 
 #[test]

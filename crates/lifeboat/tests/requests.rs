@@ -153,6 +153,19 @@ fn a_request_is_a_proven_backup_where_it_says_or_is_told_why_not() {
 
     // Without a claim on the disk of each node, one node after another.
     cluster.apply(&request("everywhere", ""));
+    wait_until("its first Job", || {
+        let jobs = jobs(&cluster, "cluster-backup-job");
+        let mut names = jobs
+            .iter()
+            .filter_map(|job| job["metadata"]["name"].as_str());
+        names
+            .any(|name| name.starts_with("everywhere-"))
+            .then_some(())
+    });
+    let five: String = ["e", "c", "a", "d", "b"]
+        .map(|name| request(&format!("five-{name}"), "etcd-backups"))
+        .concat();
+    cluster.apply(&five);
     wait_until("all nodes", || {
         let active = jobs(&cluster, "cluster-backup-job")
             .iter()
@@ -164,11 +177,7 @@ fn a_request_is_a_proven_backup_where_it_says_or_is_told_why_not() {
     let made = backups(&cluster, "var/lib/etcd-auto-backup");
     assert_eq!(made.values().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
 
-    // Of five at once one is made, and the others are told.
-    let five: String = ["e", "c", "a", "d", "b"]
-        .map(|name| request(&format!("five-{name}"), "etcd-backups"))
-        .concat();
-    cluster.apply(&five);
+    // Of five that waited one is made, and the others are told.
     wait_for(&cluster, "five-a", "BackupCompleted");
     for name in ["five-b", "five-c", "five-d", "five-e"] {
         let message = wait_for(&cluster, name, "BackupSkipped");

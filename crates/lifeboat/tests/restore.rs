@@ -457,8 +457,11 @@ fn an_empty_cluster_and_a_log_elsewhere_are_restored() {
         return;
     };
     let source = Server::start(&binaries);
-    let snapshot = source.snapshot("s.db", &[]);
     let dir = TempDir::new().unwrap();
+    // What a folder shows that others write to is not this restore's.
+    let snapshot = dir.path().join("snapshots/s.db");
+    std::fs::create_dir(dir.path().join("snapshots")).unwrap();
+    std::fs::rename(source.snapshot("s.db", &[]), &snapshot).unwrap();
     let wal_dir = dir.path().join("log/wal");
     let mut member = Prepared::new(&binaries);
     member.flag(&format!("--wal-dir={}", wal_dir.display()));

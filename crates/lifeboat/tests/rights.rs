@@ -16,11 +16,12 @@ use std::path::Path;
 use test_support::requirement;
 
 /// Granted, and not seen as a request of its own, each with the reason.
-const NOT_ASKED: [(&str, &str); 13] = [
+const NOT_ASKED: [(&str, &str); 14] = [
     // To apply what is not there yet is asked as a patch, and is looked at as this as well.
     ("etcd-lifeboat-agent", "create lifeboat.etcd.io/nodebackups"),
     ("etcd-lifeboat-operator", "create /configmaps"),
     ("etcd-lifeboat-operator", "create apps/daemonsets"),
+    ("etcd-lifeboat-operator", "create apps/statefulsets"),
     ("etcd-lifeboat-operator", "create batch/cronjobs"),
     // OpenShift's OwnerReferencesPermissionEnforcement looks at these when an owner is named.
     (

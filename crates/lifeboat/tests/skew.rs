@@ -13,8 +13,8 @@ mod operated;
 
 use operated::node::{assert_all_whole, list, told, wait_until};
 use operated::{
-    IMAGE, OTHER_IMAGE, Operated, Operator, SET, cluster, condition, get, manifests, other_program,
-    stale,
+    IMAGE, OTHER_IMAGE, Operated, Operator, SET, cluster, condition, get, local_volumes, manifests,
+    other_program, stale,
 };
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -97,6 +97,20 @@ fn an_upgrade_and_a_downgrade_under_running_backups_lose_none_and_double_none() 
             (!holds && reason == "AsExpected").then_some(())
         });
     };
+    // Each node has a volume as well. An older version leaves it alone.
+    local_volumes(&cluster, "local");
+    let _ = cluster.kubectl_ok(&[
+        "annotate",
+        "backup",
+        "default",
+        "lifeboat.etcd.io/storage=pvc",
+        "lifeboat.etcd.io/storage-class=local",
+    ]);
+    let on_volumes = || -> Vec<usize> {
+        let nodes = cluster.nodes();
+        let volumes = nodes.iter().map(|node| node.root.join("mnt/local"));
+        volumes.map(|volume| list(&volume).len()).collect()
+    };
     fresh();
     for (round, image) in [IMAGE, OTHER_IMAGE].into_iter().enumerate() {
         let before: Vec<_> = repositories(&cluster)
@@ -133,6 +147,15 @@ fn an_upgrade_and_a_downgrade_under_running_backups_lose_none_and_double_none() 
         let places = "Job asked-before-R-node-1 on node-1, Job asked-before-R-node-2 on node-2, Job asked-before-R-node-3 on node-3"
             .replace('R', &round.to_string());
         assert_eq!(message, format!("a proven backup was made by {places}"));
+        let copies = on_volumes();
+        if image == IMAGE {
+            wait_until("more copies on each volume", || {
+                let now = on_volumes().into_iter().zip(&copies);
+                now.into_iter()
+                    .all(|(now, before)| now > *before)
+                    .then_some(())
+            });
+        }
         wait_until("more backups on each node", || {
             let now = repositories(&cluster).into_iter().zip(&before);
             now.into_iter()
@@ -240,7 +263,7 @@ fn what_an_older_version_has_left_is_taken_over_and_what_is_anothers_is_left_alo
         "-p",
         &status.to_string(),
     ]);
-    let _operator = Operator::start(&cluster, "a", &[]);
+    let operator = Operator::start(&cluster, "a", &[]);
     let has = |kind: usize, field: &str| {
         let name = kinds[kind]["metadata"]["name"].as_str().unwrap();
         let definition = get(&cluster, &["crd", name]).unwrap();
@@ -259,12 +282,11 @@ fn what_an_older_version_has_left_is_taken_over_and_what_is_anothers_is_left_alo
     });
     let backup = get(&cluster, &["backup", "default"]).unwrap();
     assert_eq!(backup["spec"]["etcd"]["timeZone"], "Europe/Berlin");
-    // The request is made, though nobody can be told so: the kind is somebody else's, and stays as it is.
-    wait_until("the request's backup", || {
-        let all = list(&repositories(&cluster)[0]);
-        all.iter()
-            .any(|backup| backup["origin"] == "on-demand")
-            .then_some(())
+    // A request could not be answered: its kind is somebody else's, and stays as it is. That is said.
+    operator.wait_for("no field status.conditions");
+    wait_until("the condition", || {
+        let (holds, ..) = condition(&cluster, &["backup", "default"], "ApiNotSupported")?;
+        holds.then_some(())
     });
     assert!(!has(1, "conditions"));
 }

@@ -13,7 +13,8 @@ use cluster_api::resources::Backup;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, Patch, PatchParams};
-use kube::{Client, Resource};
+use kube::{Client, Resource, ResourceExt};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::future::Future;
 use std::sync::Arc;
@@ -69,6 +70,24 @@ impl Context {
         }
         abort_for_test();
         request.await
+    }
+
+    /// Applies an object in the operator's namespace.
+    pub(crate) async fn apply<K>(&self, object: &K) -> Result<(), kube::Error>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + Serialize
+            + serde::de::DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.cluster.namespace);
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(object);
+        let name = object.name_any();
+        self.write(api.patch(&name, &params, &patch)).await?;
+        Ok(())
     }
 
     /// Writes a condition and other status fields of a `Backup`, as one of its field managers.

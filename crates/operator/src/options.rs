@@ -1,6 +1,7 @@
 //! Options of the operator.
 
 use crate::cluster::node_layout::NodeLayout;
+use cluster_api::placement::Storage;
 use std::collections::BTreeSet;
 
 /// How the operator runs, as the flags of `etcd-lifeboat operator` set it.
@@ -20,6 +21,10 @@ pub struct Options {
     pub node_directories: Vec<String>,
     /// Additional flags for the backup servers, for tests.
     pub server_flags: Vec<String>,
+    /// Where backups are stored, if no annotation says it.
+    pub storage: Storage,
+    /// Additional flags for the pods that copy backups to volumes, for tests.
+    pub volume_flags: Vec<String>,
     /// Additional flags for the Jobs that make a backup, for tests.
     pub backup_flags: Vec<String>,
 }
@@ -32,6 +37,8 @@ pub(crate) const PERIODIC_BACKUP: &str = "periodic-backup";
 pub(crate) const ETCD_BACKUP: &str = "backup";
 /// Deletes an `EtcdBackup` whose Job was deleted.
 pub(crate) const BACKUP_REMOVAL: &str = "backup-removal";
+/// Creates a StatefulSet with a volume for each node, where that is wanted.
+pub(crate) const VOLUMES: &str = "volumes";
 /// Evaluates whether backups are up to date.
 pub(crate) const FRESHNESS: &str = "freshness";
 
@@ -41,11 +48,12 @@ pub struct Controllers(BTreeSet<&'static str>);
 
 impl Controllers {
     /// The names of all controllers, as in the flag `--controllers`, in logs and in metrics.
-    pub const NAMES: [&'static str; 5] = [
+    pub const NAMES: [&'static str; 6] = [
         DEFAULT_BACKUP,
         PERIODIC_BACKUP,
         ETCD_BACKUP,
         BACKUP_REMOVAL,
+        VOLUMES,
         FRESHNESS,
     ];
 
@@ -98,7 +106,7 @@ mod tests {
     fn controllers_are_chosen_as_kubernetes_own_are() {
         let chosen = |list| Controllers::parse(list).map(|chosen| chosen.0);
         assert_eq!(chosen("*"), Ok(Controllers::all().0));
-        assert_eq!(chosen("*,-freshness").map(|chosen| chosen.len()), Ok(4));
+        assert_eq!(chosen("*,-freshness").map(|chosen| chosen.len()), Ok(5));
         assert_eq!(
             chosen("backup, backup-removal").map(|chosen| chosen.len()),
             Ok(2)

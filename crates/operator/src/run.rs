@@ -5,7 +5,9 @@ use crate::cluster::cache::Cache;
 use crate::cluster::cluster_info::{self, ClusterInfo, CrdOwner};
 use crate::cluster::lease::Lease;
 use crate::context::Context;
-use crate::controllers::{backup_removal, default_backup, etcd_backup, freshness, periodic_backup};
+use crate::controllers::{
+    api_problems, backup_removal, default_backup, etcd_backup, freshness, periodic_backup, volumes,
+};
 use crate::install::crds;
 use crate::options::{self, Options};
 use crate::status::state::SharedState;
@@ -24,8 +26,8 @@ pub enum OperatorError {
     #[error("the lease was lost: {0}")]
     LeaseLost(String),
     /// The properties of the cluster have changed since the start.
-    #[error("a feature gate of the cluster has changed: the operator must start again")]
-    FeatureGateChanged,
+    #[error("a feature gate or a CRD of the cluster has changed: the operator must start again")]
+    ClusterChanged,
 }
 
 /// Delay before the first retry of a request. Each further delay is twice as long.
@@ -77,7 +79,7 @@ pub async fn run(
     let context = Arc::new(Context::new(client, options, cluster, lease.clone(), state));
     tokio::select! {
         lost = lease.renew_until_lost() => Err(OperatorError::LeaseLost(lost)),
-        () = cluster_info::wait_for_change(&context.client, &context.cluster) => Err(OperatorError::FeatureGateChanged),
+        () = cluster_info::wait_for_change(&context.client, &context.cluster) => Err(OperatorError::ClusterChanged),
         ended = run_controllers(context.clone()) => ended,
         () = &mut stop => {
             lease.release().await;
@@ -113,9 +115,15 @@ async fn run_controllers(context: Arc<Context>) -> Result<(), OperatorError> {
         if !context.options.automated_backup {
             return pending().await;
         }
+        let why = match &context.cluster.api_problems.backup {
+            Some(problem) => problem.clone(),
+            None => format!(
+                "OpenShift's feature gate {} is on, so OpenShift's own operator handles each Backup",
+                cluster_info::FEATURE_GATE
+            ),
+        };
         tracing::warn!(
-            "OpenShift's feature gate {} is on, so OpenShift's own operator handles each Backup: this operator creates no Backup, and its backup servers run with default settings",
-            cluster_info::FEATURE_GATE
+            "{why}: this operator creates no Backup, and its backup servers run with default settings"
         );
     }
     let apply = || context.write(crds::apply_crds(&context.client, &context.cluster));
@@ -133,17 +141,22 @@ async fn run_controllers(context: Arc<Context>) -> Result<(), OperatorError> {
         &mut watches,
     );
     let mut tasks = JoinSet::new();
+    tasks.spawn(api_problems::run(context.clone(), cache.clone()));
     if ours && chosen.has(options::DEFAULT_BACKUP) {
         tasks.spawn(default_backup::run(context.clone(), cache.clone()));
     }
     if chosen.has(options::PERIODIC_BACKUP) {
         tasks.spawn(periodic_backup::run(context.clone(), cache.clone()));
     }
-    if ours && chosen.has(options::ETCD_BACKUP) {
+    let requests = ours && context.cluster.api_problems.etcd_backup.is_none();
+    if requests && chosen.has(options::ETCD_BACKUP) {
         tasks.spawn(etcd_backup::run(context.clone(), cache.clone()));
     }
-    if ours && chosen.has(options::BACKUP_REMOVAL) {
+    if requests && chosen.has(options::BACKUP_REMOVAL) {
         tasks.spawn(backup_removal::run(context.clone(), cache.clone()));
+    }
+    if ours && chosen.has(options::VOLUMES) {
+        tasks.spawn(volumes::run(context.clone(), cache.clone()));
     }
     if evaluates {
         tasks.spawn(freshness::run(context.clone(), cache));

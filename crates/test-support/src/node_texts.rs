@@ -79,3 +79,13 @@ spec:
 
 /// The configuration of an admission plugin is in a file beside this one.
 pub(crate) const ADMISSION: &str = "plugins:\n- {name: ImagePolicyWebhook, path: webhook.yaml}\n";
+
+/// k3s-io/k3s: `install.sh`, `create_systemd_service_file`.
+pub(crate) const K3S_UNIT: &str = "[Service]
+Type=notify
+EnvironmentFile=-/etc/default/%N
+EnvironmentFile=-/etc/sysconfig/%N
+EnvironmentFile=-/etc/systemd/system/k3s.service.env
+ExecStart=/usr/local/bin/k3s \\
+    server \\
+";

@@ -3,7 +3,8 @@
 //! where etcd is, and what could mislead.
 
 use crate::node_texts::{
-    ADMISSION, CONFIGURED_API_SERVER, ENCRYPTION, KUBEADM_API_SERVER, RKE2_API_SERVER, RKE2_ETCD,
+    ADMISSION, CONFIGURED_API_SERVER, ENCRYPTION, K3S_UNIT, KUBEADM_API_SERVER, RKE2_API_SERVER,
+    RKE2_ETCD,
 };
 use crate::pki::Pki;
 use std::os::unix::fs::PermissionsExt;
@@ -370,9 +371,9 @@ status: {{}}
             0o600,
             "cluster-init: true\nkube-apiserver-arg: audit-policy-file=/var/lib/rancher/k3s/server/audit.yaml\n",
         );
+        self.file("/etc/systemd/system/k3s.service", 0o644, K3S_UNIT);
         self.files(&[
             "/var/lib/rancher/k3s/server/audit.yaml",
-            "/etc/systemd/system/k3s.service",
             "/etc/systemd/system/k3s.service.env",
         ]);
     }

@@ -1,7 +1,8 @@
 //! The files that the API server of a node reads, from its flags: a restore on a new machine needs them, too.
 
 use super::node_files::{NodeFiles, not_yaml, or_default, parent, plain};
-use super::settings::flags;
+use super::other_etcd::{OtherEtcd, overrides, servers_of};
+use super::settings::{Settings, flags};
 use super::static_pod::StaticPod;
 use serde::Deserialize;
 
@@ -52,6 +53,8 @@ pub(super) struct ApiServer {
     pub(super) files: Vec<ReferredFile>,
     /// The file that says how it encrypts.
     pub(super) encryption: Option<String>,
+    /// Where it stores some resources, if not where it stores all others.
+    pub(super) etcds: Vec<OtherEtcd>,
     /// What could not be found out.
     pub(super) problems: Vec<String>,
 }
@@ -65,7 +68,7 @@ impl ApiServer {
             Err(error) => return ApiServer::unknown(manifest, &error.to_string()),
         };
         match StaticPod::read(&text, CONTAINER) {
-            Ok(pod) => Self::with_flags(&pod.words(), &|path| pod.on_node(path), files),
+            Ok(pod) => Self::with_flags(manifest, &pod.words(), &|path| pod.on_node(path), files),
             Err(problem) => ApiServer::unknown(manifest, &problem),
         }
     }
@@ -79,8 +82,9 @@ impl ApiServer {
         }
     }
 
-    /// From its flags, as words of a command line.
+    /// From its flags, as words of a command line in a file.
     pub(super) fn with_flags(
+        found_in: &str,
         words: &[String],
         on_node: &dyn Fn(&str) -> String,
         files: &dyn NodeFiles,
@@ -113,7 +117,28 @@ impl ApiServer {
         if let Some(path) = admission {
             server.add_plugins(&path, on_node, files);
         }
+        server.add_etcds(found_in, &Settings::from_words(words), on_node);
         server
+    }
+
+    /// Where it stores some resources, by its flags.
+    fn add_etcds(&mut self, found_in: &str, flags: &Settings, on_node: &dyn Fn(&str) -> String) {
+        let value = |name: &str| flags.get(name).map_or("", String::as_str);
+        let main = servers_of(value("etcd-servers"), ',');
+        let (etcds, problems) = overrides(value("etcd-servers-overrides"), &main);
+        let file = |name: &str| flags.get(name).map(|path| on_node(&plain(path)));
+        self.etcds = etcds
+            .into_iter()
+            .map(|(name, endpoints)| OtherEtcd {
+                name,
+                endpoints,
+                cacert: file("etcd-cafile"),
+                cert: file("etcd-certfile"),
+                key: file("etcd-keyfile"),
+                found_in: found_in.into(),
+            })
+            .collect();
+        self.problems.extend(problems);
     }
 
     /// The files that the configuration of admission plugins refers to. Its own path is that in the pod.

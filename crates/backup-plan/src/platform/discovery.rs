@@ -1,12 +1,12 @@
 //! Looks for each platform in turn.
 
-use super::found::{Found, PLAIN_ENDPOINT, Platform, PlatformError};
+use super::found::{Found, PLAIN_ENDPOINT, PlatformError};
 use super::node_files::NodeFiles;
-use super::{kubeadm, microshift, openshift, rancher, systemd};
+use super::{kops, kubeadm, microshift, openshift, rancher, systemd};
 
 const PLAIN_DATA_DIR: &str = "/var/lib/etcd";
 
-/// Finds a node's etcd: `OpenShift`, kubeadm, RKE2, k3s, `MicroShift`, a systemd service (kubespray, Debian
+/// Finds a node's etcd: `OpenShift`, kubeadm, kOps, RKE2, k3s, `MicroShift`, a systemd service (kubespray, Debian
 /// and others), and otherwise an etcd at the default endpoint.
 ///
 /// # Errors
@@ -15,6 +15,7 @@ pub fn find(files: &dyn NodeFiles) -> Result<Found, PlatformError> {
     for look in [
         openshift::find,
         kubeadm::find,
+        kops::find,
         rancher::find_rke2,
         rancher::find_k3s,
         microshift::find,
@@ -29,19 +30,9 @@ pub fn find(files: &dyn NodeFiles) -> Result<Found, PlatformError> {
 
 fn plain(files: &dyn NodeFiles) -> Found {
     Found {
-        platform: Platform::Plain,
-        found_in: Vec::new(),
-        endpoint: PLAIN_ENDPOINT.into(),
-        cacert: None,
-        cert: None,
-        key: None,
         data_dir: files
             .exists(PLAIN_DATA_DIR)
             .then(|| PLAIN_DATA_DIR.to_string()),
-        resources: Vec::new(),
-        archive_root: "/".into(),
-        missing: Vec::new(),
-        not_archived: Vec::new(),
-        encryption: Vec::new(),
+        ..Found::at(PLAIN_ENDPOINT.into(), Vec::new())
     }
 }

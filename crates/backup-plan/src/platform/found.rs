@@ -2,6 +2,7 @@
 
 use super::api_server::{ApiServer, ReferredFile};
 use super::node_files::{NodeFiles, plain};
+use super::other_etcd::OtherEtcd;
 use crate::encryption::{self, EncryptedResources};
 use serde::Serialize;
 use std::io;
@@ -25,6 +26,8 @@ pub enum Platform {
     MicroShift,
     /// A service with kubespray's environment file.
     Kubespray,
+    /// An `etcd-manager` of kOps.
+    Kops,
     /// Another systemd service.
     Systemd,
     /// No known platform: an etcd at the default endpoint is assumed.
@@ -42,6 +45,7 @@ impl Platform {
             Platform::K3s => "k3s",
             Platform::MicroShift => "microshift",
             Platform::Kubespray => "kubespray",
+            Platform::Kops => "kops",
             Platform::Systemd => "systemd",
             Platform::Plain => "plain",
         }
@@ -78,9 +82,32 @@ pub struct Found {
     /// How the API server encrypts what it stores.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub encryption: Vec<EncryptedResources>,
+    /// Other etcds with a part of the objects.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherEtcd>,
 }
 
 impl Found {
+    /// An etcd at an endpoint, of which nothing more is known.
+    #[must_use]
+    pub fn at(endpoint: String, found_in: Vec<String>) -> Self {
+        Found {
+            platform: Platform::Plain,
+            found_in,
+            endpoint,
+            cacert: None,
+            cert: None,
+            key: None,
+            data_dir: None,
+            resources: Vec::new(),
+            archive_root: "/".into(),
+            missing: Vec::new(),
+            not_archived: Vec::new(),
+            encryption: Vec::new(),
+            others: Vec::new(),
+        }
+    }
+
     /// Reads the names of encryption keys from a file.
     pub(super) fn read_encryption(&mut self, path: &str, files: &dyn NodeFiles) {
         let text = match files.read(path) {
@@ -126,6 +153,12 @@ impl Found {
         }
         if let Some(path) = server.encryption {
             self.read_encryption(&path, files);
+        }
+        // The first says more than the others: it was found by its own service.
+        for etcd in server.etcds {
+            if !self.others.iter().any(|known| known.name == etcd.name) {
+                self.others.push(etcd);
+            }
         }
     }
 }
@@ -223,8 +256,6 @@ impl Member<'_> {
         let (cert, key) = client.unzip();
         let mut found = Found {
             platform: self.platform,
-            found_in: self.found_in,
-            endpoint: self.endpoint,
             cacert,
             cert,
             key,
@@ -234,10 +265,7 @@ impl Member<'_> {
                 .into_iter()
                 .filter(|path| files.exists(path))
                 .collect(),
-            archive_root: "/".into(),
-            missing: Vec::new(),
-            not_archived: Vec::new(),
-            encryption: Vec::new(),
+            ..Found::at(self.endpoint, self.found_in)
         };
         found.add_api_server(self.api_server, files);
         Ok(found)

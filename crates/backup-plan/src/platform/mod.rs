@@ -6,19 +6,23 @@ mod api_server;
 mod discovery;
 pub mod environment_file;
 mod found;
+mod kops;
 mod kubeadm;
 mod microshift;
 mod node_files;
 mod openshift;
+mod other_etcd;
 mod rancher;
 mod settings;
 mod static_pod;
 mod systemd;
+mod systemd_unit;
 
 pub use discovery::find;
 pub use found::{Found, Platform, PlatformError};
 pub use node_files::NodeFiles;
 pub(crate) use node_files::or_default;
+pub use other_etcd::OtherEtcd;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! k3s with its own etcd, and RKE2, which runs etcd as a static pod with the same configuration file
-//! (k3s-io/k3s: `pkg/etcd/etcd.go`, `pkg/daemons/executor/executor.go`, `pkg/daemons/control/deps/deps.go`;
-//! rancher/rke2: `pkg/executor/staticpod/staticpod.go`).
+//! (k3s-io/k3s: `pkg/etcd/etcd.go`, `pkg/daemons/executor/executor.go`, `pkg/daemons/control/deps/deps.go`,
+//! `pkg/configfilearg`, `install.sh`; rancher/rke2: `pkg/executor/staticpod/staticpod.go`, `bundle/lib/systemd/system`).
 //!
 //! etcd's configuration names the server's certificate. The client's certificate is in the same directory. A snapshot can
 //! only be used with the cluster's token, so the archive contains the token.
@@ -9,33 +9,35 @@ use super::api_server::ApiServer;
 use super::found::{Found, Member, Platform, PlatformError, read};
 use super::node_files::not_yaml;
 use super::node_files::{NodeFiles, parent};
-use super::settings::Settings;
+use super::settings::{Settings, flags};
+use super::systemd_unit::{Unit, words};
 use serde::Deserialize;
 
 struct Distribution {
     platform: Platform,
     name: &'static str,
+    /// The service of a server, without `.service`.
+    unit: &'static str,
+    /// The beginning of its variables.
+    variables: &'static str,
     /// Paths below the data directory, in addition to those of both distributions.
     resources: &'static [&'static str],
-    /// Other paths on the node.
-    more: &'static [&'static str],
 }
 
 const RKE2: Distribution = Distribution {
     platform: Platform::Rke2,
     name: "rke2",
+    unit: "rke2-server",
+    variables: "RKE2",
     resources: &["agent/pod-manifests"],
-    more: &["/etc/default/rke2-server", "/etc/sysconfig/rke2-server"],
 };
 
 const K3S: Distribution = Distribution {
     platform: Platform::K3s,
     name: "k3s",
+    unit: "k3s",
+    variables: "K3S",
     resources: &[],
-    more: &[
-        "/etc/systemd/system/k3s.service",
-        "/etc/systemd/system/k3s.service.env",
-    ],
 };
 
 /// Paths below `server` in the data directory, for both distributions.
@@ -63,7 +65,7 @@ fn find(
     distribution: &Distribution,
 ) -> Result<Option<Found>, PlatformError> {
     let name = distribution.name;
-    let configured = configured(files, name)?;
+    let configured = configured(files, distribution)?;
     let data_dir = configured
         .data_dir
         .unwrap_or_else(|| format!("/var/lib/rancher/{name}"));
@@ -90,23 +92,32 @@ fn find(
         let tls = parent(ca);
         (format!("{tls}/client.crt"), format!("{tls}/client.key"))
     });
+    let own_dir = format!("/etc/rancher/{name}");
     // RKE2 writes these flags into the manifest of the static pod, k3s runs the API server itself.
     let mut api_server = match distribution.platform {
         Platform::Rke2 => ApiServer::in_pod(
             files,
             &format!("{data_dir}/agent/pod-manifests/kube-apiserver.yaml"),
         ),
-        _ => ApiServer::with_flags(&configured.api_server_flags, &|path| path.into(), files),
+        _ => {
+            let flags = &configured.api_server_flags;
+            ApiServer::with_flags(&own_dir, flags, &|path| path.into(), files)
+        }
     };
     let own = || format!("{data_dir}/server/cred/encryption-config.json");
     api_server.encryption.get_or_insert_with(own);
-    let etc = [format!("/etc/rancher/{name}"), "/etc/rancher/node".into()];
     let below_server = SERVER_RESOURCES.map(|path| format!("{data_dir}/server/{path}"));
     let below = distribution
         .resources
         .iter()
         .map(|path| format!("{data_dir}/{path}"));
-    let more = distribution.more.iter().map(ToString::to_string);
+    let is_own = |path: &String| path.starts_with(&format!("{own_dir}/"));
+    let more: Vec<_> = configured
+        .files
+        .into_iter()
+        .filter(|path| !is_own(path))
+        .collect();
+    let etc = [own_dir.clone(), "/etc/rancher/node".into()];
     let member = Member {
         platform: distribution.platform,
         found_in,
@@ -170,14 +181,90 @@ struct Configured {
     /// The file that sets the data directory, if any.
     found_in: Vec<String>,
     api_server_flags: Vec<String>,
+    /// The files in `/etc` that say how it starts, if they exist.
+    files: Vec<String>,
 }
 
-/// Reads the distribution's configuration.
-fn configured(files: &dyn NodeFiles, name: &str) -> Result<Configured, PlatformError> {
-    let dir = format!("/etc/rancher/{name}");
-    let mut paths = vec![format!("{dir}/config.yaml")];
+/// What the service is started with.
+struct Started {
+    /// The unit, its drop-ins and its environment files.
+    paths: Vec<String>,
+    flags: Vec<(String, String)>,
+    variables: Vec<(String, String)>,
+}
+
+impl Started {
+    fn read(files: &dyn NodeFiles, distribution: &Distribution) -> Result<Self, PlatformError> {
+        let mut unit = Unit::read(files, distribution.unit)?;
+        let variables = unit.variables(files)?;
+        Ok(Started {
+            flags: flags(&words(&unit.command, &variables)),
+            paths: unit.paths,
+            variables,
+        })
+    }
+
+    /// The last value of a flag, by one of its names.
+    fn flag(&self, names: [&str; 2]) -> Option<&str> {
+        let mut flags = self.flags.iter().rev();
+        let (_, value) = flags.find(|(flag, _)| names.contains(&flag.as_str()))?;
+        Some(value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        let mut variables = self.variables.iter().rev();
+        let (_, value) = variables.find(|(variable, _)| variable == name)?;
+        Some(value.as_str()).filter(|value| !value.is_empty())
+    }
+}
+
+/// Reads the distribution's configuration. A flag overrides the configuration file, and that overrides a variable.
+fn configured(
+    files: &dyn NodeFiles,
+    distribution: &Distribution,
+) -> Result<Configured, PlatformError> {
+    let started = Started::read(files, distribution)?;
+    let variable = |name: &str| {
+        let name = format!("{}_{name}", distribution.variables);
+        started.variable(&name).map(String::from)
+    };
+    let config_file = started.flag(["config", "c"]).map(String::from);
+    let config_file = config_file
+        .or_else(|| variable("CONFIG_FILE"))
+        .unwrap_or_else(|| format!("/etc/rancher/{}/config.yaml", distribution.name));
+    let mut found = config_files(files, &config_file)?;
+    let in_unit = || started.paths.clone();
+    if let Some(data_dir) = started.flag(["data-dir", "d"]) {
+        found.data_dir = Some(data_dir.into());
+        found.found_in = in_unit();
+    } else if found.data_dir.is_none() {
+        found.data_dir = variable("DATA_DIR");
+        if found.data_dir.is_some() {
+            found.found_in = in_unit();
+        }
+    }
+    let of_api_server = started
+        .flags
+        .iter()
+        .filter(|(flag, _)| flag == "kube-apiserver-arg");
+    found
+        .api_server_flags
+        .extend(of_api_server.map(|(_, flag)| format!("--{flag}")));
+    found.data_dir = found
+        .data_dir
+        .map(|dir| dir.trim_end_matches('/').to_string());
+    let parts = format!("{config_file}.d");
+    found.files = started.paths;
+    found.files.extend([config_file, parts]);
+    found.files.retain(|path| path.starts_with("/etc/"));
+    Ok(found)
+}
+
+/// Reads a configuration file and the files in the directory beside it.
+fn config_files(files: &dyn NodeFiles, config_file: &str) -> Result<Configured, PlatformError> {
+    let mut paths = vec![config_file.to_string()];
     // They are read in the order of their names, and the last one wins.
-    let parts = format!("{dir}/config.yaml.d");
+    let parts = format!("{config_file}.d");
     let is_yaml = |name: &&String| name.ends_with(".yaml") || name.ends_with(".yml");
     paths.extend(
         files
@@ -198,7 +285,7 @@ fn configured(files: &dyn NodeFiles, name: &str) -> Result<Configured, PlatformE
             continue;
         };
         if let Some(data_dir) = config.data_dir {
-            found.data_dir = Some(data_dir.trim_end_matches('/').to_string());
+            found.data_dir = Some(data_dir);
             found.found_in = vec![path];
         }
         let flags = config.api_server_flags.into_iter();

@@ -118,6 +118,142 @@ fn a_quoted_variable_of_a_unit_can_have_spaces() {
 }
 
 #[test]
+fn the_data_directory_of_k3s_and_rke2_is_found_as_they_find_it_themselves() {
+    // The distribution, its unit, its environment file, its configuration file, and where its data is then.
+    let cases = [
+        (
+            "k3s",
+            "[Service]\nExecStart=/usr/local/bin/k3s \\\n    server \\\n\t'--data-dir' \\\n\t'/of/flag/' \\\n",
+            "K3S_DATA_DIR=/of/variable\n",
+            "data-dir: /of/file\n",
+            "/of/flag",
+        ),
+        (
+            "k3s",
+            "[Service]\nEnvironmentFile=-/etc/default/%N\nExecStart=/usr/local/bin/k3s server\n",
+            "K3S_DATA_DIR=/of/variable\n",
+            "data-dir: /of/file\n",
+            "/of/file",
+        ),
+        (
+            "k3s",
+            "[Service]\nEnvironmentFile=-/etc/default/%N\nExecStart=/usr/local/bin/k3s server\n",
+            "K3S_DATA_DIR=/of/variable\n",
+            "",
+            "/of/variable",
+        ),
+        (
+            "rke2",
+            "[Service]\nEnvironment=\"RKE2_DATA_DIR=/with a space\" X=1\nExecStart=/usr/local/bin/rke2 server\n",
+            "",
+            "",
+            "/with a space",
+        ),
+        (
+            "rke2",
+            "[Service]\nExecStart=/usr/local/bin/rke2 server -d /short --config /etc/other.yaml\n",
+            "",
+            "data-dir: /not/read\n",
+            "/short",
+        ),
+        (
+            "rke2",
+            "[Service]\nExecStart=/usr/local/bin/rke2 server\n",
+            "RKE2_DATA_DIR=/the/unit/does/not/name/this/file\n",
+            "",
+            "/var/lib/rancher/rke2",
+        ),
+    ];
+    for (name, unit, environment, config, data_dir) in cases {
+        let service = if name == "k3s" { "k3s" } else { "rke2-server" };
+        let etcd = format!(
+            "data-dir: {data_dir}/server/db/etcd\nlisten-client-urls: http://127.0.0.1:9\n"
+        );
+        let found = find(&Tree::of(&[
+            (
+                &format!("/usr/local/lib/systemd/system/{service}.service"),
+                unit,
+            ),
+            (&format!("/etc/default/{service}"), environment),
+            (&format!("/etc/rancher/{name}/config.yaml"), config),
+            (&format!("{data_dir}/server/db/etcd/config"), &etcd),
+        ]))
+        .unwrap();
+        assert_eq!(found.platform.name(), name, "{unit}");
+        let expected = format!("{data_dir}/server/db/etcd");
+        assert_eq!(found.data_dir, Some(expected), "{unit}");
+    }
+}
+
+#[test]
+fn kops_and_its_second_etcd_are_found_by_the_flags_of_the_api_server() {
+    let manifest = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - name: kube-apiserver\n    args:\n    - --log-file=/var/log/kube-apiserver.log\n    - --also-stdout\n    - /usr/local/bin/kube-apiserver\n    - --etcd-cafile=/srv/kubernetes/kube-apiserver/etcd-ca.crt\n    - --etcd-certfile=/srv/kubernetes/kube-apiserver/etcd-client.crt\n    - --etcd-keyfile=/srv/kubernetes/kube-apiserver/etcd-client.key\n    - --etcd-servers-overrides=/events#https://127.0.0.1:4002\n    - --etcd-servers=https://127.0.0.1:4001\n";
+    let tls = |name: &str| format!("/srv/kubernetes/kube-apiserver/etcd-{name}");
+    let found = find(&Tree::of(&[
+        (
+            "/etc/kubernetes/manifests/kube-apiserver.manifest",
+            manifest,
+        ),
+        (&tls("ca.crt"), ""),
+        (&tls("client.crt"), ""),
+        (&tls("client.key"), ""),
+    ]))
+    .unwrap();
+    assert_eq!(found.platform, Platform::Kops);
+    assert_eq!(found.endpoint, "https://127.0.0.1:4001");
+    assert_eq!(found.resources, ["/etc/kubernetes", "/srv/kubernetes"]);
+    let [events] = found.others.as_slice() else {
+        panic!("{:?}", found.others);
+    };
+    assert_eq!(events.name, "events");
+    assert_eq!(events.endpoints, ["https://127.0.0.1:4002"]);
+    assert_eq!(events.cert, Some(tls("client.crt")));
+    assert!(
+        error_of(&[(
+            "/etc/kubernetes/manifests/kube-apiserver.manifest",
+            &manifest.replace("etcd-servers=", "x=")
+        )])
+        .contains("the option --etcd-servers of kube-apiserver is missing")
+    );
+}
+
+#[test]
+fn kubesprays_second_etcd_is_found_by_its_own_service() {
+    let environment = |port: u16| {
+        format!(
+            "ETCD_DATA_DIR=/var/lib/etcd-{port}\nETCD_LISTEN_CLIENT_URLS=https://10.0.0.5:{port},https://127.0.0.1:{port}\nETCD_TRUSTED_CA_FILE=/etc/ssl/etcd/ca.pem\nETCDCTL_CERT=/etc/ssl/etcd/admin.pem\nETCDCTL_KEY=/etc/ssl/etcd/admin-key.pem\n"
+        )
+    };
+    let api_server = "spec:\n  containers:\n  - name: kube-apiserver\n    command: [kube-apiserver, '--etcd-servers=https://10.0.0.5:2379', '--etcd-servers-overrides=/events#https://10.0.0.5:2383;https://10.0.0.6:2383']\n";
+    let (main, events) = (environment(2379), environment(2383));
+    let mut files = vec![
+        ("/etc/etcd.env", main.as_str()),
+        ("/etc/etcd-events.env", events.as_str()),
+        ("/etc/ssl/etcd/ca.pem", ""),
+        ("/etc/ssl/etcd/admin.pem", ""),
+        ("/etc/ssl/etcd/admin-key.pem", ""),
+    ];
+    // Also where no API server runs.
+    for with_api_server in [false, true] {
+        if with_api_server {
+            files.push(("/etc/kubernetes/manifests/kube-apiserver.yaml", api_server));
+        }
+        let found = find(&Tree::of(&files)).unwrap();
+        assert_eq!(found.endpoint, "https://127.0.0.1:2379");
+        let [events] = found.others.as_slice() else {
+            panic!("{:?}", found.others);
+        };
+        assert_eq!(events.endpoints, ["https://127.0.0.1:2383"]);
+        assert_eq!(events.cert.as_deref(), Some("/etc/ssl/etcd/admin.pem"));
+        assert!(
+            found
+                .resources
+                .contains(&"/etc/etcd-events.env".to_string())
+        );
+    }
+}
+
+#[test]
 fn variables_that_blow_up_a_command_line_are_no_command_line() {
     let value = "x".repeat(1 << 16);
     let unit = format!(

@@ -2,16 +2,17 @@
 
 use super::entry::{Entry, Kind, disk_bytes};
 use super::error::RepositoryError;
-use super::names::{HOLD_FILE, LOCK_FILE, PARTIAL, REMOVING, name_of, time_of_name};
+use super::lock_file;
+use super::names::{HOLD_FILE, LOCK_FILE, OTHER_ETCD, PARTIAL, REMOVING, name_of, time_of_name};
 use super::space::Space;
 use super::staging::Staging;
 use crate::durable_file;
+use backup_plan::record::is_origin;
 use jiff::{SignedDuration, Timestamp};
-use rustix::fs::{FlockOperation, OFlags};
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io;
 use std::ops::Deref;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -98,27 +99,14 @@ impl Repository {
     /// # Errors
     /// Another process has the lock, or the lock file cannot be created.
     pub fn lock(&self) -> Result<Locked, RepositoryError> {
-        let path = self.root.join(LOCK_FILE);
-        let file = match durable_file::create(&path) {
-            Ok(file) => file,
-            // Any existing file can be locked. Opening it must not follow a link, and must not block if it is a pipe.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => OpenOptions::new()
-                .read(true)
-                .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed())
-                .open(&path)
-                .map_err(RepositoryError::io("open", &path))?,
-            Err(error) => return Err(RepositoryError::io("create", &path)(error)),
-        };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Locked {
-                repository: self.clone(),
-                _file: file,
-            }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(RepositoryError::Locked {
-                path: self.root.clone(),
-            }),
-            Err(error) => Err(RepositoryError::io("lock", &path)(error.into())),
-        }
+        let file = lock_file::lock(&self.root.join(LOCK_FILE))?;
+        let file = file.ok_or_else(|| RepositoryError::Locked {
+            path: self.root.clone(),
+        })?;
+        Ok(Locked {
+            repository: self.clone(),
+            _file: file,
+        })
     }
 
     fn names(&self) -> Result<Vec<String>, RepositoryError> {
@@ -134,8 +122,29 @@ impl Repository {
         Ok(names)
     }
 
-    /// All entries, newest first: backups by their sequence, then the rest by name. Names that start
-    /// with a dot are left out, except the working directories of runs.
+    /// Where the backups of another etcd of this node are: a repository of its own in this one.
+    #[must_use]
+    pub fn of_other_etcd(root: &Path, name: &str) -> PathBuf {
+        root.join(format!("{OTHER_ETCD}{name}"))
+    }
+
+    /// The repositories of other etcds in this one, with the names of the etcds.
+    ///
+    /// # Errors
+    /// The repository cannot be listed.
+    pub fn other_etcds(&self) -> Result<Vec<(String, Repository)>, RepositoryError> {
+        let mut others = Vec::new();
+        for name in self.names()? {
+            let root = self.root.join(&name);
+            if let Some(etcd) = other_etcd(&name, &root) {
+                others.push((etcd.to_string(), Repository { root }));
+            }
+        }
+        Ok(others)
+    }
+
+    /// All entries, newest first: backups by their sequence, then the rest by name. Left out are the repositories of other etcds, and
+    /// names that start with a dot, except the working directories of runs.
     ///
     /// # Errors
     /// The repository cannot be listed.
@@ -144,6 +153,9 @@ impl Repository {
         for name in self.names()? {
             let path = self.root.join(&name);
             if name.starts_with('.') && !name.starts_with(PARTIAL) {
+                continue;
+            }
+            if other_etcd(&name, &path).is_some() {
                 continue;
             }
             let kind = Kind::of(&path, &name);
@@ -212,6 +224,15 @@ impl Repository {
     }
 }
 
+/// The name of the etcd whose repository this is: a real directory, and not a link that leads elsewhere.
+fn other_etcd<'n>(name: &'n str, path: &Path) -> Option<&'n str> {
+    let etcd = name
+        .strip_prefix(OTHER_ETCD)
+        .filter(|etcd| is_origin(etcd))?;
+    let metadata = path.symlink_metadata().ok()?;
+    metadata.is_dir().then_some(etcd)
+}
+
 impl Deref for Locked {
     type Target = Repository;
 
@@ -264,6 +285,15 @@ impl Locked {
         let staging = Staging::in_repository(self.clone(), self.root().join(&name), name, dir)?;
         // If two have the highest possible number, the later name is the newer backup.
         Ok((staging, sequence.saturating_add(1)))
+    }
+
+    /// Starts a copy of a backup with this name.
+    ///
+    /// # Errors
+    /// Why its directory cannot be created.
+    pub(crate) fn begin_copy(self: &Arc<Self>, name: &str) -> Result<Staging, RepositoryError> {
+        let dir = self.root().join(format!("{PARTIAL}{name}"));
+        Staging::in_repository(self.clone(), self.root().join(name), name.into(), dir)
     }
 
     /// Removes a backup. It is no longer listed at once, and its files are removed when this returns. A backup that is held in the

@@ -9,7 +9,9 @@ mod backup;
 mod directory;
 mod entry;
 mod error;
+mod lock_file;
 pub(crate) mod names;
+mod seat;
 mod space;
 mod staging;
 
@@ -18,5 +20,6 @@ pub(crate) use backup::MAX_RECORD_BYTES;
 pub use directory::{DEFAULT_ROOT, Locked, Repository, Swept};
 pub use entry::{Entry, Kind};
 pub use error::RepositoryError;
+pub use seat::Seat;
 pub use space::Space;
 pub use staging::Staging;

@@ -10,6 +10,10 @@ pub(crate) const HOLD_FILE: &str = "hold";
 pub(crate) const PARTIAL: &str = ".partial-";
 pub(crate) const REMOVING: &str = ".removing-";
 pub(crate) const LOCK_FILE: &str = ".lock";
+/// The file that the server of a repository has locked.
+pub(crate) const SEAT_FILE: &str = ".server";
+/// The beginning of the name of a directory with the backups of another etcd of the node.
+pub(crate) const OTHER_ETCD: &str = "etcd-";
 const NAME_FORMAT: &str = "%Y-%m-%d_%H%M%S";
 
 /// The name of a backup that was started at this time.

@@ -18,6 +18,10 @@ pub struct Order {
     pub node: String,
     /// The platform of the node, such as `kubeadm`, for the record.
     pub platform: String,
+    /// The name of the etcd, if it is not the one with all objects of Kubernetes.
+    pub etcd: Option<String>,
+    /// Other etcds of this node that no run backs up, and why.
+    pub not_backed_up: Vec<String>,
     /// The control-plane files to archive: a root directory, and paths below it. `None`: no archive is written.
     pub resources: Option<(PathBuf, Vec<PathBuf>)>,
     /// Warnings about the node, to be written into the record.

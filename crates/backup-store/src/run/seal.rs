@@ -114,6 +114,8 @@ pub(crate) fn write_other_files(
         finished_at: now(),
         node: order.node.clone(),
         platform: order.platform.clone(),
+        etcd: order.etcd.clone(),
+        not_backed_up: order.not_backed_up.clone(),
         member: member_record(&status, &peers),
         members: peers.iter().map(cluster_member).collect(),
         linearized: proven.linearized,

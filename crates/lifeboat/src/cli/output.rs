@@ -20,6 +20,20 @@ pub(crate) fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+/// Checks that a directory for the files of a command exists.
+///
+/// # Errors
+/// It does not exist, or is something else.
+#[cfg(feature = "kubernetes")]
+pub(crate) fn require_directory(path: &std::path::Path) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        path.is_dir(),
+        "{} does not exist or is not a directory: create it, or choose another directory with --to",
+        path.display()
+    );
+    Ok(())
+}
+
 /// Prints an error to standard error.
 pub(crate) fn error(text: &str) {
     let text = printable(text);

@@ -10,13 +10,14 @@ use crate::cli::stop::Stop;
 use crate::http::listener;
 use crate::sandbox;
 #[cfg(feature = "kubernetes")]
-use crate::server::node_backup;
+use crate::server::follow;
 use crate::server::observed::{Fixed, Observed};
+use crate::server::plan::{Plan, Settings};
 use crate::server::serve::Server;
 use anyhow::Context;
-use backup_plan::agenda::Agenda;
 use backup_plan::cron::Schedule;
-use backup_plan::retention::Policy;
+#[cfg(feature = "kubernetes")]
+use backup_plan::record::is_origin;
 use backup_store::disk::Disk;
 use backup_store::repository::DEFAULT_ROOT;
 use jiff::Timestamp;
@@ -25,6 +26,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 const DEFAULT_NUMBER: u64 = 3;
 /// A loopback address. The port is from a range of OpenShift's registry of host ports (29000 to 29999), below the ephemeral
@@ -67,6 +69,15 @@ pub(crate) struct Args {
     retention: RetentionArgs,
     #[command(flatten)]
     node: NodeArgs,
+    /// Follow this Backup of the cluster: it decides when backups are made and which are kept, and without it none are made. The
+    /// credential of the node is needed for this, see `sidecar-credential`
+    #[cfg(feature = "kubernetes")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with_all = ["schedule", "timezone", "kind", "max_number_of_backups", "max_size_of_backups_gb", "enabled"]
+    )]
+    follow_backup: Option<String>,
     /// Address of /metrics, /healthz and /readyz; port 0 selects a free port
     #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: SocketAddr,
@@ -84,8 +95,8 @@ pub(crate) struct Args {
 /// Runs until a signal.
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let checked = args.check();
-    let (schedule, zone, policy) = match checked {
-        Ok(checked) => checked,
+    let plan = match checked {
+        Ok(plan) => plan,
         Err(problem) => {
             output::error(&problem);
             return Ok(exit_code::USAGE);
@@ -95,6 +106,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         return dry_run(&args);
     }
     logging::start(args.log_format);
+    #[cfg(feature = "kubernetes")]
+    if args.follow_backup.is_some() {
+        follow::give_way_if_memory_runs_out();
+    }
     if let Err(problem) = sandbox::write_only_below(&args.backup_path) {
         tracing::warn!(
             "cannot restrict writes to the directory of the backups: {problem}; continuing without this restriction"
@@ -103,36 +118,33 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let runtime = runtime()?;
     let code = runtime.block_on(async {
         let stop = Stop::on_signals().context("cannot listen for signals")?;
-        let observed = Arc::new(Observed::new(Fixed {
-            enabled: args.enabled,
-            schedule_text: args.schedule.clone(),
-            schedule: schedule.clone(),
-            zone: zone.clone(),
+        let plan = watch::Sender::new(plan);
+        let requests = watch::Sender::new(0);
+        let fixed = Fixed {
             repository: args.backup_path.clone(),
             reserve_bytes: args.node.reserve_bytes(),
-        }));
+        };
+        let observed = Arc::new(Observed::new(fixed, plan.subscribe()));
         tokio::spawn(observed.clone().watch());
         tokio::spawn(listener::serve(args.listen, observed.clone()));
-        #[cfg(feature = "kubernetes")]
-        tokio::spawn(node_backup::tell(args.node.node_name(), observed.clone()));
-        if !args.enabled {
-            tracing::info!(
-                "backups are not enabled (--enabled=false): waiting for a signal to stop"
-            );
-            stop.wait().await;
-            return Ok(exit_code::DONE);
-        }
-        let agenda = Agenda::new(schedule, zone, Timestamp::now());
-        Server {
-            node: args.node,
-            backup_path: args.backup_path,
-            policy,
+        let server = Server {
+            node: args.node.clone(),
+            backup_path: args.backup_path.clone(),
             stop,
+            requests: requests.subscribe(),
             disk: Disk::default(),
-            observed,
-        }
-        .serve(agenda)
-        .await;
+            observed: observed.clone(),
+        };
+        let following = plan.subscribe();
+        #[cfg(feature = "kubernetes")]
+        follow::start(
+            args.follow_backup.as_deref(),
+            &args.node.node_name(),
+            &observed,
+            plan,
+            requests,
+        );
+        server.serve(following).await;
         anyhow::Ok(exit_code::DONE)
     });
     // A run that waits for a hanging disk must not keep the process alive.
@@ -142,7 +154,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
 
 impl Args {
     /// Checks the flags. The error names the wrong flag and a correct value.
-    fn check(&self) -> Result<(Schedule, TimeZone, Policy), String> {
+    fn check(&self) -> Result<Plan, String> {
+        #[cfg(feature = "kubernetes")]
+        if let Some(name) = &self.follow_backup {
+            if !is_origin(name) {
+                return Err(format!(
+                    "--follow-backup {name:?} is not a valid name of a Backup: use default"
+                ));
+            }
+            self.node.check()?;
+            return Ok(Plan::Reading);
+        }
         let schedule = Schedule::parse(&self.schedule).map_err(|error| error.to_string())?;
         let zone = TimeZone::get(&self.timezone).map_err(|_| {
             format!(
@@ -158,7 +180,16 @@ impl Args {
         }
         let policy = self.retention.policy(self.kind, DEFAULT_NUMBER)?;
         self.node.check()?;
-        Ok((schedule, zone, policy))
+        if !self.enabled {
+            let why = "backups are not enabled on this node (--enabled=false)";
+            return Ok(Plan::Off(why.into()));
+        }
+        Ok(Plan::On(Settings {
+            schedule_text: self.schedule.clone(),
+            schedule,
+            zone,
+            policy,
+        }))
     }
 }
 

@@ -10,10 +10,12 @@ use crate::cli::stop::{Stop, UntilStopped};
 use crate::sandbox;
 use anyhow::Context;
 use backup_plan::record::{ON_DEMAND, Record, Trigger, is_origin, names_of};
+use backup_plan::retention::Policy;
 use backup_store::disk::Disk;
 use backup_store::repository::{Repository, RepositoryError};
-use backup_store::run::{RunError, Runner};
+use backup_store::run::{Finished, Order, RunError, Runner};
 use jiff::Timestamp;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,9 +74,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             return Ok(exit_code::USAGE);
         }
     };
-    let order = args
+    let orders = args
         .node
-        .order(&args.origin, Trigger::Command)
+        .orders(&args.origin, Trigger::Command)
         .map_err(anyhow::Error::msg)?;
     let repository = Repository::create(&args.backup_dir)?;
     if let Err(problem) = sandbox::write_only_below(&args.backup_dir) {
@@ -88,55 +90,115 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         let _inside = runtime.enter();
         Stop::on_signals().context("cannot listen for signals")?
     };
-    let runner = Runner {
-        repository,
-        disk: Disk::default(),
-        now: Timestamp::now,
-        monitor: Arc::new(UntilStopped(stop.clone(), bar.clone())),
-        on_event: {
-            let bar = bar.clone();
-            // To standard error, because scripts read the result from standard output.
-            Arc::new(move |event| bar.print(&output::one_line(&event.to_string())))
-        },
+    let maker = Maker {
+        policy,
+        // A timeout that no clock can hold never ends.
+        deadline: Instant::now().checked_add(args.lock_timeout),
+        bar: bar.clone(),
+        stop,
     };
-    // A timeout that no clock can hold never ends.
-    let deadline = Instant::now().checked_add(args.lock_timeout);
-    let made = runtime.block_on(async {
-        loop {
-            match stop.or_end(runner.run(&order, policy)).await {
-                Err(RunError::Repository(RepositoryError::Locked { .. }))
-                    if !stop.wanted() && deadline.is_none_or(|at| Instant::now() < at) =>
-                {
-                    stop.sleep(LOOK_AGAIN).await;
-                }
-                made => return made,
-            }
+    let (made, others) = runtime.block_on(async {
+        let made = maker.make(repository, &orders.main).await;
+        let mut others = Vec::new();
+        for order in &orders.others {
+            let name = order.etcd.clone().unwrap_or_default();
+            let path = Repository::of_other_etcd(&args.backup_dir, &name);
+            let made = match Repository::create(&path) {
+                Ok(repository) => maker.make(repository, order).await,
+                Err(error) => Err(error.into()),
+            };
+            others.push((name, made));
         }
+        (made, others)
     });
     // A hanging disk must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(200));
     bar.finish();
+    let mut code = exit_code::DONE;
+    let mut made_others = Vec::new();
+    for (name, made) in others {
+        match made {
+            Ok(made) => made_others.push(made),
+            Err(error) => {
+                output::error(&format!("etcd {name}: {error}"));
+                code = exit_code::FAILED;
+            }
+        }
+    }
     let made = made?;
     let text = match args.output {
-        Format::Json => output::json(&made.record)?,
-        Format::Table => summary(&made.path, &made.record),
+        Format::Json => output::json(&Printed {
+            record: &made.record,
+            other_etcds: made_others.iter().map(|made| &made.record).collect(),
+        })?,
+        Format::Table => {
+            let all = std::iter::once(&made).chain(&made_others);
+            all.map(|made| summary(&made.path, &made.record)).collect()
+        }
     };
     output::print(&text);
-    Ok(exit_code::DONE)
+    Ok(code)
+}
+
+/// The record, with those of other etcds of the node.
+#[derive(Serialize)]
+struct Printed<'r> {
+    #[serde(flatten)]
+    record: &'r Record,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    other_etcds: Vec<&'r Record>,
+}
+
+/// Makes backups, one after another.
+struct Maker {
+    policy: Policy,
+    /// Until when it waits for the lock of a repository.
+    deadline: Option<Instant>,
+    bar: Bar,
+    stop: Stop,
+}
+
+impl Maker {
+    async fn make(&self, repository: Repository, order: &Order) -> Result<Finished, RunError> {
+        let runner = Runner {
+            repository,
+            disk: Disk::default(),
+            now: Timestamp::now,
+            monitor: Arc::new(UntilStopped(self.stop.clone(), self.bar.clone())),
+            on_event: {
+                let bar = self.bar.clone();
+                // To standard error, because scripts read the result from standard output.
+                Arc::new(move |event| bar.print(&output::one_line(&event.to_string())))
+            },
+        };
+        loop {
+            match self.stop.or_end(runner.run(order, self.policy)).await {
+                Err(RunError::Repository(RepositoryError::Locked { .. }))
+                    if !self.stop.wanted()
+                        && self.deadline.is_none_or(|at| Instant::now() < at) =>
+                {
+                    self.stop.sleep(LOOK_AGAIN).await;
+                }
+                made => return made,
+            }
+        }
+    }
 }
 
 /// What was made, and its warnings, one a line.
 fn summary(path: &Path, record: &Record) -> String {
     let snapshot = &record.snapshot;
+    let etcd = record.etcd.as_ref();
+    let etcd = etcd.map_or_else(String::new, |name| format!("etcd {name}, "));
     let mut text = format!(
-        "{}\nrevision {}, {} keys, {}, verified: {}\n",
+        "{}\n{etcd}revision {}, {} keys, {}, verified: {}\n",
         path.display(),
         snapshot.revision,
         snapshot.total_keys,
         output::bytes(snapshot.size_bytes),
         names_of(&record.verified, ", "),
     );
-    for warning in &record.warnings {
+    for warning in record.warnings.iter().chain(&record.not_backed_up) {
         text.push_str(&format!("warning: {warning}\n"));
     }
     for missing in &record.archive_missing {

@@ -9,13 +9,14 @@ use crate::cli::progress_bar::Bar;
 use crate::cli::report::for_people;
 use crate::cli::runtime::runtime;
 use crate::cli::stop::{Stop, UntilStopped};
-use crate::server_pod::{self, ANSWER_WITHIN, CHUNK_BYTES, Ending, is_backup_name};
-use anyhow::{Context, bail, ensure};
+use crate::server_pod::{self, ANSWER_WITHIN, BackupOnNode, CHUNK_BYTES, Ending};
+use crate::volume_pod::VolumePod;
+use anyhow::{Context, anyhow, bail, ensure};
 use backup_store::transfer::{Arrived, TransferError, take};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::Client;
 use operator::cluster::server_pods;
-use operator::names::REPOSITORY;
+use operator::names::{REPOSITORY, VOLUME_MOUNT};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -41,10 +42,12 @@ Examples:
   kubectl lifeboat export node-1
   kubectl lifeboat export node-1/2026-11-22_031500 --to /secure/place
   kubectl lifeboat export node-1/2025-01-01_000000 --unlisted
+  kubectl lifeboat export node-1 --from-volume
 
 Exit codes: 0 copied and verified, 1 failed or damaged, 2 wrong usage.")]
 pub(crate) struct Args {
-    /// Node, and name of the backup as `list` shows it [default: the newest proven backup of the node]
+    /// Node, and name of the backup as `list` shows it [default: the newest proven backup of the node]; with NODE/etcd-NAME, the
+    /// newest of another etcd of the node
     #[arg(value_name = "NODE[/NAME]")]
     what: String,
     /// Directory in which to create the directory of the backup
@@ -54,23 +57,29 @@ pub(crate) struct Args {
     /// check that it received the backup that the node made
     #[arg(long)]
     unlisted: bool,
+    /// Read the copy on the volume of the node instead. If the node is lost, a pod on another node mounts its volume; first make sure
+    /// that the lost node is off, and delete its Node or give it the taint node.kubernetes.io/out-of-service
+    #[arg(long)]
+    from_volume: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
-    let (node, name) = match args.what.split_once('/') {
-        Some((node, name)) => (node, Some(name)),
-        None => (args.what.as_str(), None),
-    };
-    if node.is_empty() || name.is_some_and(|name| !is_backup_name(name)) {
+    let Some(backup) = BackupOnNode::parse(&args.what) else {
         output::error(&format!(
             "{:?} is not the name of a node or backup: expected NODE or NODE/NAME, as `list` shows them",
             args.what
         ));
         return Ok(exit_code::USAGE);
+    };
+    if args.from_volume && backup.etcd.is_some() {
+        output::error(
+            "only the backups of the main etcd are copied to a volume: leave out --from-volume, or the name of the other etcd",
+        );
+        return Ok(exit_code::USAGE);
     }
-    if let Some(name) = name {
+    if let Some(name) = &backup.name {
         let place = args.to.join(name);
         anyhow::ensure!(
             !place.exists(),
@@ -78,25 +87,19 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             place.display()
         );
     }
-    anyhow::ensure!(
-        args.to.is_dir(),
-        "{} is not a directory: create it first",
-        args.to.display()
-    );
+    output::require_directory(&args.to)?;
     let runtime = runtime()?;
     let bar = Bar::new();
-    let exported = runtime.block_on(export(&args, node, name, &bar));
+    let exported = runtime.block_on(export(&args, &backup, &bar));
     bar.finish();
     exported
 }
 
-async fn export(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyhow::Result<u8> {
+async fn export(args: &Args, backup: &BackupOnNode, bar: &Bar) -> anyhow::Result<u8> {
     let stop = Stop::on_signals().context("cannot listen for signals")?;
-    let arrived = tokio::select! {
-        arrived = fetch(args, node, name, bar) => arrived?,
-        () = stop.wait() => bail!(INTERRUPTED),
-    };
+    let arrived = fetch(args, backup, bar, &stop).await?;
     let name = arrived.name().to_string();
+    let node = &backup.node;
     let monitor = UntilStopped(stop.clone(), bar.clone());
     // On a separate thread, so that signals are still handled.
     let proving = tokio::task::spawn_blocking(move || arrived.prove(&monitor));
@@ -132,14 +135,30 @@ struct Expected {
 
 impl Expected {
     /// Reads the entry of `name`, or of the newest backup.
-    async fn of(client: &Client, node: &str, name: Option<&str>) -> anyhow::Result<Expected> {
+    async fn of(
+        client: &Client,
+        backup: &BackupOnNode,
+        on_volume: bool,
+    ) -> anyhow::Result<Expected> {
+        let (node, name) = (&backup.node, backup.name.as_deref());
         let asking = server_pods::node_backup(client, node);
         let found = tokio::time::timeout(ANSWER_WITHIN, asking)
             .await
             .context("the API server does not answer")?
             .map_err(anyhow::Error::msg)?;
-        let backups = found.and_then(|found| Some(found.status?.backups));
-        let backups = backups.unwrap_or_default();
+        let status = found.and_then(|found| found.status).unwrap_or_default();
+        let backups = match &backup.etcd {
+            _ if on_volume => status.volume.unwrap_or_default().backups,
+            None => status.backups,
+            Some(etcd) => {
+                let mut others = status.other_etcds.into_iter();
+                let other = others.find(|other| format!("etcd-{}", other.name) == *etcd);
+                other
+                    .and_then(|other| other.last_verified)
+                    .into_iter()
+                    .collect()
+            }
+        };
         let entry = match name {
             Some(name) => backups.iter().find(|entry| entry.name == name),
             None => backups.first(),
@@ -204,30 +223,83 @@ impl Expected {
 }
 
 /// Receives the backup under a temporary name. If the connection is lost, tries once more.
-async fn fetch(args: &Args, node: &str, name: Option<&str>, bar: &Bar) -> anyhow::Result<Arrived> {
-    let client = args.cluster.client().await?;
-    // If no backup server runs, report that first.
-    server_pod::find(&client, node).await?;
-    let expected = if args.unlisted {
-        None
-    } else {
-        Some(Expected::of(&client, node, name).await?)
+async fn fetch(
+    args: &Args,
+    backup: &BackupOnNode,
+    bar: &Bar,
+    stop: &Stop,
+) -> anyhow::Result<Arrived> {
+    let (client, expected, volume) = tokio::select! {
+        prepared = prepare(args, backup, bar) => prepared?,
+        () = stop.wait() => bail!(INTERRUPTED),
     };
-    let name = expected
-        .as_ref()
-        .map(|expected| expected.name.as_str())
-        .or(name);
-    let arrived = match fetch_once(&client, args, node, name, bar).await {
-        Err(error) if is_cut(&error) => {
-            bar.print(&format!("{}; trying again", output::told(&error)));
-            fetch_once(&client, args, node, name, bar).await
-        }
-        fetched => fetched,
-    }?;
+    let fetched = tokio::select! {
+        fetched = fetch_from(&client, args, backup, volume.as_ref(), expected.as_ref(), bar) => fetched,
+        () = stop.wait() => Err(anyhow!(INTERRUPTED)),
+    };
+    if let Some(volume) = volume {
+        volume.end().await;
+    }
+    let arrived = fetched?;
     if let Some(expected) = expected {
-        expected.check(&arrived, node)?;
+        expected.check(&arrived, &backup.node)?;
     }
     Ok(arrived)
+}
+
+/// The client, what the backup must be, and the pod of the volume.
+async fn prepare(
+    args: &Args,
+    backup: &BackupOnNode,
+    bar: &Bar,
+) -> anyhow::Result<(Client, Option<Expected>, Option<VolumePod>)> {
+    let client = args.cluster.client().await?;
+    if !args.from_volume {
+        // If no backup server runs, report that first.
+        server_pod::find(&client, &backup.node).await?;
+    }
+    // First, because for a node without a volume this is the clearer message.
+    let volume = match args.from_volume {
+        true => Some(VolumePod::of(&client, &backup.node, &|what| bar.print(what)).await?),
+        false => None,
+    };
+    let expected = match args.unlisted {
+        true => Ok(None),
+        false => Expected::of(&client, backup, args.from_volume)
+            .await
+            .map(Some),
+    };
+    match (expected, volume) {
+        (Ok(expected), volume) => Ok((client, expected, volume)),
+        (Err(problem), Some(volume)) => {
+            volume.end().await;
+            Err(problem)
+        }
+        (Err(problem), None) => Err(problem),
+    }
+}
+
+async fn fetch_from(
+    client: &Client,
+    args: &Args,
+    backup: &BackupOnNode,
+    volume: Option<&VolumePod>,
+    expected: Option<&Expected>,
+    bar: &Bar,
+) -> anyhow::Result<Arrived> {
+    if let Some(volume) = volume {
+        volume.wait_until_it_runs().await?;
+    }
+    let name = expected
+        .map(|expected| expected.name.as_str())
+        .or(backup.name.as_deref());
+    match fetch_once(client, args, backup, volume, name, bar).await {
+        Err(error) if is_cut(&error) => {
+            bar.print(&format!("{}; trying again", output::told(&error)));
+            fetch_once(client, args, backup, volume, name, bar).await
+        }
+        fetched => fetched,
+    }
 }
 
 fn is_cut(error: &anyhow::Error) -> bool {
@@ -242,14 +314,19 @@ struct ConnectionLost(#[from] io::Error);
 async fn fetch_once(
     client: &Client,
     args: &Args,
-    node: &str,
+    backup: &BackupOnNode,
+    volume: Option<&VolumePod>,
     name: Option<&str>,
     bar: &Bar,
 ) -> anyhow::Result<Arrived> {
+    let node = &backup.node;
     let mut command = vec!["send-backup"];
     command.extend(name);
-    let pod = server_pod::find(client, node).await?;
-    let mut sender = server_pod::start(client, &pod, &command).await?;
+    let (pod, directory) = match volume {
+        Some(volume) => (volume.pod().clone(), VOLUME_MOUNT.to_string()),
+        None => (server_pod::find(client, node).await?, backup.directory()),
+    };
+    let mut sender = server_pod::start(client, &pod, &directory, &command).await?;
     let stream = sender
         .stdout()
         .context("the API server opened no output stream for the command")?;

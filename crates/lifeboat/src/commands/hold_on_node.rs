@@ -4,7 +4,7 @@ use crate::cli::exit_code;
 use crate::cli::flags::cluster::ClusterArgs;
 use crate::cli::output;
 use crate::cli::runtime::runtime;
-use crate::server_pod::{self, ANSWER_WITHIN, is_backup_name};
+use crate::server_pod::{self, ANSWER_WITHIN, BackupOnNode};
 use anyhow::{Context, bail, ensure};
 use tokio::io::AsyncReadExt;
 
@@ -19,7 +19,7 @@ Examples:
   kubectl lifeboat hold node-1/2026-11-22_031500
   kubectl lifeboat hold --release node-1/2026-11-22_031500")]
 pub(crate) struct Args {
-    /// Node and name of the backup, as `list` shows them
+    /// Node and name of the backup, as `list` shows them; the name of a backup of another etcd begins with its directory
     #[arg(value_name = "NODE/NAME")]
     what: String,
     /// Release the backup, so that retention may remove it again
@@ -30,11 +30,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
-    let Some((node, name)) = args
-        .what
-        .split_once('/')
-        .filter(|(node, name)| !node.is_empty() && is_backup_name(name))
-    else {
+    let backup = BackupOnNode::parse(&args.what);
+    let Some((backup, name)) = backup.and_then(|backup| {
+        let name = backup.name.clone()?;
+        Some((backup, name))
+    }) else {
         output::error(&format!(
             "{:?} is not the name of a backup: expected NODE/NAME, as `list` shows them",
             args.what
@@ -46,11 +46,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     if args.release {
         command.push("--release");
     }
-    command.push(name);
+    command.push(&name);
+    let node = &backup.node;
     runtime.block_on(async {
         let client = args.cluster.client().await?;
         let pod = server_pod::find(&client, node).await?;
-        let mut process = server_pod::start(&client, &pod, &command).await?;
+        let mut process = server_pod::start(&client, &pod, &backup.directory(), &command).await?;
         let ending = server_pod::ending(&mut process);
         let status = tokio::time::timeout(ANSWER_WITHIN, ending)
             .await
@@ -67,7 +68,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             let reading = out.take(MAX_ANSWER_BYTES).read_to_string(&mut answer).await;
             reading.context("cannot read the answer of the node")?;
         }
-        output::print(&format!("{node}/{}\n", output::one_line(answer.trim())));
+        let etcd = backup.etcd.as_ref();
+        let etcd = etcd.map_or_else(String::new, |etcd| format!("{etcd}/"));
+        let answer = output::one_line(answer.trim());
+        output::print(&format!("{node}/{etcd}{answer}\n"));
         Ok(exit_code::DONE)
     })
 }

@@ -27,6 +27,9 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Listed {
     name: String,
+    /// The etcd, if it is not the one with all objects of Kubernetes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etcd: Option<String>,
     origin: Option<String>,
     kind: &'static str,
     time: Option<Timestamp>,
@@ -41,8 +44,8 @@ struct Listed {
     problem: Option<String>,
 }
 
-impl From<Entry> for Listed {
-    fn from(entry: Entry) -> Self {
+impl Listed {
+    fn of(entry: Entry, etcd: Option<String>) -> Self {
         let (kind, problem) = match &entry.kind {
             Kind::Backup(_) => ("backup", None),
             Kind::Unreadable(problem) => ("unreadable", Some(problem.clone())),
@@ -52,6 +55,7 @@ impl From<Entry> for Listed {
         let record = entry.record().cloned();
         Listed {
             name: entry.name,
+            etcd,
             kind,
             held: entry.held,
             problem,
@@ -68,8 +72,13 @@ impl From<Entry> for Listed {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
-    let entries = Repository::open(&args.backup_path)?.entries()?;
-    let listed: Vec<_> = entries.into_iter().map(Listed::from).collect();
+    let repository = Repository::open(&args.backup_path)?;
+    let entries = repository.entries()?.into_iter();
+    let mut listed: Vec<_> = entries.map(|entry| Listed::of(entry, None)).collect();
+    for (etcd, repository) in repository.other_etcds()? {
+        let entries = repository.entries()?.into_iter();
+        listed.extend(entries.map(|entry| Listed::of(entry, Some(etcd.clone()))));
+    }
     let problems: Vec<_> = listed
         .iter()
         .filter_map(|line| {
@@ -87,8 +96,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
                     "NAME", "KIND", "ORIGIN", "REVISION", "SIZE", "WRITTEN", "VERIFIED", "HELD",
                 ],
                 listed.into_iter().map(|line| {
+                    let name = match &line.etcd {
+                        // As its path below the directory of the backups.
+                        Some(etcd) => format!("etcd-{etcd}/{}", line.name),
+                        None => line.name,
+                    };
                     [
-                        output::one_line(&line.name),
+                        output::one_line(&name),
                         line.kind.into(),
                         or_dash(line.origin),
                         or_dash(line.revision.map(|revision| revision.to_string())),

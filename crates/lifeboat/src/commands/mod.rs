@@ -6,6 +6,8 @@ pub(crate) mod completions;
 pub(crate) mod diff;
 #[cfg(feature = "kubernetes")]
 pub(crate) mod export;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod gather;
 pub(crate) mod hold;
 #[cfg(feature = "kubernetes")]
 pub(crate) mod hold_on_node;
@@ -21,5 +23,11 @@ pub(crate) mod request_backup;
 pub(crate) mod restore;
 pub(crate) mod send_backup;
 #[cfg(feature = "kubernetes")]
+pub(crate) mod sidecar;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod sidecar_credential;
+#[cfg(feature = "kubernetes")]
 pub(crate) mod status;
 pub(crate) mod verify;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod volume_server;

@@ -8,6 +8,7 @@ use crate::cli::stop::Stop;
 use crate::http::listener;
 use crate::server::operator_metrics::OperatorMetrics;
 use anyhow::Context;
+use cluster_api::placement::Storage;
 use operator::cluster::cluster_info::FEATURE_GATE;
 use operator::cluster::node_layout::{NodeLayout, node_directory};
 use operator::options::{Controllers, Options};
@@ -48,12 +49,19 @@ pub(crate) struct Args {
     /// Directory of the nodes that the pods see in addition, for the archive; the manifests must allow it
     #[arg(long, value_name = "DIR", value_parser = node_directory)]
     node_directory: Vec<String>,
+    /// Where the backups of Backup/default are stored, besides the disks of the nodes: auto, auto-pvc, hostPath or pvc. The annotation
+    /// lifeboat.etcd.io/storage on Backup/default overrides this
+    #[arg(long, value_name = "STORAGE", default_value = "auto")]
+    storage: String,
     /// Address of /metrics, /healthz and /readyz; port 0 selects a free port
     #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: SocketAddr,
     /// More flags for Jobs that make a backup
     #[arg(long, value_name = "FLAG", hide = true, allow_hyphen_values = true)]
     backup_flag: Vec<String>,
+    /// More flags for the pods that copy backups to volumes
+    #[arg(long, value_name = "FLAG", hide = true, allow_hyphen_values = true)]
+    volume_flag: Vec<String>,
     /// More flags for the backup servers
     #[arg(long, value_name = "FLAG", hide = true, allow_hyphen_values = true)]
     server_flag: Vec<String>,
@@ -77,9 +85,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
             .as_deref()
             .map(NodeLayout::parse)
             .transpose()?;
-        Ok((gate, chosen, layout))
+        let storage =
+            Storage::parse(&args.storage).map_err(|problem| format!("--storage: {problem}"))?;
+        Ok((gate, chosen, layout, storage))
     });
-    let (automated_backup, controllers, layout) = match checked {
+    let (automated_backup, controllers, layout, storage) = match checked {
         Ok(checked) => checked,
         Err(problem) => {
             output::error(&problem);
@@ -99,6 +109,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         controllers,
         layout,
         node_directories: args.node_directory,
+        storage,
+        volume_flags: args.volume_flag,
         server_flags: args.server_flag,
         backup_flags: args.backup_flag,
     };

@@ -76,11 +76,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     })?;
     match ended {
         RequestResult::Completed { name, message } => {
-            output::print(&format!("EtcdBackup {name}: {message}\n"));
+            output::print(&format!("{name}: {message}\n"));
             Ok(exit_code::DONE)
         }
         RequestResult::Failed { name, message } => {
-            output::error(&format!("EtcdBackup {name}: {message}"));
+            output::error(&format!("{name}: {message}"));
             Ok(exit_code::FAILED)
         }
         RequestResult::NotCreated { message } => {

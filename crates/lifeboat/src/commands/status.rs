@@ -52,10 +52,17 @@ pub(crate) fn list(args: Args) -> anyhow::Result<u8> {
         Format::Json => output::json(&overview.nodes)?,
         Format::Table => {
             let rows = overview.nodes.iter().flat_map(|node| {
-                node.backups.iter().map(|backup| {
+                let own = node.backups.iter().map(|backup| (String::new(), backup));
+                let others = node.other_etcds.iter().filter_map(|etcd| {
+                    let newest = etcd.last_verified.as_ref()?;
+                    Some((format!("etcd-{}/", etcd.name), newest))
+                });
+                let copies = node.volume.iter().flat_map(|volume| &volume.backups);
+                let copies = copies.map(|backup| ("volume: ".to_string(), backup));
+                own.chain(others).chain(copies).map(|(directory, backup)| {
                     [
                         output::one_line(&node.node),
-                        output::one_line(&backup.name),
+                        output::one_line(&format!("{directory}{}", backup.name)),
                         output::one_line(&backup.origin),
                         backup.revision.to_string(),
                         size(backup.size_bytes),

@@ -25,23 +25,31 @@ impl Collector for View {
             "Version of the running program",
             [(version, ConstGauge::new(1u64))],
         )?;
-        out.gauge("enabled", "Whether backups are enabled", flag(self.enabled))?;
+        let enabled = self.plan.settings().is_some();
+        out.gauge("enabled", "Whether backups are enabled", flag(enabled))?;
+        out.gauge(
+            "standby",
+            "Whether this server waits because another one makes the backups of this node",
+            flag(self.standby),
+        )?;
         self.encode_attempts(&mut out)?;
         self.encode_schedule(&mut out)?;
         self.encode_newest(&mut out)?;
+        self.encode_other_etcds(&mut out)?;
         self.encode_repository(&mut out)
     }
 }
 
-impl View {
-    fn stale_at(&self) -> Option<f64> {
-        match self.freshness? {
-            Freshness::Fresh { until: at } => at.map(seconds),
-            Freshness::Stale { since } => Some(seconds(since)),
-            Freshness::Pending { .. } => Some(0.0),
-        }
+/// When a backup becomes stale, or 0 if there is none.
+fn stale_at(freshness: Freshness) -> Option<f64> {
+    match freshness {
+        Freshness::Fresh { until: at } => at.map(seconds),
+        Freshness::Stale { since } => Some(seconds(since)),
+        Freshness::Pending { .. } => Some(0.0),
     }
+}
 
+impl View {
     fn encode_attempts(&self, out: &mut Metrics<'_>) -> fmt::Result {
         let attempts = &self.attempts;
         let failures = attempts.failures.values().sum::<u64>();
@@ -95,7 +103,7 @@ impl View {
         out.gauge(
             "stale_at_timestamp_seconds",
             "When the newest proven backup becomes stale by the schedule, or 0 if there is none",
-            self.stale_at(),
+            self.freshness.and_then(stale_at),
         )
     }
 
@@ -168,6 +176,27 @@ impl View {
             "member_info",
             "The etcd member of the newest proven snapshot",
             [(member, ConstGauge::new(1u64))],
+        )
+    }
+
+    fn encode_other_etcds(&self, out: &mut Metrics<'_>) -> fmt::Result {
+        let etcds = || {
+            self.others
+                .iter()
+                .map(|etcd| ([("etcd", etcd.name.as_str())], etcd))
+        };
+        out.family(
+            "other_etcd_stale_at_timestamp_seconds",
+            "When the newest proven backup of another etcd of this node becomes stale by the schedule, or 0 if there is none",
+            etcds().filter_map(|(label, etcd)| {
+                let at = etcd.freshness.and_then(stale_at)?;
+                Some((label, ConstGauge::new(at)))
+            }),
+        )?;
+        out.family(
+            "other_etcd_backups",
+            "Number of proven backups of another etcd of this node",
+            etcds().map(|(label, etcd)| (label, ConstGauge::new(etcd.kept))),
         )
     }
 

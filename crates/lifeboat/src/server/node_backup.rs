@@ -1,11 +1,15 @@
 //! In a cluster, writes the state of the server to the `NodeBackup` of its node, and Events for failures and recoveries. Backups
 //! continue without the API server. When it is available again, the current state is written.
 
-use super::observed::{KeptBackup, NEWEST_KEPT, Observed, View};
+use super::observed::{KeptBackup, NEWEST_KEPT, Observed, OtherEtcd, View};
+use super::plan::Plan;
+use backup_plan::freshness::Freshness;
 use backup_plan::reason::Reason;
+use backup_store::repository::Entry;
 use cluster_api::conditions::StatusReason;
 use cluster_api::resources::{
     Attempt, NODE_BACKUP_ENTRIES, NodeBackup, NodeBackupEntry, NodeBackupStatus, NodeMember,
+    OTHER_ETCD_ENTRIES, OtherEtcdStatus,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -25,21 +29,20 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// Writes the `NodeBackup` until the process ends. Does nothing outside of a pod.
-pub(crate) async fn tell(node: String, observed: Arc<Observed>) {
-    // Outside of a pod, or in a pod without a service account, there is no NodeBackup to write.
-    let Ok(config) = Config::incluster() else {
-        return;
-    };
-    let client = match Client::try_from(config) {
-        Ok(client) => client,
-        Err(error) => {
+/// The API server, with the service account of this pod. `None` outside of a pod, and in a pod without a service account.
+pub(crate) fn client_of_pod() -> Option<Client> {
+    let config = Config::incluster().ok()?;
+    Client::try_from(config)
+        .inspect_err(|error| {
             tracing::error!(
                 "cannot connect to the API server: {error}; no NodeBackup is written, backups continue"
             );
-            return;
-        }
-    };
+        })
+        .ok()
+}
+
+/// Writes the `NodeBackup` until the process ends.
+pub(crate) async fn tell(client: Client, node: String, observed: Arc<Observed>) {
     let mut writer = Writer {
         api: Api::all(client.clone()),
         events: Events::new(&client, SERVER_MANAGER, &node, "Backup"),
@@ -51,6 +54,13 @@ pub(crate) async fn tell(node: String, observed: Arc<Observed>) {
     let mut looks = observed.looks();
     let mut retry = FIRST_RETRY;
     loop {
+        if !observed.reports() {
+            writer.written = None;
+            if looks.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
         let status = status(&observed);
         let (given_up, news) = observed.given_up();
         let writing = async {
@@ -189,13 +199,16 @@ fn news(before: Option<&NodeBackupStatus>, now: &NodeBackupStatus) -> Option<New
 }
 
 fn status(observed: &Observed) -> NodeBackupStatus {
-    let fixed = observed.fixed();
     let view = observed.view(Timestamp::now());
     let kept: u64 = view.kept.lineages.values().sum();
+    let settings = view.plan.settings();
     NodeBackupStatus {
         version: env!("CARGO_PKG_VERSION").into(),
-        schedule: fixed.schedule_text.clone(),
-        time_zone: fixed.zone.iana_name().unwrap_or("UTC").into(),
+        schedule: settings.map_or_else(String::new, |set| set.schedule_text.clone()),
+        time_zone: settings
+            .and_then(|set| set.zone.iana_name())
+            .unwrap_or("UTC")
+            .into(),
         member: member(&view),
         last_verified: view.kept.entries.first().map(entry),
         last_attempt: attempt(&view),
@@ -204,6 +217,29 @@ fn status(observed: &Observed) -> NodeBackupStatus {
         kept: signed(kept),
         unreadable: signed(view.kept.unreadable.len() as u64),
         backups: view.kept.entries.iter().map(entry).collect(),
+        // Another process reports it.
+        volume: None,
+        other_etcds: view
+            .others
+            .iter()
+            .take(OTHER_ETCD_ENTRIES)
+            .map(other_etcd)
+            .collect(),
+    }
+}
+
+fn other_etcd(etcd: &OtherEtcd) -> OtherEtcdStatus {
+    OtherEtcdStatus {
+        name: etcd.name.clone(),
+        last_verified: etcd.newest.as_ref().map(entry),
+        kept: signed(etcd.kept),
+        // Without a backup it is stale after its first failure: the main etcd has one by then.
+        stale: match etcd.freshness {
+            Some(Freshness::Stale { .. }) => true,
+            Some(_) => etcd.newest.is_none() && etcd.problem.is_some(),
+            None => false,
+        },
+        problem: etcd.problem.clone().map(short),
     }
 }
 
@@ -229,8 +265,8 @@ fn attempt(view: &View) -> Option<Attempt> {
 }
 
 fn problem(view: &View) -> Option<String> {
-    if !view.enabled {
-        return Some("backups are not enabled on this node (--enabled=false)".into());
+    if let Plan::Off(why) = &view.plan {
+        return Some(short(why.clone()));
     }
     if view.kept.cluster_changed() {
         let changed = "some backups are of another etcd cluster than the newest backup, because etcd was restored or created again; remove them when you do not need them";
@@ -238,9 +274,21 @@ fn problem(view: &View) -> Option<String> {
     }
     let kept = view.kept.problem.clone();
     kept.or(view.attempts.problem.clone())
+        .or_else(|| other_etcd_problem(view))
         .or_else(|| archive_problem(view))
         .or_else(|| unreadable_problem(view))
         .map(short)
+}
+
+fn other_etcd_problem(view: &View) -> Option<String> {
+    let mut failing = view.others.iter().filter_map(|etcd| {
+        let problem = etcd.problem.as_ref()?;
+        Some(format!("etcd {}: {problem}", etcd.name))
+    });
+    failing.next().or_else(|| {
+        let newest = view.kept.newest.as_ref()?;
+        newest.not_backed_up.first().cloned()
+    })
 }
 
 fn archive_problem(view: &View) -> Option<String> {
@@ -266,6 +314,22 @@ fn short(text: String) -> String {
         return text;
     }
     text.chars().take(MAX_CHARS).chain(['…']).collect()
+}
+
+/// The newest proven backups of a repository as they are in a `NodeBackup`, and the number of all.
+pub(crate) fn newest_entries(entries: &[Entry]) -> (Vec<NodeBackupEntry>, i64) {
+    let proven = || {
+        let proven = |entry: &&Entry| entry.candidate().is_some_and(|found| found.verified);
+        entries.iter().filter(proven)
+    };
+    let newest = proven().take(NODE_BACKUP_ENTRIES).filter_map(|found| {
+        Some(entry(&KeptBackup {
+            name: found.name.clone(),
+            held: found.held,
+            record: found.record()?.clone(),
+        }))
+    });
+    (newest.collect(), signed(proven().count() as u64))
 }
 
 fn entry(kept: &KeptBackup) -> NodeBackupEntry {

@@ -1,6 +1,7 @@
 //! The state of the runs and of the repository, for metrics, health checks and the `NodeBackup`.
 
 use super::origin::ORIGIN;
+use super::plan::{Plan, Settings};
 use crate::http::listener::Answers;
 use crate::http::openmetrics;
 use backup_plan::cron::Schedule;
@@ -11,9 +12,10 @@ use backup_store::repository::{Entry, Kind, Repository, RepositoryError, Space};
 use backup_store::run::RunEvent;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -29,12 +31,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Settings that do not change while the server runs.
 pub(crate) struct Fixed {
-    /// Whether the server makes backups.
-    pub(crate) enabled: bool,
-    /// The schedule as the user wrote it.
-    pub(crate) schedule_text: String,
-    pub(crate) schedule: Schedule,
-    pub(crate) zone: TimeZone,
     pub(crate) repository: PathBuf,
     /// Bytes to keep free, if set.
     pub(crate) reserve_bytes: Option<u64>,
@@ -59,6 +55,19 @@ pub(crate) struct Attempts {
     pub(crate) given_up: u64,
     /// The newest messages about these removals.
     pub(crate) news_of_given_up: VecDeque<String>,
+}
+
+/// An etcd of the node that has only a part of the objects.
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code))]
+#[derive(Debug, Clone)]
+pub(crate) struct OtherEtcd {
+    pub(crate) name: String,
+    pub(crate) newest: Option<KeptBackup>,
+    /// Number of its proven backups.
+    pub(crate) kept: u64,
+    /// What is wrong, if something is.
+    pub(crate) problem: Option<String>,
+    pub(crate) freshness: Option<Freshness>,
 }
 
 /// A proven backup.
@@ -88,45 +97,90 @@ pub(crate) struct Kept {
     pub(crate) space: Option<Space>,
     /// Why the repository could not be read.
     pub(crate) problem: Option<String>,
+    /// The content of the repositories of other etcds, by the name of the etcd.
+    others: BTreeMap<String, Box<Kept>>,
 }
 
 /// The complete state at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct View {
-    pub(crate) enabled: bool,
+    pub(crate) plan: Plan,
+    /// Whether another server works on the repository, and this one waits.
+    pub(crate) standby: bool,
     pub(crate) attempts: Attempts,
     pub(crate) kept: Kept,
     pub(crate) reserve_bytes: Option<u64>,
     pub(crate) next_due: Option<Timestamp>,
     /// Whether the newest proven backup is stale.
     pub(crate) freshness: Option<Freshness>,
+    /// The other etcds of the node.
+    pub(crate) others: Vec<OtherEtcd>,
 }
 
 pub(crate) struct Observed {
     fixed: Fixed,
+    plan: watch::Receiver<Plan>,
+    standby: AtomicBool,
+    /// Whether it was asked if another server works on the repository.
+    seat_is_known: AtomicBool,
     state: Mutex<(Attempts, Kept)>,
+    /// Why the last run failed, if it did, for each other etcd that was found since the start.
+    other_runs: Mutex<BTreeMap<String, Option<String>>>,
     changed: Notify,
-    looked: watch::Sender<()>,
+    /// Whether the repository was read, or could not be.
+    looked: watch::Sender<bool>,
 }
 
 impl Observed {
-    pub(crate) fn new(fixed: Fixed) -> Self {
+    pub(crate) fn new(fixed: Fixed, plan: watch::Receiver<Plan>) -> Self {
         Observed {
             fixed,
+            plan,
+            standby: AtomicBool::new(false),
+            seat_is_known: AtomicBool::new(false),
             state: Mutex::default(),
+            other_runs: Mutex::default(),
             changed: Notify::new(),
-            looked: watch::Sender::new(()),
+            looked: watch::Sender::new(false),
         }
     }
 
     /// Receives a message each time the repository was read.
     #[cfg_attr(not(feature = "kubernetes"), allow(dead_code))]
-    pub(crate) fn looks(&self) -> watch::Receiver<()> {
+    pub(crate) fn looks(&self) -> watch::Receiver<bool> {
         self.looked.subscribe()
     }
 
-    pub(crate) fn fixed(&self) -> &Fixed {
-        &self.fixed
+    /// The directory of the backups.
+    #[cfg_attr(not(feature = "kubernetes"), allow(dead_code))]
+    pub(crate) fn repository(&self) -> &Path {
+        &self.fixed.repository
+    }
+
+    /// What the server does at the moment.
+    pub(crate) fn plan(&self) -> Plan {
+        self.plan.borrow().clone()
+    }
+
+    /// Waits until the repository was read for the first time.
+    #[cfg_attr(not(feature = "kubernetes"), allow(dead_code))]
+    pub(crate) async fn first_look(&self) {
+        let _ = self.looks().wait_for(|looked| *looked).await;
+    }
+
+    /// Whether this server reports what is on the node. If another one works on the repository, that one does.
+    #[cfg_attr(not(feature = "kubernetes"), allow(dead_code))]
+    pub(crate) fn reports(&self) -> bool {
+        self.seat_is_known.load(Ordering::Relaxed) && !self.standby.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether another server works on the repository.
+    pub(crate) fn set_standby(&self, standby: bool) {
+        let before = self.standby.swap(standby, Ordering::Relaxed);
+        let was_known = self.seat_is_known.swap(true, Ordering::Relaxed);
+        if !was_known || before != standby {
+            self.changed.notify_one();
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, (Attempts, Kept)> {
@@ -154,6 +208,17 @@ impl Observed {
         attempts.consecutive_failures += 1;
         attempts.reason = Some(reason);
         attempts.problem = Some(problem);
+        self.changed.notify_one();
+    }
+
+    /// Notes how a run for another etcd ended.
+    pub(crate) fn other_ended(&self, name: &str, problem: Option<String>) {
+        let mut runs = self
+            .other_runs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        runs.insert(name.into(), problem);
+        drop(runs);
         self.changed.notify_one();
     }
 
@@ -198,16 +263,21 @@ impl Observed {
                 ));
                 looking = Some(look);
             }
-            self.looked.send_replace(());
+            self.looked.send_replace(true);
             let _ = tokio::time::timeout(LOOK_AGAIN, self.changed.notified()).await;
         }
     }
 
     fn look(&self) {
         let opened = Repository::open(&self.fixed.repository).and_then(|all| {
+            let now = Timestamp::now();
+            let of_others = all.other_etcds()?.into_iter();
+            let of_others =
+                of_others.map(|(name, all)| (name, Box::new(content_of_other(&all, now))));
             Ok::<_, RepositoryError>(Kept {
                 space: Some(all.space()?),
-                ..kept(&all.entries()?, Timestamp::now())
+                others: of_others.collect(),
+                ..kept(&all.entries()?, now)
             })
         });
         let kept = match opened {
@@ -227,27 +297,50 @@ impl Observed {
 
     pub(crate) fn view(&self, now: Timestamp) -> View {
         let (attempts, kept) = self.state().clone();
-        let Fixed {
-            enabled,
-            schedule,
-            zone,
-            ..
-        } = &self.fixed;
+        let plan = self.plan();
+        let settings = plan.settings();
         let reserve_bytes = self
             .fixed
             .reserve_bytes
             .or(kept.space.map(|space| space.default_reserve_bytes()));
         View {
-            enabled: *enabled,
             reserve_bytes,
-            next_due: schedule.next_after(now, zone).filter(|_| *enabled),
-            freshness: enabled.then(|| {
-                let newest = kept.newest.as_ref().map(|record| record.finished_at);
-                freshness::judge(schedule, zone, newest, newest.unwrap_or(now), now)
-            }),
+            next_due: settings.and_then(|set| set.schedule.next_after(now, &set.zone)),
+            freshness: settings.map(|set| kept.freshness(&set.schedule, &set.zone, now)),
+            others: self.others(&kept, settings, now),
+            standby: self.standby.load(Ordering::Relaxed),
+            plan,
             attempts,
             kept,
         }
+    }
+}
+
+impl Observed {
+    /// The other etcds: those that were found, and those that have backups.
+    fn others(&self, kept: &Kept, settings: Option<&Settings>, now: Timestamp) -> Vec<OtherEtcd> {
+        let runs = self
+            .other_runs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let names: BTreeSet<_> = runs.keys().chain(kept.others.keys()).collect();
+        let others = names.into_iter().map(|name| {
+            let run = runs.get(name);
+            let nothing = Kept::default();
+            let kept = kept.others.get(name).map_or(&nothing, |kept| kept);
+            let problem = kept.problem.clone();
+            OtherEtcd {
+                name: name.clone(),
+                newest: kept.entries.first().cloned(),
+                kept: kept.lineages.values().sum(),
+                problem: problem.or_else(|| run.cloned().flatten()),
+                // One that is no longer there has nothing to back up.
+                freshness: settings
+                    .filter(|_| run.is_some())
+                    .map(|set| kept.freshness(&set.schedule, &set.zone, now)),
+            }
+        });
+        others.collect()
     }
 }
 
@@ -267,6 +360,17 @@ const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(1);
 /// Whether a time is not in the future. A backup with a time in the future would stay up to date for too long.
 pub(crate) fn has_come(time: Timestamp, now: Timestamp) -> bool {
     time.duration_since(now) <= CLOCKS_DIFFER
+}
+
+/// The content of the repository of another etcd. If it cannot be read, that is its problem.
+fn content_of_other(repository: &Repository, now: Timestamp) -> Kept {
+    match repository.entries() {
+        Ok(entries) => kept(&entries, now),
+        Err(error) => Kept {
+            problem: Some(error.to_string()),
+            ..Kept::default()
+        },
+    }
 }
 
 fn kept(entries: &[Entry], now: Timestamp) -> Kept {
@@ -305,6 +409,11 @@ fn kept(entries: &[Entry], now: Timestamp) -> Kept {
 }
 
 impl Kept {
+    fn freshness(&self, schedule: &Schedule, zone: &TimeZone, now: Timestamp) -> Freshness {
+        let newest = self.newest.as_ref().map(|record| record.finished_at);
+        freshness::judge(schedule, zone, newest, newest.unwrap_or(now), now)
+    }
+
     /// Whether some backups are of another etcd cluster than the newest backup.
     pub(crate) fn cluster_changed(&self) -> bool {
         self.newest.as_ref().is_some_and(|newest| {
@@ -318,7 +427,7 @@ impl Kept {
 impl View {
     /// Why the node has no backup that is up to date, or `None` if it has one.
     pub(crate) fn not_ready(&self) -> Option<String> {
-        if !self.enabled {
+        if self.plan.settings().is_none() || self.standby {
             return None;
         }
         let with_problem = |what: &str| match (&self.kept.problem, &self.attempts.problem) {
@@ -339,6 +448,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use backup_plan::retention::Policy;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -346,14 +456,17 @@ mod tests {
 
     #[test]
     fn a_server_without_a_proven_backup_is_not_ready_and_says_why() {
-        let observed = Observed::new(Fixed {
-            enabled: true,
+        let fixed = Fixed {
+            repository: "/no/such/directory".into(),
+            reserve_bytes: None,
+        };
+        let settings = Settings {
             schedule_text: "*/5 * * * *".into(),
             schedule: Schedule::parse("*/5 * * * *").unwrap(),
             zone: TimeZone::UTC,
-            repository: "/no/such/directory".into(),
-            reserve_bytes: None,
-        });
+            policy: Policy::Number(3),
+        };
+        let observed = Observed::new(fixed, watch::Sender::new(Plan::On(settings)).subscribe());
         observed.look();
         observed.failure(Reason::Member, "refused".into());
         let view = observed.view(at("2026-11-23T03:00:00Z"));

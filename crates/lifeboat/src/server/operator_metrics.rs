@@ -68,6 +68,11 @@ impl Collector for View {
             state.evaluated_at,
         )?;
         out.gauge(
+            "operator_unsupported_crds",
+            "CRDs of another owner that lack fields which the operator writes; its log names them",
+            number(state.api_problems as u64),
+        )?;
+        out.gauge(
             "operator_unreadable_objects",
             "Objects of the cluster that the operator cannot read and ignores; its log names them",
             number(state.unreadable.len() as u64),
@@ -112,6 +117,14 @@ impl Collector for View {
             nodes().filter_map(|(labels, node)| {
                 Some((labels, ConstGauge::new(seconds(node.advanced_at?))))
             }),
+        )?;
+        out.family(
+            "operator_volume_copied",
+            "Whether the backups of a node are copied to its volume",
+            state
+                .volumes
+                .iter()
+                .map(|(node, copied)| ([("node", node.as_str())], gauge(*copied))),
         )?;
         out.family(
             "operator_requests",

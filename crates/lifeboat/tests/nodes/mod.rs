@@ -25,7 +25,8 @@ pub(crate) const REPOSITORY: &str = "/var/lib/etcd-auto-backup";
 /// Looks until it is so. What a kubelet decides can take minutes.
 pub(crate) fn wait_until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
     let limit = patience(Duration::from_secs(300));
-    wait_within(limit, Duration::from_millis(100), what, condition)
+    // Each look is often a kubectl.
+    wait_within(limit, Duration::from_millis(500), what, condition)
 }
 
 /// A genuine kubeadm cluster that has the image as it ships.
@@ -208,14 +209,26 @@ impl Nodes {
         Some((found["status"] == "True", message))
     }
 
-    /// The pod of the backup server on a node.
+    /// The pod of the backup server on a node that stays.
     pub(crate) fn server(&self, node: &str) -> Option<Value> {
+        let pods = self.servers(node)?;
+        let stays = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null();
+        pods.into_iter().find(stays)
+    }
+
+    /// Also pods that still end.
+    fn servers(&self, node: &str) -> Option<Vec<Value>> {
         let of_node = format!("--field-selector=spec.nodeName={node}");
         let label = ["-n", NAMESPACE, "pods", "-l", "app=etcd-auto-backup"];
         let pods = self.get(&[&label[..], &[&of_node]].concat())?;
-        let pods = pods["items"].as_array()?;
-        let lives = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
-        pods.iter().find(lives).cloned()
+        pods["items"].as_array().cloned()
+    }
+
+    /// Waits until no backup server is left on a node, none that still ends either.
+    pub(crate) fn wait_until_no_server(&self, node: &str) {
+        wait_until(&format!("the end of the server on {node}"), || {
+            self.servers(node)?.is_empty().then_some(())
+        });
     }
 
     /// Deletes the pod of the backup server on a node, and waits for the next one.

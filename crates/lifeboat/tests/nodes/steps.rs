@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
+use test_support::kubernetes::faults::Fault;
 use test_support::real_nodes::{ImageContent, with_libraries, write_image};
 use test_support::requirement::skip;
 
@@ -99,23 +100,33 @@ pub(crate) fn run_with_wrong_clock(nodes: &Nodes, node: &str, seconds: i64) -> b
     true
 }
 
+/// Takes a static pod away, and waits for its end: an API server goes on for half a minute.
+pub(crate) fn stop_static_pod(nodes: &mut Nodes, name: &str, node: &str) {
+    nodes.fault(Fault::Stop, &format!("{name}/{node}"));
+    wait_until(&format!("the end of {name}"), || {
+        let runs = nodes.node(node).processes_of(name).is_ok();
+        (!runs).then_some(())
+    });
+}
+
 /// How often the backup server on a node was started.
 pub(crate) fn restarts(nodes: &Nodes, node: &str) -> Option<u64> {
     let pod = nodes.server(node)?;
     pod["status"]["containerStatuses"][0]["restartCount"].as_u64()
 }
 
-/// How often all operators were started again. All of them run.
-pub(crate) fn operator_restarts(nodes: &Nodes) -> u64 {
+/// How often each operator was started again, once all of them run.
+pub(crate) fn operator_restarts(nodes: &Nodes) -> Option<Vec<u64>> {
     let label = "app=etcd-lifeboat-operator";
-    let pods = nodes.get(&["-n", NAMESPACE, "pods", "-l", label]).unwrap();
+    let pods = nodes.get(&["-n", NAMESPACE, "pods", "-l", label])?;
     let restarts = |pod: &Value| {
         let container = &pod["status"]["containerStatuses"][0];
-        assert!(container["state"]["running"].is_object(), "{container}");
-        container["restartCount"].as_u64().unwrap()
+        let running = &container["state"]["running"];
+        running
+            .is_object()
+            .then(|| container["restartCount"].as_u64())?
     };
-    let pods = pods["items"].as_array().unwrap();
-    pods.iter().map(restarts).sum()
+    pods["items"].as_array()?.iter().map(restarts).collect()
 }
 
 /// Waits until a run of the server on a node writes its snapshot.
@@ -184,6 +195,29 @@ pub(crate) fn memory_limit(nodes: &Nodes, container: &str) -> u64 {
     let pid = node.processes_of(container).unwrap().remove(0);
     let printed = node.run_ok(&["bash", "-c", read, "read", &pid]).unwrap();
     printed.trim().parse().unwrap()
+}
+
+/// Takes the memory from one container of a pod, also each time that it was started again, until /run/squeeze is removed.
+pub(crate) fn squeeze_container(nodes: &Nodes, node: &str, container: &str) -> Child {
+    let squeeze = "
+        touch /run/squeeze
+        while [ -e /run/squeeze ]; do
+            for id in $(ctr -n k8s.io containers ls -q \"labels.\\\"io.kubernetes.container.name\\\"==$1\"); do
+                pid=$(ctr -n k8s.io tasks ls | awk -v id=\"$id\" '$1 == id && $3 == \"RUNNING\" { print $2 }')
+                [ -n \"$pid\" ] || continue
+                path() { sed -n \"s/^[0-9]*:$1://p\" /proc/$pid/cgroup; }
+                file=/sys/fs/cgroup/memory$(path memory)/memory.limit_in_bytes
+                [ -e $file ] || file=/sys/fs/cgroup$(path '')/memory.max
+                for kib in $(seq 12288 -512 512); do
+                    echo $((kib * 1024)) > $file || break
+                done
+            done 2> /dev/null
+            sleep 0.3
+        done";
+    let mut command = nodes
+        .node(node)
+        .command(&["bash", "-c", squeeze, "squeeze", container]);
+    command.spawn().unwrap()
 }
 
 /// Takes the memory from the backup server of a node, also each time that it was started again, until /run/squeeze is removed. What it

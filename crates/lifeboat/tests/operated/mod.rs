@@ -300,3 +300,50 @@ pub(crate) const SET: [&str; 4] = [
     "daemonset",
     "backup-server-daemon-set",
 ];
+
+/// Volumes of a class, one on each node, that are bound when a pod uses them.
+pub(crate) fn local_volumes(cluster: &Operated, class: &str) {
+    let mut objects = format!(
+        "
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {{name: {class}}}
+provisioner: kubernetes.io/no-provisioner
+volumeBindingMode: WaitForFirstConsumer
+"
+    );
+    for node in cluster.nodes() {
+        let name = &node.name;
+        objects.push_str(&format!(
+            "---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: {class}-{name}}}
+spec:
+  capacity: {{storage: 30Gi}}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: {class}
+  hostPath: {{path: /mnt/{class}}}
+  nodeAffinity:
+    required:
+      nodeSelectorTerms:
+      - matchExpressions: [{{key: kubernetes.io/hostname, operator: In, values: [{name}]}}]
+"
+        ));
+    }
+    cluster.apply(&objects);
+}
+
+/// Sets annotations of `Backup/default`.
+pub(crate) fn annotate(cluster: &Operated, annotations: &[&str]) {
+    let command = ["annotate", "backup", "default", "--overwrite"];
+    let _ = cluster.kubectl_ok(&[&command[..], annotations].concat());
+}
+
+/// Edits `Backup/default`.
+pub(crate) fn edit(cluster: &Operated, etcd: &str) {
+    wait_until("the default", || get(cluster, &["backup", "default"]));
+    let patch = format!(r#"{{"spec":{{"etcd":{etcd}}}}}"#);
+    let _ = cluster.kubectl_ok(&["patch", "backup", "default", "--type=merge", "-p", &patch]);
+}

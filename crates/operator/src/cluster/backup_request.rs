@@ -1,7 +1,10 @@
 //! Creates an `EtcdBackup` and waits for its result. If it is skipped, creates it again.
 
 use crate::api_error::api_error_message;
-use crate::cluster::cluster_info::{self, CrdOwner};
+use crate::cluster::api_schema::ApiProblems;
+use crate::cluster::backup_job;
+use crate::cluster::cluster_info::{self, ClusterInfo, CrdOwner};
+pub use crate::cluster::request_result::RequestResult;
 use crate::cluster::watch_backoff::{WatchBackoff, watch_error_message};
 use crate::names::NODE_ANNOTATION;
 use crate::status::outcome::{Outcome, outcome};
@@ -47,30 +50,6 @@ pub struct RequestOptions {
     pub timeout: Duration,
 }
 
-/// The result of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RequestResult {
-    /// A proven backup was made.
-    Completed {
-        /// Name of the `EtcdBackup`.
-        name: String,
-        /// The message of its condition.
-        message: String,
-    },
-    /// The `EtcdBackup` failed, was skipped or deleted, or was not complete in time.
-    Failed {
-        /// Name of the `EtcdBackup`.
-        name: String,
-        /// The reason.
-        message: String,
-    },
-    /// No `EtcdBackup` was created.
-    NotCreated {
-        /// The reason, and what to do.
-        message: String,
-    },
-}
-
 /// Creates the `EtcdBackup` and waits for its result.
 ///
 /// # Errors
@@ -81,12 +60,26 @@ pub async fn run(
     report: &dyn Fn(&str),
 ) -> Result<RequestResult, kube::Error> {
     // A CronJob exists only if this operator owns the CRDs.
-    if options.owner.is_none()
-        && options.pvc_name.is_empty()
-        && upstream_handles_requests(&client).await
-    {
-        let message = "OpenShift's own operator handles every EtcdBackup of this cluster and stores backups only on volumes: give a PersistentVolumeClaim with --pvc-name".into();
-        return Ok(RequestResult::NotCreated { message });
+    if options.owner.is_none() {
+        match handled_by(&client).await {
+            Handler::ThisOperator => {}
+            Handler::Upstream if options.pvc_name.is_empty() => {
+                let message = "OpenShift's own operator handles every EtcdBackup of this cluster and stores backups only on volumes: give a PersistentVolumeClaim with --pvc-name".into();
+                return Ok(RequestResult::NotCreated { message });
+            }
+            Handler::Upstream => {}
+            Handler::Nobody { problem, .. } if !options.pvc_name.is_empty() => {
+                let message = format!(
+                    "{problem}, so a backup on a PersistentVolumeClaim cannot be requested: leave out --pvc-name to make a backup on the disks of the nodes"
+                );
+                return Ok(RequestResult::NotCreated { message });
+            }
+            Handler::Nobody { problem, namespace } => {
+                report(&format!("{problem}: asking by Jobs instead"));
+                let only = options.node.as_deref();
+                return backup_job::run(&client, &namespace, only, options.timeout, report).await;
+            }
+        }
     }
     let requests: Api<EtcdBackup> = Api::all(client);
     // A timeout that no clock can hold never ends.
@@ -139,10 +132,32 @@ pub async fn run(
     }
 }
 
-/// Whether upstream's operator handles `EtcdBackup`s. `false` if the user is not allowed to read that.
-async fn upstream_handles_requests(client: &Client) -> bool {
-    let info = cluster_info::read_cluster_info(client).await;
-    info.is_ok_and(|info| info.crd_owner == CrdOwner::Upstream)
+/// Who acts on an `EtcdBackup`.
+enum Handler {
+    /// Also if the user is not allowed to read who does.
+    ThisOperator,
+    Upstream,
+    /// The CRD has not the fields that are written.
+    Nobody {
+        problem: String,
+        namespace: String,
+    },
+}
+
+async fn handled_by(client: &Client) -> Handler {
+    match cluster_info::read_cluster_info(client).await {
+        Ok(ClusterInfo {
+            api_problems:
+                ApiProblems {
+                    etcd_backup: Some(problem),
+                    ..
+                },
+            namespace,
+            ..
+        }) => Handler::Nobody { problem, namespace },
+        Ok(info) if info.crd_owner == CrdOwner::Upstream => Handler::Upstream,
+        _ => Handler::ThisOperator,
+    }
 }
 
 fn request(options: &RequestOptions, number: u32) -> EtcdBackup {

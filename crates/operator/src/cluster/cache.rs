@@ -3,12 +3,12 @@
 
 use crate::cluster::lenient::Lenient;
 use crate::cluster::watch_backoff::{WatchBackoff, WatchErrorLog};
-use crate::names::{CRON_APP, JOB_APP, SERVER_APP};
+use crate::names::{CRON_APP, JOB_APP, SERVER_APP, VOLUME_APP};
 use crate::objects::pod::ROLES;
 use crate::status::state::SharedState;
 use cluster_api::resources::{Backup, EtcdBackup, NodeBackup};
 use futures::{Stream, StreamExt, stream};
-use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::apps::v1::{DaemonSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::api::Api;
@@ -38,13 +38,15 @@ pub(crate) struct Cache {
     pub(crate) requests: Store<EtcdBackup>,
     /// Jobs that request backups, and Jobs that make them.
     pub(crate) jobs: Store<Job>,
-    /// Pods of backup servers and of Jobs that make backups.
+    /// Pods of backup servers, of Jobs that make backups, and of the nodes' volumes.
     pub(crate) pods: Store<Pod>,
     /// The metadata of all nodes.
     pub(crate) nodes: Store<PartialObjectMeta<Node>>,
     pub(crate) node_backups: Store<NodeBackup>,
     /// The DaemonSets of backup servers.
     pub(crate) daemon_sets: Store<DaemonSet>,
+    /// The StatefulSets of the nodes' volumes. Empty if upstream's operator handles `Backup`s.
+    pub(crate) volume_sets: Store<StatefulSet>,
     /// Empty if upstream's operator handles `Backup`s.
     pub(crate) cron_jobs: Store<CronJob>,
     /// Empty if upstream's operator handles `Backup`s.
@@ -83,24 +85,27 @@ impl Cache {
         // With managed fields: they have the time of the node's last write, by the API server's clock.
         let node_backups = starter.start_watch(watcher(of_cluster.1, all()));
         let daemon_sets = starter.watch_without_managed_fields(watcher(sets, apps(&[SERVER_APP])));
-        let pods =
-            starter.watch_without_managed_fields(watcher(pods, apps(&[SERVER_APP, JOB_APP])));
-        let (backups, requests, jobs, cron_jobs, pvcs) = if ours {
+        let pods = starter
+            .watch_without_managed_fields(watcher(pods, apps(&[SERVER_APP, JOB_APP, VOLUME_APP])));
+        let (backups, requests, jobs, cron_jobs, pvcs, volume_sets) = if ours {
             let backups: Api<Lenient<Backup>> = Api::all(client.clone());
             let requests: Api<Lenient<EtcdBackup>> = Api::all(client.clone());
             let jobs: Api<Lenient<Job>> = Api::namespaced(client.clone(), namespace);
             let cron_jobs: Api<Lenient<CronJob>> = Api::namespaced(client.clone(), namespace);
             let pvcs: Api<Lenient<PersistentVolumeClaim>> =
                 Api::namespaced(client.clone(), namespace);
+            let volume_sets: Api<Lenient<StatefulSet>> = Api::namespaced(client.clone(), namespace);
             (
                 starter.watch_without_managed_fields(watcher(backups, all())),
                 starter.watch_without_managed_fields(watcher(requests, all())),
                 starter.watch_without_managed_fields(watcher(jobs, apps(&[CRON_APP, JOB_APP]))),
                 starter.watch_without_managed_fields(watcher(cron_jobs, apps(&[CRON_APP]))),
                 starter.watch_without_managed_fields(watcher(pvcs, all())),
+                starter.watch_without_managed_fields(watcher(volume_sets, apps(&[VOLUME_APP]))),
             )
         } else {
             (
+                starter.start_watch(stream::empty()),
                 starter.start_watch(stream::empty()),
                 starter.start_watch(stream::empty()),
                 starter.start_watch(stream::empty()),
@@ -119,6 +124,7 @@ impl Cache {
             daemon_sets,
             cron_jobs,
             pvcs,
+            volume_sets,
             changes,
             configuration_is_ready: watch::Sender::new(false),
             is_ready: watch::Sender::new(false),
@@ -152,6 +158,7 @@ impl Cache {
         if self.ours {
             let _ = self.requests.wait_until_ready().await;
             let _ = self.jobs.wait_until_ready().await;
+            let _ = self.volume_sets.wait_until_ready().await;
         }
         let _ = self.pods.wait_until_ready().await;
         let _ = self.node_backups.wait_until_ready().await;

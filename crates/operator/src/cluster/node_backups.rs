@@ -31,9 +31,14 @@ pub(crate) fn creation_time(metadata: &kube::api::ObjectMeta) -> Timestamp {
 
 /// When the node last wrote its `NodeBackup`, by the API server's clock. Writes of others do not count.
 pub(crate) fn written_by_node(report: &NodeBackup) -> Option<Timestamp> {
+    written_by(report, SERVER_MANAGER)
+}
+
+/// When this field manager last wrote a `NodeBackup`, by the API server's clock.
+pub(crate) fn written_by(report: &NodeBackup, name: &str) -> Option<Timestamp> {
     let managers = report.metadata.managed_fields.iter().flatten();
     managers
-        .filter(|manager| manager.manager.as_deref() == Some(SERVER_MANAGER))
+        .filter(|manager| manager.manager.as_deref() == Some(name))
         .filter_map(|manager| manager.time.as_ref())
         .map(|time| time.0)
         .max()

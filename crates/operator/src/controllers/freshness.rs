@@ -5,7 +5,7 @@ use super::backup_progress::{BackupMark, BackupProgress};
 use crate::api_error::api_error_message;
 use crate::api_error::ignore_not_found;
 use crate::cluster::cache::Cache;
-use crate::cluster::cluster_info::CrdOwner;
+use crate::cluster::cluster_info::{CrdOwner, gate_off_message};
 use crate::cluster::lenient::{self, Lenient};
 use crate::cluster::node_backups::{creation_time, estimate_newest_seen_at, written_by_node};
 use crate::cluster::pod_problems::server_problem;
@@ -18,6 +18,7 @@ use backup_plan::cron::Schedule;
 use backup_plan::freshness::{self as schedule_freshness, Freshness};
 use cluster_api::conditions::{ConditionType, StatusReason};
 use cluster_api::freshness::{Judgement, NodeView, Verdict, judge, sum_up};
+use cluster_api::placement::has_server_pods;
 use cluster_api::resources::{BACKUP_ANNOTATION, Backup, DEFAULT_BACKUP, EtcdBackup, NodeBackup};
 use cluster_api::validation::{ValidBackup, validate};
 use jiff::tz::TimeZone;
@@ -147,6 +148,17 @@ async fn evaluate_nodes(
         .iter()
         .find(|backup| backup.name_any() == DEFAULT_BACKUP);
     let since = match (default, context.cluster.crd_owner) {
+        (Some(backup), _) if !context.options.automated_backup => {
+            context.state.update(|state| state.nodes.clear());
+            let off = Judgement {
+                degraded: true,
+                reason: StatusReason::FeatureGateOff,
+                message: gate_off_message(),
+                look_again_at: None,
+            };
+            write_condition(context, backup, &off).await?;
+            return Ok(None);
+        }
         (Some(backup), _) => {
             if let Ok(valid) = validate(DEFAULT_BACKUP, &backup.spec) {
                 memory.valid = Some(valid);
@@ -177,6 +189,7 @@ async fn evaluate_nodes(
         .map(|report| (report.name_any(), report))
         .collect();
     let names: Vec<_> = nodes.iter().map(|node| node.name_any()).collect();
+    let has_pods = default.is_none_or(|backup| has_server_pods(backup.annotations()));
     let mut verdicts = Vec::new();
     let mut states = BTreeMap::new();
     for (node, name) in nodes.iter().zip(&names) {
@@ -188,7 +201,7 @@ async fn evaluate_nodes(
             covered_since: joined.max(since),
             reported: report.and_then(|report| report.status.as_ref()),
             advanced_at,
-            pod_problem: server_problem(name, &pods),
+            pod_problem: server_problem(name, &pods).filter(|_| has_pods),
         };
         let verdict = judge_node(context, view, |view| judge(&schedule, &zone, view, now)).await?;
         let state = NodeState {

@@ -3,7 +3,7 @@
 
 use crate::api_error::{api_error_message, ignore_not_found};
 use crate::cluster::cache::Cache;
-use crate::cluster::cluster_info::CrdOwner;
+use crate::cluster::cluster_info::{CrdOwner, gate_off_message};
 use crate::cluster::node_layout::NodeLayout;
 use crate::cluster::pvc::{pvc_exists, pvc_missing_message};
 use crate::context::Context;
@@ -14,15 +14,15 @@ use crate::options::PERIODIC_BACKUP as NAME;
 use crate::status::conditions::{ConditionUpdate, find_condition};
 use backup_plan::cron::Schedule;
 use cluster_api::conditions::{ConditionType, StatusReason};
+use cluster_api::placement::{Placement, SERVERS, STORAGE, STORAGE_CLASS, Servers, VOLUME_SIZE};
 use cluster_api::resources::{Backup, DEFAULT_BACKUP};
 use cluster_api::validation::{ValidBackup, validate};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ObjectMeta};
 use kube::{Resource, ResourceExt};
-use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -82,6 +82,11 @@ fn inputs(cache: &Cache) -> BTreeSet<String> {
     for cron_job in cache.cron_jobs.state() {
         add("CronJob", cron_job.meta());
     }
+    for backup in cache.backups.state() {
+        let placement = [SERVERS, STORAGE, STORAGE_CLASS, VOLUME_SIZE]
+            .map(|key| backup.annotations().get(key).cloned());
+        inputs.insert(format!("placement {:?} {placement:?}", backup.name_any()));
+    }
     for pvc in cache.pvcs.state() {
         inputs.insert(format!("PVC {}", pvc.name_any()));
     }
@@ -140,6 +145,10 @@ async fn reconcile(
 ) -> Result<Option<Duration>, kube::Error> {
     let name = backup.name_any();
     let update = match validate(&name, &backup.spec) {
+        _ if name == DEFAULT_BACKUP && !context.options.automated_backup => {
+            delete_servers(context, cache).await?;
+            StatusUpdate::degraded(StatusReason::FeatureGateOff, gate_off_message())
+        }
         Ok(valid) => apply_objects(context, cache, backup, &valid).await?,
         Err(error) => StatusUpdate::degraded(StatusReason::Invalid, error.to_string()),
     };
@@ -161,9 +170,28 @@ async fn apply_objects(
     let name = backup.name_any();
     let owner = backup.controller_owner_ref(&());
     let applied = if name == DEFAULT_BACKUP {
+        let placement = match Placement::read(backup.annotations()) {
+            Ok(placement) => placement,
+            // The servers go on as they are, or as they are by default.
+            Err(problem) => {
+                apply_servers(context, cache, valid, owner.as_ref()).await?;
+                return Ok(StatusUpdate::degraded(StatusReason::Invalid, problem));
+            }
+        };
+        if placement.servers == Servers::Sidecar {
+            delete_servers(context, cache).await?;
+            let message = "the containers in the static pods of etcd make the backups";
+            return Ok(StatusUpdate::ready(valid, message.into()));
+        }
         apply_servers(context, cache, valid, owner.as_ref())
             .await
             .map(|()| format!("DaemonSet {DAEMON_SET} matches this Backup"))
+    } else if let Some(problem) = &context.cluster.api_problems.etcd_backup {
+        let message = format!("no EtcdBackup can be requested for this Backup: {problem}");
+        return Ok(StatusUpdate::degraded(
+            StatusReason::ApiNotSupported,
+            message,
+        ));
     } else {
         let namespace = &context.cluster.namespace;
         if let Some(pvc) = &valid.pvc_name
@@ -179,7 +207,8 @@ async fn apply_objects(
             valid,
             owner.as_ref(),
         );
-        apply(context, &cron_job)
+        context
+            .apply(&cron_job)
             .await
             .map(|()| format!("CronJob {} matches this Backup", cron_job_name(&name)))
     };
@@ -191,6 +220,21 @@ async fn apply_objects(
         ),
         Err(error) => Err(error),
     }
+}
+
+/// Deletes all DaemonSets of backup servers.
+async fn delete_servers(context: &Context, cache: &Cache) -> Result<(), kube::Error> {
+    for set in cache.daemon_sets.state() {
+        delete_daemon_set(context, &set.name_any()).await?;
+    }
+    Ok(())
+}
+
+async fn delete_daemon_set(context: &Context, name: &str) -> Result<(), kube::Error> {
+    let namespace = &context.cluster.namespace;
+    let sets: Api<DaemonSet> = Api::namespaced(context.client.clone(), namespace);
+    let params = DeleteParams::background();
+    ignore_not_found(context.write(sets.delete(name, &params)).await)
 }
 
 /// Applies the DaemonSets of backup servers: one for the cluster's layout, and one for each layout in a node label. Deletes
@@ -211,37 +255,17 @@ async fn apply_servers(
             owner,
         )
     };
-    apply(context, &set(None)).await?;
+    context.apply(&set(None)).await?;
     let labelled = layouts(cache);
     let existing: Vec<_> = cache.daemon_sets.state();
     for layout in NodeLayout::ALL {
         let name = daemon_set_name(Some(layout));
         if labelled.contains(&layout) {
-            apply(context, &set(Some(layout))).await?;
+            context.apply(&set(Some(layout))).await?;
         } else if existing.iter().any(|set| set.name_any() == name) {
-            let sets: Api<DaemonSet> =
-                Api::namespaced(context.client.clone(), &context.cluster.namespace);
-            let params = DeleteParams::background();
-            ignore_not_found(context.write(sets.delete(&name, &params)).await)?;
+            delete_daemon_set(context, &name).await?;
         }
     }
-    Ok(())
-}
-
-async fn apply<K>(context: &Context, object: &K) -> Result<(), kube::Error>
-where
-    K: Resource<Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + Serialize
-        + serde::de::DeserializeOwned,
-    K::DynamicType: Default,
-{
-    let api: Api<K> = Api::namespaced(context.client.clone(), &context.cluster.namespace);
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    let patch = Patch::Apply(object);
-    let name = object.name_any();
-    context.write(api.patch(&name, &params, &patch)).await?;
     Ok(())
 }
 

@@ -1,16 +1,12 @@
 //! Creates the namespace and the CRDs that the operator needs.
 
 use crate::cluster::cluster_info::{ClusterInfo, CrdOwner, Platform};
-use crate::names::FIELD_MANAGER;
+use crate::names::{FIELD_MANAGER, MANAGED_BY, US, is_managed_by_us as is_ours};
 use cluster_api::resources::{self, NodeBackup};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
-
-/// Kubernetes' label for the manager of an object.
-const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-const US: &str = "etcd-lifeboat";
 
 /// Creates the namespace if it does not exist.
 pub(crate) async fn create_namespace(client: &Client, name: &str) -> Result<(), kube::Error> {
@@ -69,7 +65,7 @@ async fn is_managed_by_us(
     name: &str,
 ) -> Result<bool, kube::Error> {
     let found = all.get_opt(name).await?;
-    Ok(found.is_some_and(|found| found.labels().get(MANAGED_BY).is_some_and(|who| who == US)))
+    Ok(found.is_some_and(|found| is_ours(found.labels())))
 }
 
 /// Ignores the error that the object already exists.

@@ -2,8 +2,11 @@
 //! monitoring.
 
 use crate::install::policies;
-use crate::names::{AGENT_ACCOUNT, OPERATOR_ACCOUNT, OPERATOR_APP as APP, REQUEST_ACCOUNT};
+use crate::names::{
+    AGENT_ACCOUNT, OPERATOR_ACCOUNT, OPERATOR_APP as APP, REQUEST_ACCOUNT, SIDECAR_ACCOUNT,
+};
 use crate::objects::pod::control_plane_affinity;
+use cluster_api::resources::DEFAULT_BACKUP;
 use serde_json::{Value, json};
 
 /// Options of the manifests.
@@ -31,7 +34,10 @@ pub fn all(install: &InstallOptions) -> Vec<Value> {
     if !install.openshift {
         all.push(namespace(home));
     }
-    for account in [OPERATOR_ACCOUNT, AGENT_ACCOUNT, REQUEST_ACCOUNT] {
+    // On OpenShift, etcd's static pod belongs to OpenShift's own operator.
+    let sidecar = (!install.openshift).then_some(SIDECAR_ACCOUNT);
+    let accounts = [OPERATOR_ACCOUNT, AGENT_ACCOUNT, REQUEST_ACCOUNT];
+    for account in accounts.into_iter().chain(sidecar) {
         all.push(json!({
             "apiVersion": "v1",
             "kind": "ServiceAccount",
@@ -45,6 +51,11 @@ pub fn all(install: &InstallOptions) -> Vec<Value> {
     ] {
         all.extend(granted(home, None, account, &rules));
     }
+    if let Some(account) = sidecar {
+        all.extend(granted(home, None, account, &agent_rules()));
+        let renew = named("", "serviceaccounts/token", &[account], &["create"]);
+        all.extend(granted(home, Some(home), account, &json!([renew])));
+    }
     all.extend(granted(
         home,
         Some(home),
@@ -52,7 +63,7 @@ pub fn all(install: &InstallOptions) -> Vec<Value> {
         &operator_rules_in_namespace(),
     ));
     // Events for cluster-scoped objects are in this namespace.
-    for account in [OPERATOR_ACCOUNT, AGENT_ACCOUNT] {
+    for account in [OPERATOR_ACCOUNT, AGENT_ACCOUNT].into_iter().chain(sidecar) {
         let rules = json!([rule("events.k8s.io", &["events"], &["create", "patch"])]);
         all.extend(granted(home, Some("default"), account, &rules));
     }
@@ -298,6 +309,22 @@ pub fn alerts() -> Value {
             "The operator ignores these objects and works with all others. The log of the operator names them and gives the reason.",
         ),
         alert(
+            "EtcdLifeboatVolumeProblem",
+            "etcd_lifeboat_operator_volume_copied == 0",
+            "15m",
+            "warning",
+            "The backups of etcd on {{ $labels.node }} are not copied to its volume",
+            "The backups on the disk of the node go on. The condition VolumesDegraded of Backup/default gives the reason. To see it, run: kubectl describe backup default",
+        ),
+        alert(
+            "EtcdLifeboatApiNotSupported",
+            "etcd_lifeboat_operator_unsupported_crds > 0",
+            "5m",
+            "warning",
+            "{{ $value }} CRDs of another owner lack what etcd-lifeboat writes",
+            "The backup servers on the nodes go on. Requests by EtcdBackup, and each Backup other than default, have no effect. The log of the operator names the CRDs and the fields.",
+        ),
+        alert(
             "EtcdLifeboatOptedOut",
             "etcd_lifeboat_operator_opted_out == 1",
             "15m",
@@ -352,14 +379,8 @@ fn operator_rules(openshift: bool) -> Value {
         named(
             "apiextensions.k8s.io",
             "customresourcedefinitions",
-            &[backups],
+            &[backups, requests],
             &["get", "list", "watch"]
-        ),
-        named(
-            "apiextensions.k8s.io",
-            "customresourcedefinitions",
-            &[requests],
-            &["get"]
         ),
         named(
             "apiextensions.k8s.io",
@@ -392,6 +413,8 @@ fn operator_rules(openshift: bool) -> Value {
             &["list", "watch", "delete"]
         ),
         rule("", &["nodes"], &["get", watch[0], watch[1]]),
+        rule("storage.k8s.io", &["storageclasses"], &["get", "list"]),
+        rule("storage.k8s.io", &["csidrivers"], &["get"]),
         rule("", &["namespaces"], &["create"]),
         named(
             "config.openshift.io",
@@ -433,7 +456,7 @@ fn operator_rules_in_namespace() -> Value {
         // OpenShift's admission requires the permission to delete an object from an account that sets its owner.
         rule(
             "apps",
-            &["daemonsets"],
+            &["daemonsets", "statefulsets"],
             &["list", "watch", "create", "patch", "delete"]
         ),
         rule(
@@ -451,9 +474,15 @@ fn operator_rules_in_namespace() -> Value {
     ])
 }
 
-/// Permissions of a backup server: write `NodeBackup`s. An admission policy restricts this to its own node.
+/// Permissions of a backup server: read `Backup/default`, and write `NodeBackup`s. An admission policy restricts this to its own node.
 fn agent_rules() -> Value {
     json!([
+        named(
+            "config.openshift.io",
+            "backups",
+            &[DEFAULT_BACKUP],
+            &["list", "watch"]
+        ),
         rule("lifeboat.etcd.io", &["nodebackups"], &["create", "patch"]),
         rule("lifeboat.etcd.io", &["nodebackups/status"], &["patch"]),
     ])

@@ -3,3 +3,4 @@
 pub(crate) mod crds;
 pub mod manifests;
 pub(crate) mod policies;
+pub mod sidecar;

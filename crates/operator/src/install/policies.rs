@@ -1,7 +1,9 @@
 //! Admission policies that restrict our service accounts and the cluster's tenants, where RBAC is not precise enough.
 
 use crate::cluster::node_layout::NodeLayout;
-use crate::names::{AGENT_ACCOUNT, OPERATOR_ACCOUNT, REPOSITORY, REQUEST_ACCOUNT};
+use crate::names::{
+    AGENT_ACCOUNT, OPERATOR_ACCOUNT, REPOSITORY, REQUEST_ACCOUNT, SIDECAR_ACCOUNT, VOLUME,
+};
 use cluster_api::resources::BACKUP_ANNOTATION;
 use serde_json::{Value, json};
 
@@ -11,6 +13,7 @@ const API_VERSION: &str = "admissionregistration.k8s.io/v1";
 pub(crate) fn all(home: &str, image: &str, node_directories: &[String]) -> Vec<Value> {
     let mut all = Vec::new();
     all.extend(own_node_only(home));
+    all.extend(own_token_only(home));
     all.extend(asked_by_a_backup(home));
     all.extend(own_pods_only(home, image, node_directories));
     all
@@ -43,10 +46,7 @@ fn policy(name: &str, spec: Value) -> [Value; 2] {
 
 /// A backup server can write only the `NodeBackup` of the node that its token names.
 fn own_node_only(home: &str) -> [Value; 2] {
-    let node = "request.userInfo.extra['authentication.kubernetes.io/node-name']";
-    let expression = format!(
-        "has(request.userInfo.extra) && 'authentication.kubernetes.io/node-name' in request.userInfo.extra && {node}[0] == object.metadata.name"
-    );
+    let expression = of_own_node("object.metadata.name");
     policy(
         "etcd-lifeboat-own-node-only",
         json!({
@@ -57,12 +57,48 @@ fn own_node_only(home: &str) -> [Value; 2] {
                 "operations": ["CREATE", "UPDATE"],
                 "resources": ["nodebackups", "nodebackups/status"],
             }]},
-            "matchConditions": [{"name": "backup-servers", "expression": user(home, AGENT_ACCOUNT)}],
+            "matchConditions": [{
+                "name": "backup-servers",
+                "expression": format!("{} || {}", user(home, AGENT_ACCOUNT), user(home, SIDECAR_ACCOUNT)),
+            }],
             "validations": [validation(
                 &expression,
                 "a backup server can write only the NodeBackup of its own node",
             )],
         }),
+    )
+}
+
+/// A backup server in a static pod can renew its token only for the node that its token names. A token without a node would be valid on
+/// every machine.
+fn own_token_only(home: &str) -> [Value; 2] {
+    let node = of_own_node("object.spec.boundObjectRef.name");
+    policy(
+        "etcd-lifeboat-own-token-only",
+        json!({
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": [""],
+                "apiVersions": ["*"],
+                "operations": ["CREATE"],
+                "resources": ["serviceaccounts/token"],
+            }]},
+            "matchConditions": [{"name": "sidecars", "expression": user(home, SIDECAR_ACCOUNT)}],
+            "validations": [validation(
+                &format!(
+                    "has(object.spec.boundObjectRef) && object.spec.boundObjectRef.kind == 'Node' && {node}"
+                ),
+                "a backup server in a static pod can renew only the token of its own node",
+            )],
+        }),
+    )
+}
+
+/// Whether the token of the request is bound to this node.
+fn of_own_node(name: &str) -> String {
+    let node = "request.userInfo.extra['authentication.kubernetes.io/node-name']";
+    format!(
+        "has(request.userInfo.extra) && 'authentication.kubernetes.io/node-name' in request.userInfo.extra && {node}[0] == {name}"
     )
 }
 
@@ -134,9 +170,9 @@ fn own_pods_only(home: &str, image: &str, node_directories: &[String]) -> [Value
         ),
         validation(
             &format!(
-                "!has({only}.command) && has({only}.args) && {only}.args[0] in ['backup-server', 'cluster-backup', 'request-backup'] && !has({only}.lifecycle) && !has({only}.livenessProbe) && !has({only}.readinessProbe) && !has({only}.startupProbe)"
+                "!has({only}.command) && has({only}.args) && {only}.args[0] in ['backup-server', 'cluster-backup', 'request-backup', 'volume-server'] && !has({only}.lifecycle) && !has({only}.livenessProbe) && !has({only}.readinessProbe) && !has({only}.startupProbe)"
             ),
-            "a pod of etcd-lifeboat must run backup-server, cluster-backup or request-backup, without lifecycle hooks and probes",
+            "a pod of etcd-lifeboat must run backup-server, cluster-backup, request-backup or volume-server, without lifecycle hooks and probes",
         ),
         validation(
             &format!(
@@ -180,7 +216,7 @@ fn own_pods_only(home: &str, image: &str, node_directories: &[String]) -> [Value
         ),
         validation(
             &format!(
-                "!has({only}.volumeMounts) || {only}.volumeMounts.all(mount, (has(mount.readOnly) && mount.readOnly) || variables.pod.volumes.exists(volume, volume.name == mount.name && (has(volume.persistentVolumeClaim) || (has(volume.hostPath) && volume.hostPath.path == '{REPOSITORY}'))))"
+                "!has({only}.volumeMounts) || {only}.volumeMounts.all(mount, (has(mount.readOnly) && mount.readOnly) || (object.kind == 'StatefulSet' && mount.name == '{VOLUME}' && (!has(variables.pod.volumes) || !variables.pod.volumes.exists(volume, volume.name == '{VOLUME}'))) || variables.pod.volumes.exists(volume, volume.name == mount.name && (has(volume.persistentVolumeClaim) || (has(volume.hostPath) && volume.hostPath.path == '{REPOSITORY}'))))"
             ),
             "a pod of etcd-lifeboat must mount all volumes read-only, except the directory of the backups",
         ),
@@ -202,7 +238,7 @@ fn own_pods_only(home: &str, image: &str, node_directories: &[String]) -> [Value
                     "apiGroups": ["apps"],
                     "apiVersions": ["*"],
                     "operations": ["CREATE", "UPDATE"],
-                    "resources": ["daemonsets"],
+                    "resources": ["daemonsets", "statefulsets"],
                 },
                 {
                     "apiGroups": ["batch"],

@@ -112,6 +112,8 @@ mod tests {
             controllers: crate::options::Controllers::all(),
             layout: None,
             node_directories: vec!["/etc/audit".into()],
+            storage: cluster_api::placement::Storage::Auto,
+            volume_flags: Vec::new(),
             server_flags: Vec::new(),
             backup_flags: Vec::new(),
         }
@@ -123,6 +125,7 @@ mod tests {
             namespace: "ns".into(),
             crd_owner: crate::cluster::cluster_info::CrdOwner::Lifeboat,
             external: false,
+            api_problems: crate::cluster::api_schema::ApiProblems::default(),
         };
         let set = daemon_set(&info, layout, None, &options(), &valid(policy), None);
         serde_json::to_value(set).unwrap()

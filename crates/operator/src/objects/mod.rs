@@ -5,3 +5,4 @@ pub(crate) mod daemon_set;
 pub(crate) mod job;
 pub(crate) mod pod;
 pub(crate) mod retention_flags;
+pub(crate) mod volume_set;

@@ -13,10 +13,12 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 
 /// Role labels. A node with an etcd member has at least one of them.
-pub(crate) const ROLES: [&str; 3] = [
+pub(crate) const ROLES: [&str; 4] = [
     "node-role.kubernetes.io/control-plane",
     "node-role.kubernetes.io/master",
     "node-role.kubernetes.io/etcd",
+    // OpenShift: a member of etcd without the other parts of the control plane.
+    "node-role.kubernetes.io/arbiter",
 ];
 /// Where a Job's pod mounts its PersistentVolumeClaim.
 pub(crate) const PVC_MOUNT: &str = "/backups";
@@ -62,6 +64,15 @@ impl BackupTarget<'_> {
     }
 }
 
+/// A directory of the node as a volume.
+pub(crate) fn host_path_volume(name: &str, path: &str, type_: &str) -> Volume {
+    Volume {
+        name: name.into(),
+        host_path: Some(host_path(path, type_)),
+        ..Volume::default()
+    }
+}
+
 fn host_path(path: &str, type_: &str) -> HostPathVolumeSource {
     HostPathVolumeSource {
         path: path.into(),
@@ -94,11 +105,32 @@ fn role_affinity(more: &[NodeSelectorRequirement]) -> Affinity {
     required_node_affinity(terms.collect())
 }
 
+/// The security context of a pod that reads files of the node. With SELinux, only this type can.
+pub(crate) fn reads_files_of_the_node() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_user: Some(0),
+        seccomp_profile: Some(runtime_seccomp()),
+        se_linux_options: Some(SELinuxOptions {
+            type_: Some("spc_t".into()),
+            ..SELinuxOptions::default()
+        }),
+        ..PodSecurityContext::default()
+    }
+}
+
 /// Node affinity for this node.
 pub(crate) fn node_affinity(name: &str) -> Affinity {
     required_node_affinity(vec![NodeSelectorTerm {
         match_expressions: None,
         match_fields: Some(vec![requirement("metadata.name", "In", Some(name))]),
+    }])
+}
+
+/// Node affinity for every node but this one.
+pub(crate) fn not_on_node(name: &str) -> Affinity {
+    required_node_affinity(vec![NodeSelectorTerm {
+        match_expressions: None,
+        match_fields: Some(vec![requirement("metadata.name", "NotIn", Some(name))]),
     }])
 }
 
@@ -170,6 +202,28 @@ pub(crate) fn every_taint() -> Vec<Toleration> {
         operator: Some("Exists".into()),
         ..Toleration::default()
     }]
+}
+
+/// The effects and keys of taints that a pod with a volume tolerates: all that a control-plane node has, also one that is not ready. But not
+/// the taint of a node that is out of service: there the pod must be removed, so that its volume can be attached to another node.
+pub(crate) fn taints_of_a_node_in_service() -> Vec<Toleration> {
+    let exists = |key: Option<&str>, effect: &str| Toleration {
+        key: key.map(Into::into),
+        operator: Some("Exists".into()),
+        effect: Some(effect.into()),
+        ..Toleration::default()
+    };
+    let mut all = vec![exists(None, "NoSchedule"), exists(None, "PreferNoSchedule")];
+    let keys = [
+        "node-role.kubernetes.io/control-plane",
+        "node-role.kubernetes.io/etcd",
+        "node-role.kubernetes.io/master",
+        "CriticalAddonsOnly",
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ];
+    all.extend(keys.map(|key| exists(Some(key), "NoExecute")));
+    all
 }
 
 /// A pod that makes backups of its node's member, with one container.
@@ -246,16 +300,7 @@ pub(crate) fn backup_pod(
         priority_class_name: Some("system-cluster-critical".into()),
         service_account_name: Some(AGENT_ACCOUNT.into()),
         automount_service_account_token: Some(false),
-        // With SELinux, only this type can read the files of the node.
-        security_context: Some(PodSecurityContext {
-            run_as_user: Some(0),
-            seccomp_profile: Some(runtime_seccomp()),
-            se_linux_options: Some(SELinuxOptions {
-                type_: Some("spc_t".into()),
-                ..SELinuxOptions::default()
-            }),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(reads_files_of_the_node()),
         affinity: Some(control_plane_affinity()),
         containers: vec![Container {
             name: container.into(),

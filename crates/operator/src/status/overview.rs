@@ -1,5 +1,6 @@
 //! The overview of a cluster's backups per node, from the status of `NodeBackup`s and `Backup`s.
 
+use crate::cluster::api_schema::ApiProblems;
 use crate::cluster::cluster_info::{self, CrdOwner};
 use crate::cluster::lease;
 use crate::cluster::lenient::{self, Lenient};
@@ -10,7 +11,10 @@ use crate::objects::pod::ROLES;
 use backup_plan::cron::Schedule;
 use cluster_api::conditions::StatusReason;
 use cluster_api::freshness::{NodeView, Verdict, judge};
-use cluster_api::resources::{Backup, DEFAULT_BACKUP, NodeBackup, NodeBackupEntry, NodeMember};
+use cluster_api::placement::has_server_pods;
+use cluster_api::resources::{
+    Backup, DEFAULT_BACKUP, NodeBackup, NodeBackupEntry, NodeMember, OtherEtcdStatus, VolumeStatus,
+};
 use cluster_api::validation::{ValidBackup, validate};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -19,7 +23,7 @@ use kube::api::{Api, ListParams};
 use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Time for another replica to take over, and for differences between clocks.
@@ -54,6 +58,12 @@ pub struct NodeOverview {
     pub problem: Option<String>,
     /// The newest proven backups.
     pub backups: Vec<NodeBackupEntry>,
+    /// The copies on the volume of the node, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeStatus>,
+    /// Other etcds of the node, each with a part of the objects of Kubernetes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_etcds: Vec<OtherEtcdStatus>,
 }
 
 /// Reads the overview of a cluster.
@@ -84,6 +94,7 @@ struct Objects {
     /// What is wrong with objects that could not be read.
     unreadable: Vec<String>,
     upstream: bool,
+    api_problems: ApiProblems,
 }
 
 async fn read_objects(
@@ -93,6 +104,7 @@ async fn read_objects(
     let upstream = info
         .as_ref()
         .is_some_and(|info| info.crd_owner == CrdOwner::Upstream);
+    let api_problems = info.as_ref().map(|info| info.api_problems.clone());
     let operator_renewed = match &info {
         Some(info) => none_if_forbidden(lease::renewed_at(client, &info.namespace).await)?,
         None => None,
@@ -126,6 +138,7 @@ async fn read_objects(
         operator_renewed,
         unreadable,
         upstream,
+        api_problems: api_problems.unwrap_or_default(),
     })
 }
 
@@ -152,6 +165,7 @@ impl Objects {
     fn problems(&self, now: Timestamp) -> Vec<String> {
         let mut problems = condition_problems(&self.backups);
         problems.extend(self.unreadable.iter().cloned());
+        problems.extend(self.api_problems.iter().cloned());
         match self.default_backup() {
             Some(backup) => problems.extend(outdated_evaluation(backup, now)),
             None if self.upstream => {}
@@ -169,7 +183,8 @@ impl Objects {
     /// The nodes in the order of their names: all control-plane nodes, and others that have a report.
     fn rows(&self, now: Timestamp) -> Vec<NodeOverview> {
         let default = self.default_backup();
-        let servers_run = self.upstream || default.is_some();
+        let servers_run =
+            self.upstream || default.is_some_and(|backup| has_server_pods(backup.annotations()));
         let valid = default
             .and_then(|backup| validate(DEFAULT_BACKUP, &backup.spec).ok())
             .unwrap_or_else(ValidBackup::of_servers);
@@ -248,6 +263,9 @@ fn condition_problems(backups: &[Backup]) -> Vec<String> {
                 }),
         );
     }
+    // Two conditions can have the same reason.
+    let mut seen = BTreeSet::new();
+    problems.retain(|problem| seen.insert(problem.clone()));
     problems
 }
 
@@ -306,6 +324,8 @@ fn row(view: &NodeView<'_>, verdict: Verdict) -> NodeOverview {
         last_verified: status.last_verified,
         problem,
         backups: status.backups,
+        volume: status.volume,
+        other_etcds: status.other_etcds,
     }
 }
 

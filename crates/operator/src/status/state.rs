@@ -37,6 +37,10 @@ pub struct OperatorState {
     pub nodes: BTreeMap<String, NodeState>,
     /// Number of `EtcdBackup`s by condition.
     pub requests: BTreeMap<&'static str, u64>,
+    /// Whether the backups of a node are copied to its volume, by node. Empty without volumes.
+    pub volumes: BTreeMap<String, bool>,
+    /// Number of CRDs of another owner that lack what the operator writes.
+    pub api_problems: usize,
     /// Whether this replica runs the controller `freshness`.
     pub evaluates: bool,
     /// Time of the last evaluation.

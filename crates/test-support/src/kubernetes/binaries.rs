@@ -57,7 +57,7 @@ pub fn cache_dir() -> PathBuf {
     etcd.with_file_name("kubernetes")
 }
 
-/// Path of a tool that is built for the tests: [`HELM`] or [`STREAMS`]. The file may be missing.
+/// Path of a tool that is built for the tests: [`HELM`], [`STREAMS`] or [`PROVISIONER`]. The file may be missing.
 #[must_use]
 pub fn tool(name: &str) -> PathBuf {
     cache_dir().join("tools").join(name)
@@ -67,6 +67,8 @@ pub fn tool(name: &str) -> PathBuf {
 pub const STREAMS: &str = "kubelet-streams";
 /// The package manager.
 pub const HELM: &str = "helm";
+/// A provisioner of volumes on the disks of nodes.
+pub const PROVISIONER: &str = "local-path-provisioner";
 
 /// Path of a tool. If it is missing, skips the test and returns `None`.
 #[must_use]

@@ -309,6 +309,22 @@ impl Cluster {
         self.pki.token_kubeconfig(account, token.trim(), port)
     }
 
+    /// Like [`Cluster::outside_kubeconfig`], but with a token.
+    #[must_use]
+    pub fn kubeconfig_with_token(&self, token: &str) -> PathBuf {
+        let port = self.links["outside"].port();
+        self.pki.token_kubeconfig("with-token", token, port)
+    }
+
+    /// Runs kubectl with a token instead of all rights.
+    #[must_use]
+    pub fn kubectl_with_token(&self, token: &str, args: &[&str]) -> Output {
+        let kubeconfig = self.kubeconfig_with_token(token);
+        let mut kubectl = Command::new(&self.kubectl);
+        kubectl.arg("--kubeconfig").arg(kubeconfig).args(args);
+        kubectl.output().unwrap()
+    }
+
     /// A client with all rights.
     #[must_use]
     pub fn client(&self) -> kube::Client {

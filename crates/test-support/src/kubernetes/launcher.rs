@@ -28,6 +28,8 @@ pub(super) struct Launcher {
     pub(super) again: fn(i32) -> bool,
     pub(super) status: Status,
     pub(super) told: tokio::sync::mpsc::UnboundedSender<(String, Status)>,
+    /// Whether nothing is to be started any more.
+    pub(super) stop: tokio::sync::watch::Receiver<bool>,
 }
 
 impl Launcher {
@@ -37,16 +39,24 @@ impl Launcher {
             .send((self.container.name.clone(), self.status.clone()));
     }
 
+    /// Waits before the next start.
     async fn wait(&mut self, reason: &'static str, message: String, delay: Duration) {
         self.status.state = State::Waiting { reason, message };
         self.report();
-        tokio::time::sleep(delay).await;
+        let stopped = self.stop.wait_for(|stop| *stop);
+        let _ = tokio::time::timeout(delay, stopped).await;
     }
 
     pub(super) async fn run(mut self) {
         let mut backoff = FIRST_BACKOFF;
         loop {
-            let launched = match self.launch().await {
+            let mut stop = self.stop.clone();
+            let launch = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                launch = self.launch() => launch,
+            };
+            let launched = match launch {
                 Ok(launch) => {
                     let spawner = self.context.spawner.clone();
                     // One thread starts all containers, and each start takes only a moment.

@@ -171,7 +171,7 @@ impl Worker {
         deadline: Option<Instant>,
     ) -> Outcome {
         let (sender, mut updates) = tokio::sync::mpsc::unbounded_channel::<(String, Status)>();
-        let mut tasks = tokio::task::JoinSet::new();
+        let stop = watch::Sender::new(false);
         for container in containers {
             let launcher = Launcher {
                 context: self.context.clone(),
@@ -186,8 +186,9 @@ impl Worker {
                     .cloned()
                     .unwrap_or_default(),
                 told: sender.clone(),
+                stop: stop.subscribe(),
             };
-            tasks.spawn(launcher.run());
+            tokio::spawn(launcher.run());
         }
         drop(sender);
         let expired = async {
@@ -214,7 +215,8 @@ impl Worker {
                 }
             }
         }
-        self.stop(&mut tasks, &mut updates).await;
+        stop.send_replace(true);
+        self.stop(&mut updates).await;
         Outcome::Interrupted
     }
 
@@ -227,12 +229,9 @@ impl Worker {
         }
     }
 
-    /// Ends what runs: with SIGTERM, and after the grace period with SIGKILL.
-    async fn stop(
-        &mut self,
-        tasks: &mut tokio::task::JoinSet<()>,
-        updates: &mut tokio::sync::mpsc::UnboundedReceiver<(String, Status)>,
-    ) {
+    /// Ends what runs: with SIGTERM, and after the grace period with SIGKILL. A container that was being started is
+    /// reported as running only now, so that this ends when nobody reports any more.
+    async fn stop(&mut self, updates: &mut tokio::sync::mpsc::UnboundedReceiver<(String, Status)>) {
         let grace_s = match &*self.wishes.borrow() {
             Wish::End { grace_s } => *grace_s,
             Wish::Kill => 0,
@@ -242,38 +241,35 @@ impl Worker {
                 .and_then(|seconds| seconds.try_into().ok())
                 .unwrap_or(30),
         };
-        let crashed = *self.kill.borrow();
-        let pids: Vec<_> = self
-            .statuses
-            .values()
-            .filter(|status| matches!(status.state, State::Running { .. }))
-            .filter_map(|status| status.pid)
-            .collect();
-        for pid in &pids {
-            signal(*pid, if crashed { "-KILL" } else { "-TERM" });
-        }
         let end = Instant::now() + Duration::from_secs(grace_s);
-        let mut killed = crashed;
-        // Containers that wait for a restart are not started any more.
-        while self
-            .statuses
-            .values()
-            .any(|status| matches!(status.state, State::Running { .. }))
-        {
+        let mut is_killing = *self.kill.borrow();
+        let name = |is_killing| if is_killing { "-KILL" } else { "-TERM" };
+        self.signal_running(name(is_killing));
+        loop {
             tokio::select! {
                 update = updates.recv() => match update {
-                    Some((name, status)) => drop(self.statuses.insert(name, status)),
+                    Some((container, status)) => {
+                        if let (State::Running { .. }, Some(pid)) = (&status.state, status.pid) {
+                            signal(pid, name(is_killing));
+                        }
+                        self.statuses.insert(container, status);
+                    }
                     None => break,
                 },
-                () = tokio::time::sleep_until(end), if !killed => {
-                    killed = true;
-                    for pid in &pids {
-                        signal(*pid, "-KILL");
-                    }
+                () = tokio::time::sleep_until(end), if !is_killing => {
+                    is_killing = true;
+                    self.signal_running(name(is_killing));
                 }
             }
         }
-        tasks.abort_all();
+    }
+
+    fn signal_running(&self, name: &str) {
+        for status in self.statuses.values() {
+            if let (State::Running { .. }, Some(pid)) = (&status.state, status.pid) {
+                signal(pid, name);
+            }
+        }
     }
 
     /// After the pod has ended: waits until it is deleted, and confirms the deletion to the API server.

@@ -223,6 +223,14 @@ impl KubeadmCluster {
     /// # Errors
     /// They do not get ready.
     pub fn wait_until_ready(&self) -> Result<(), String> {
+        self.wait_until_ready_with(1)
+    }
+
+    /// Like [`KubeadmCluster::wait_until_ready`], where the static pod of etcd has this many containers.
+    ///
+    /// # Errors
+    /// They do not get ready.
+    pub fn wait_until_ready_with(&self, etcd_containers: usize) -> Result<(), String> {
         let on: Vec<_> = self.nodes.iter().filter(|node| node.is_on()).collect();
         let Some(first) = on.first() else {
             return Ok(());
@@ -240,8 +248,13 @@ impl KubeadmCluster {
             let ready = |node: &&RealNode| {
                 let name = format!("{} ", node.name());
                 let is_ready = |line: &str| line.starts_with(&name) && line.contains(" Ready ");
-                let is_running =
-                    |line: &&str| line.contains(&format!(" {name}")) && line.contains("1/1 ");
+                let is_running = |line: &&str| {
+                    let all = match line.starts_with("etcd-") {
+                        true => format!("{etcd_containers}/{etcd_containers} "),
+                        false => "1/1 ".into(),
+                    };
+                    line.contains(&format!(" {name}")) && line.contains(&all)
+                };
                 nodes.lines().any(is_ready) && pods.lines().filter(is_running).count() == 4
             };
             if on.iter().all(ready) {

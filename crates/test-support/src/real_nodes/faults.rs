@@ -139,26 +139,42 @@ fn fault_of_container(fault: Fault, container: &str, node: &RealNode) -> Result<
     }
 }
 
+/// A container that runs on a node.
+pub struct RunningContainer {
+    /// As containerd names it, and the pod's status after `containerd://`.
+    pub id: String,
+    /// Its first process, in the node.
+    pub pid: String,
+}
+
 impl RealNode {
+    /// The containers with this name that run.
+    ///
+    /// # Errors
+    /// No such container runs.
+    pub fn containers_of(&self, name: &str) -> Result<Vec<RunningContainer>, String> {
+        let filter = format!("labels.\"io.kubernetes.container.name\"=={name}");
+        let ids = self.run_ok(&["ctr", "-n", "k8s.io", "containers", "ls", "-q", &filter])?;
+        let tasks = self.run_ok(&["ctr", "-n", "k8s.io", "tasks", "ls"])?;
+        let running = |line: &str| {
+            let mut words = line.split_whitespace().map(String::from);
+            let (id, pid, state) = (words.next()?, words.next()?, words.next()?);
+            let wanted = state == "RUNNING" && ids.lines().any(|known| known == id);
+            wanted.then_some(RunningContainer { id, pid })
+        };
+        let found: Vec<_> = tasks.lines().filter_map(running).collect();
+        match found.is_empty() {
+            true => Err(format!("{}: no container {name} runs", self.name())),
+            false => Ok(found),
+        }
+    }
+
     /// The process ids, in the node, of the containers with this name.
     ///
     /// # Errors
     /// No such container runs.
     pub fn processes_of(&self, container: &str) -> Result<Vec<String>, String> {
-        let filter = format!("labels.\"io.kubernetes.container.name\"=={container}");
-        let ids = self.run_ok(&["ctr", "-n", "k8s.io", "containers", "ls", "-q", &filter])?;
-        let tasks = self.run_ok(&["ctr", "-n", "k8s.io", "tasks", "ls"])?;
-        let mut pids = Vec::new();
-        for line in tasks.lines() {
-            let mut words = line.split_whitespace();
-            let (id, pid, state) = (words.next(), words.next(), words.next());
-            if state == Some("RUNNING") && ids.lines().any(|known| Some(known) == id) {
-                pids.extend(pid.map(String::from));
-            }
-        }
-        match pids.is_empty() {
-            true => Err(format!("{}: no container {container} runs", self.name())),
-            false => Ok(pids),
-        }
+        let found = self.containers_of(container)?;
+        Ok(found.into_iter().map(|container| container.pid).collect())
     }
 }

@@ -28,6 +28,17 @@ fn without_content(error: &KubeconfigError) -> String {
 
 impl ClusterArgs {
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        Ok(self.config_and_client().await?.1)
+    }
+
+    /// The client, and how it connects.
+    pub(crate) async fn config_and_client(&self) -> anyhow::Result<(Config, Client)> {
+        let config = self.config().await?;
+        let client = Client::try_from(config.clone())?;
+        Ok((config, client))
+    }
+
+    async fn config(&self) -> anyhow::Result<Config> {
         if self.kubeconfig.is_none() && self.context.is_none() {
             // Not with the library's own function: its error shows a part of a file that is not a valid kubeconfig.
             let config = match Kubeconfig::read() {
@@ -44,7 +55,7 @@ impl ClusterArgs {
                     )
                 })?,
             };
-            return Ok(Client::try_from(config)?);
+            return Ok(config);
         }
         let kubeconfig = match &self.kubeconfig {
             Some(path) => Kubeconfig::read_from(path).map_err(|error| {
@@ -62,12 +73,11 @@ impl ClusterArgs {
             context: self.context.clone(),
             ..KubeConfigOptions::default()
         };
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options)
+        Config::from_custom_kubeconfig(kubeconfig, &options)
             .await
             .with_context(|| match &self.context {
                 Some(context) => format!("cannot use context {context:?} of the kubeconfig"),
                 None => "cannot use the current context of the kubeconfig".into(),
-            })?;
-        Ok(Client::try_from(config)?)
+            })
     }
 }

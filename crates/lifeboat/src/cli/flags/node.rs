@@ -1,15 +1,24 @@
 //! Finds this node's etcd from flags or from the node's files.
 
 use crate::cli::flags::connection::ConnectionArgs;
-use backup_plan::platform::{self, Found, NodeFiles, Platform};
+use backup_plan::platform::{self, Found, NodeFiles};
 use backup_plan::record::Trigger;
 use backup_store::local_file::read_small;
+use backup_store::member::Connection;
 use backup_store::run::Order;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+
+/// What to back up on a node.
+pub(crate) struct Orders {
+    /// The etcd with all objects of Kubernetes.
+    pub(crate) main: Order,
+    /// Other etcds, each with a part of the objects.
+    pub(crate) others: Vec<Order>,
+}
 
 /// Flags that describe the node and its etcd.
 #[derive(Debug, Clone, clap::Args)]
@@ -141,20 +150,10 @@ impl NodeArgs {
 
     pub(crate) fn find(&self) -> Result<Found, String> {
         match &self.endpoints {
-            Some(endpoints) => Ok(Found {
-                platform: Platform::Plain,
-                found_in: vec!["--endpoints".into()],
-                endpoint: own_endpoint(endpoints)?,
-                cacert: None,
-                cert: None,
-                key: None,
-                data_dir: None,
-                resources: Vec::new(),
-                archive_root: "/".into(),
-                missing: Vec::new(),
-                not_archived: Vec::new(),
-                encryption: Vec::new(),
-            }),
+            Some(endpoints) => Ok(Found::at(
+                own_endpoint(endpoints)?,
+                vec!["--endpoints".into()],
+            )),
             None => platform::find(&HostRoot(&self.host_root)).map_err(|error| error.to_string()),
         }
     }
@@ -164,7 +163,8 @@ impl NodeArgs {
         self.find().is_ok_and(|found| found.found_in.is_empty())
     }
 
-    pub(crate) fn order(&self, origin: &str, trigger: Trigger) -> Result<Order, String> {
+    /// What to back up on this node.
+    pub(crate) fn orders(&self, origin: &str, trigger: Trigger) -> Result<Orders, String> {
         let found = self.find()?;
         let host_root = HostRoot(&self.host_root);
         let mut connection = self.connection.to_connection(found.endpoint.clone())?;
@@ -174,15 +174,71 @@ impl NodeArgs {
             connection.cert_file = place(found.cert);
             connection.key_file = place(found.key);
         }
+        let mut main = Order {
+            connection,
+            origin: origin.into(),
+            trigger,
+            node: self.node_name(),
+            platform: found.platform.name().into(),
+            etcd: None,
+            not_backed_up: Vec::new(),
+            resources: None,
+            warnings: Vec::new(),
+            archive_missing: Vec::new(),
+            encryption: Vec::new(),
+            source_reason: self.source.reason().into(),
+            max_bytes_per_s: self.max_bandwidth.map(|mib| mib.saturating_mul(1 << 20)),
+            reserve_bytes: self.reserve_bytes(),
+        };
+        let mut others = Vec::new();
+        let mut not_backed_up = Vec::new();
+        for etcd in found.others {
+            // One that is elsewhere is backed up where its members are.
+            let Some(endpoint) = etcd.endpoints.iter().find(|endpoint| is_here(endpoint)) else {
+                not_backed_up.push(format!(
+                    "etcd {} has no member on this node, so it is not backed up here; {} says that it is at {}",
+                    etcd.name,
+                    etcd.found_in,
+                    etcd.endpoints.join(", ")
+                ));
+                continue;
+            };
+            let connection = Connection {
+                ca_file: place(etcd.cacert),
+                cert_file: place(etcd.cert),
+                key_file: place(etcd.key),
+                ..self.connection.to_connection(endpoint.clone())?
+            };
+            others.push(Order {
+                connection,
+                etcd: Some(etcd.name),
+                ..main.clone()
+            });
+        }
+        main.not_backed_up = not_backed_up;
+        main.resources = self.resources(&host_root, &found.archive_root, &found.resources);
+        main.warnings = found.missing;
+        main.archive_missing = match self.config_dir {
+            // Somebody chose what is archived.
+            Some(_) => Vec::new(),
+            None => found.not_archived,
+        };
+        main.encryption = found.encryption;
+        Ok(Orders { main, others })
+    }
+
+    /// The files to archive: a root directory, and paths below it.
+    fn resources(
+        &self,
+        host_root: &HostRoot<'_>,
+        archive_root: &str,
+        found: &[String],
+    ) -> Option<(PathBuf, Vec<PathBuf>)> {
         let (root, mut paths) = match &self.config_dir {
             Some(dir) => (self.host_root.clone(), vec![dir.clone()]),
             None => (
-                host_root.path(&found.archive_root),
-                found
-                    .resources
-                    .iter()
-                    .map(|path| host_root.path(path))
-                    .collect(),
+                host_root.path(archive_root),
+                found.iter().map(|path| host_root.path(path)).collect(),
             ),
         };
         // If a path is a symbolic link, its target belongs into the archive, too.
@@ -193,24 +249,7 @@ impl NodeArgs {
             .filter(|path| path.starts_with(&root) && !paths.contains(path))
             .collect();
         paths.extend(linked);
-        Ok(Order {
-            connection,
-            origin: origin.into(),
-            trigger,
-            node: self.node_name(),
-            platform: found.platform.name().into(),
-            resources: (!paths.is_empty()).then_some((root, paths)),
-            warnings: found.missing,
-            archive_missing: match self.config_dir {
-                // Somebody chose what is archived.
-                Some(_) => Vec::new(),
-                None => found.not_archived,
-            },
-            encryption: found.encryption,
-            source_reason: self.source.reason().into(),
-            max_bytes_per_s: self.max_bandwidth.map(|mib| mib.saturating_mul(1 << 20)),
-            reserve_bytes: self.reserve_bytes(),
-        })
+        (!paths.is_empty()).then_some((root, paths))
     }
 
     /// Bytes of the disk to keep free, if set.
