@@ -1,6 +1,7 @@
 //! Everything that touches disk or network on a node.
 //!
 //! - [`blocks`]: a hash for each block of a snapshot.
+//! - [`control_plane`]: what a restore stops, moves and starts on a node.
 //! - [`disk`]: work on a disk that may hang.
 //! - [`durable_file`]: durable changes to files.
 //! - [`local_file`]: a regular file, opened for reading.
@@ -15,6 +16,8 @@
 //! - [`volume`]: copies of the backups on a volume.
 
 pub mod blocks;
+mod channel;
+pub mod control_plane;
 mod digest;
 pub mod disk;
 mod disk_use;

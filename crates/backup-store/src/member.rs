@@ -1,14 +1,15 @@
 //! The client of one etcd member: TLS, authentication, calls. It uses only one endpoint, so that the answer comes
 //! from the member that was asked.
 
-use crate::local_file::read_small;
+mod changes;
+
+pub use crate::channel::{Connection, User};
+use crate::channel::{DIAL_TIMEOUT, causes, open};
 pub use crate::member_error::MemberError;
 use crate::member_error::STALL_TIMEOUT;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 #[allow(missing_docs, unreachable_pub, clippy::all)]
@@ -20,50 +21,14 @@ use api::cluster_client::ClusterClient;
 use api::kv_client::KvClient;
 use api::maintenance_client::MaintenanceClient;
 
-const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 /// A cluster with a quorum answers a linearizable read much faster than this.
 const QUORUM_TIMEOUT: Duration = Duration::from_secs(2);
-/// How much of a snapshot a member may send ahead. With HTTP/2's default of 64 KiB it waits after every
-/// second piece.
-const WINDOW_BYTES: u32 = 1 << 20;
 /// The stream fails after more empty pieces in a row than this: a member whose disk failed sends them
 /// forever.
 const MAX_EMPTY_PIECES: u32 = 64;
 /// A member hashes a few hundred MB per second, and answers at the end.
 const HASH_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// How to connect to a member.
-#[derive(Debug, Clone, Default)]
-pub struct Connection {
-    /// `https://host:port`, `http://host:port`, or `host:port`.
-    pub endpoint: String,
-    /// The certificate authority of the member's certificate, as PEM.
-    pub ca_file: Option<PathBuf>,
-    /// The client's certificate, as PEM.
-    pub cert_file: Option<PathBuf>,
-    /// The key of the client's certificate, as PEM.
-    pub key_file: Option<PathBuf>,
-    /// A user and its password, where authentication is enabled.
-    pub user: Option<User>,
-}
-
-/// A user of etcd.
-#[derive(Clone)]
-pub struct User {
-    /// Its name in etcd's authentication.
-    pub name: String,
-    /// Its password, in plain text. `Debug` output does not contain it.
-    pub password: String,
-}
-
-impl std::fmt::Debug for User {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("User")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
 
 /// A member's own HashKV.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +56,8 @@ pub struct Status {
     pub leader: u64,
     /// Whether it has no vote yet.
     pub learner: bool,
+    /// The newest revision that it has applied.
+    pub revision: i64,
 }
 
 /// A member of the cluster, as the asked member knows it.
@@ -102,6 +69,8 @@ pub struct Peer {
     pub name: String,
     /// The URLs that other members use to reach it.
     pub peer_urls: Vec<String>,
+    /// The URLs for clients; none before it has started.
+    pub client_urls: Vec<String>,
     /// Whether it has no vote yet.
     pub learner: bool,
 }
@@ -131,34 +100,7 @@ impl Member {
     /// # Errors
     /// The member cannot be reached, or refuses the connection.
     pub async fn connect(connection: &Connection) -> Result<Self, MemberError> {
-        let url = url_of(connection)?;
-        let endpoint_error = |problem: String| MemberError::Endpoint {
-            endpoint: connection.endpoint.clone(),
-            problem,
-        };
-        let mut endpoint = Endpoint::from_shared(url.clone())
-            .map_err(|error| endpoint_error(error.to_string()))?
-            .connect_timeout(DIAL_TIMEOUT)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES);
-        if url.starts_with("https://") {
-            endpoint = endpoint
-                .tls_config(tls(connection).await?)
-                .map_err(|error| endpoint_error(causes(&error)))?;
-        }
-        // The limit includes the TLS handshake: a frozen member still accepts connections.
-        let channel = tokio::time::timeout(DIAL_TIMEOUT, endpoint.connect())
-            .await
-            .map_err(|_| MemberError::NoAnswer {
-                endpoint: url.clone(),
-                what: "the connection attempt",
-                within: DIAL_TIMEOUT,
-            })?
-            .map_err(|error| MemberError::Dial {
-                endpoint: url.clone(),
-                problem: causes(&error),
-                refused: is_refused(&error),
-            })?;
+        let (url, channel) = open(connection).await?;
         let mut member = Member {
             endpoint: url,
             channel,
@@ -225,6 +167,7 @@ impl Member {
             db_bytes: response.db_size.try_into().unwrap_or(0),
             leader: response.leader,
             learner: response.is_learner,
+            revision: header.revision,
         })
     }
 
@@ -249,13 +192,7 @@ impl Member {
             .await?
             .map_err(|status| self.refused(status))?
             .into_inner();
-        let peers = response.members.into_iter().map(|member| Peer {
-            id: member.id,
-            name: member.name,
-            peer_urls: member.peer_ur_ls,
-            learner: member.is_learner,
-        });
-        Ok(peers.collect())
+        Ok(response.members.into_iter().map(peer).collect())
     }
 
     /// The revision that the cluster has agreed on, if it has a quorum within 2 s.
@@ -365,11 +302,14 @@ impl Member {
     }
 }
 
-fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source()).any(|error| {
-        let error = error.downcast_ref::<io::Error>();
-        error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    })
+fn peer(member: api::Member) -> Peer {
+    Peer {
+        id: member.id,
+        name: member.name,
+        peer_urls: member.peer_ur_ls,
+        client_urls: member.client_ur_ls,
+        learner: member.is_learner,
+    }
 }
 
 fn refused(endpoint: &str, had_certificate: bool, status: tonic::Status) -> MemberError {
@@ -423,126 +363,5 @@ impl SnapshotStream {
                 });
             }
         }
-    }
-}
-
-/// The URL of the endpoint. An address without a scheme uses TLS if a certificate is given.
-fn url_of(connection: &Connection) -> Result<String, MemberError> {
-    let wrong = |problem: &str| MemberError::Endpoint {
-        endpoint: connection.endpoint.clone(),
-        problem: problem.into(),
-    };
-    let given = connection.endpoint.trim();
-    if given.is_empty() {
-        return Err(wrong(
-            "the endpoint is empty: use one such as https://127.0.0.1:2379",
-        ));
-    }
-    if given.contains(',') {
-        return Err(wrong(
-            "several endpoints were given, expected one: the answer must come from one member",
-        ));
-    }
-    match given.split_once("://") {
-        Some(("http" | "https", _)) => Ok(given.into()),
-        Some(_) => Err(wrong("the scheme must be http or https")),
-        None if connection.ca_file.is_some() || connection.cert_file.is_some() => {
-            Ok(format!("https://{given}"))
-        }
-        None => Ok(format!("http://{given}")),
-    }
-}
-
-async fn tls(connection: &Connection) -> Result<ClientTlsConfig, MemberError> {
-    let wrong = |problem: &str| MemberError::Endpoint {
-        endpoint: connection.endpoint.clone(),
-        problem: problem.into(),
-    };
-    let ca = connection.ca_file.as_ref().ok_or_else(|| {
-        wrong("https requires the certificate authority of the member: use --cacert")
-    })?;
-    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca).await?));
-    config = match (&connection.cert_file, &connection.key_file) {
-        (Some(cert), Some(key)) => {
-            config.identity(Identity::from_pem(read(cert).await?, read(key).await?))
-        }
-        (None, None) => config,
-        _ => return Err(wrong("--cert and --key must be used together")),
-    };
-    Ok(config)
-}
-
-/// Reads a certificate or a key on its own thread, because the file may be a pipe or on a disk that hangs.
-async fn read(path: &Path) -> Result<Vec<u8>, MemberError> {
-    const MAX_BYTES: u64 = 1 << 20;
-    let own = path.to_path_buf();
-    let reading = tokio::task::spawn_blocking(move || read_small(&own, MAX_BYTES));
-    let read = match tokio::time::timeout(DIAL_TIMEOUT, reading).await {
-        Ok(Ok(read)) => read,
-        Ok(Err(error)) => Err(io::Error::other(error)),
-        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
-    };
-    read.map_err(|source| MemberError::File {
-        path: path.into(),
-        source,
-    })
-}
-
-/// An error with all its causes. The outermost error alone is only "transport error".
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn url(endpoint: &str, ca: bool) -> Result<String, String> {
-        url_of(&Connection {
-            endpoint: endpoint.into(),
-            ca_file: ca.then(|| "ca.crt".into()),
-            ..Connection::default()
-        })
-        .map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_bare_address_is_https_when_there_are_certificates() {
-        assert_eq!(url("10.0.0.1:2379", false).unwrap(), "http://10.0.0.1:2379");
-        assert_eq!(url("10.0.0.1:2379", true).unwrap(), "https://10.0.0.1:2379");
-        assert_eq!(url("http://a:1", true).unwrap(), "http://a:1");
-    }
-
-    #[test]
-    fn a_wrong_endpoint_is_told_with_what_is_expected() {
-        assert!(
-            url("", false)
-                .unwrap_err()
-                .contains("https://127.0.0.1:2379")
-        );
-        assert!(url("a:1,b:1", false).unwrap_err().contains("expected one"));
-        assert!(
-            url("unix://x", false)
-                .unwrap_err()
-                .contains("http or https")
-        );
-    }
-
-    #[test]
-    fn a_password_does_not_show_in_debug_output() {
-        let user = User {
-            name: "root".into(),
-            password: "secret".into(),
-        };
-        assert!(!format!("{user:?}").contains("secret"));
     }
 }

@@ -1,11 +1,13 @@
 //! The archive of a node's control-plane files: manifests, certificates, keys, encryption configuration.
 //! A snapshot alone is not enough to restore a cluster.
 
-use crate::local_file::read_small;
+use crate::local_file::{LocalFile, read_small};
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use std::collections::BTreeMap;
 use std::fs::Metadata;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -133,6 +135,28 @@ pub fn archive(
     Ok(archived)
 }
 
+/// Reads some files of an archive, by their paths in it. Files that are not in it, or are larger than an archive has them, are left out.
+///
+/// # Errors
+/// The archive cannot be read.
+pub fn read_archive(archive: &Path, wanted: &[&str]) -> io::Result<BTreeMap<String, Vec<u8>>> {
+    let file = LocalFile::open(archive).map_err(io::Error::other)?;
+    let bytes = io::BufReader::new(file.into_file());
+    // A small file can unpack to any size.
+    let unpacked = GzDecoder::new(bytes).take(MAX_TOTAL_BYTES + MAX_ENTRIES * 1024);
+    let mut found = BTreeMap::new();
+    for entry in tar::Archive::new(unpacked).entries()? {
+        let mut entry = entry?;
+        let name = entry.path()?.to_string_lossy().into_owned();
+        if wanted.contains(&name.as_str()) && entry.size() <= MAX_FILE_BYTES {
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content)?;
+            found.insert(name, content);
+        }
+    }
+    Ok(found)
+}
+
 /// The target of a link, without following other links. An absolute target is below `root`, as on the node.
 fn place_of(root: &Path, link: &Path, target: &Path) -> PathBuf {
     let mut place = match target.strip_prefix("/") {
@@ -210,6 +234,15 @@ mod tests {
             .map(|entry| entry.unwrap().path().unwrap().display().to_string())
             .collect();
         assert_eq!(found, ["c", "c/d", "c/e", "a", "b"]);
+        let file = dir.path().join("archive");
+        std::fs::write(&file, &bytes).unwrap();
+        let read = read_archive(&file, &["c/d", "gone"]).unwrap();
+        assert_eq!(
+            read.into_iter().collect::<Vec<_>>(),
+            [("c/d".into(), b"c/d".to_vec())]
+        );
+        std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+        assert!(read_archive(&file, &["b"]).is_err());
         assert_eq!(archived.entries, 5);
         let mut again = Vec::new();
         archive(dir.path(), &names, &mut again, &mut || Ok(())).unwrap();

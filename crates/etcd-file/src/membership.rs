@@ -1,5 +1,6 @@
 //! Members of a cluster, their ids, and how they are stored (etcd-io/etcd: `server/etcdserver/api/membership/{member,cluster}.go`).
 
+use serde::Deserialize;
 use sha1::{Digest, Sha1};
 use std::fmt::Write;
 
@@ -52,6 +53,25 @@ impl Member {
     pub(crate) fn raft_attributes(&self) -> String {
         format!("{{\"peerURLs\":{}}}", json_list(&self.peer_urls))
     }
+}
+
+/// A member as a database lists it, in bucket `members`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct StoredMember {
+    /// Its id.
+    pub id: u64,
+    /// Its name; empty before it has started.
+    #[serde(default)]
+    pub name: String,
+    /// The URLs for other members.
+    #[serde(default, rename = "peerURLs")]
+    pub peer_urls: Vec<String>,
+    /// The URLs for clients; none before it has started.
+    #[serde(default, rename = "clientURLs")]
+    pub client_urls: Vec<String>,
+    /// Whether it has no vote yet.
+    #[serde(default, rename = "isLearner")]
+    pub is_learner: bool,
 }
 
 /// The id of a cluster that begins with these members.
@@ -126,6 +146,13 @@ mod tests {
         let expected =
             r#"{"id":7134913968731009997,"peerURLs":["https://10.0.0.1:2380"],"name":"m1"}"#;
         assert_eq!(m1.json(), expected.as_bytes());
+        let stored: StoredMember = serde_json::from_slice(&m1.json()).unwrap();
+        assert_eq!((stored.id, &stored.name), (m1.id, &m1.name));
+        assert_eq!(stored.peer_urls, m1.peer_urls);
+        // As etcd 3.6 writes a learner that has started.
+        let learner = br#"{"id":12,"peerURLs":["http://a:1"],"isLearner":true,"name":"m2","clientURLs":["http://a:2"]}"#;
+        let learner: StoredMember = serde_json::from_slice(learner).unwrap();
+        assert!(learner.is_learner && learner.client_urls == ["http://a:2"]);
         assert_eq!(
             json_text("a<\"\\\u{1}\u{2028}ü"),
             "\"a\\u003c\\\"\\\\\\u0001\\u2028ü\""

@@ -2,9 +2,10 @@
 //! (etcd-io/etcd: `etcdutl/snapshot/v3_snapshot.go`).
 
 use crate::bolt::{Entries, Rewrite, RewriteError};
-use crate::membership::Member;
+use crate::membership::{Member, StoredMember};
 use crate::mvcc::buckets::{KEY_BUCKET, META_BUCKET};
 use crate::mvcc::{RecordKey, Revision, RevisionError};
+use serde::Deserialize;
 
 const MEMBERS: &[u8] = b"members";
 const MEMBERS_REMOVED: &[u8] = b"members_removed";
@@ -31,6 +32,46 @@ pub struct Facts {
     pub cluster_version: Option<String>,
     /// Members with a `CORRUPT` alarm: their data differed from that of the others.
     pub corrupt: Vec<u64>,
+    /// Whether a member has a `NOSPACE` alarm: etcd refuses writes then.
+    pub has_no_space: bool,
+    /// The members of the cluster. `None` if etcd cannot decode one of them; a new cluster has others.
+    pub membership: Option<Membership>,
+    /// The version that a downgrade leads to, while one is in progress.
+    pub downgrade: Option<String>,
+}
+
+/// The members of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// The members, in the order of their ids.
+    pub members: Vec<StoredMember>,
+    /// Ids of members that were removed.
+    pub removed: Vec<u64>,
+}
+
+impl Membership {
+    fn of(members: &Entries, removed: &Entries) -> Option<Self> {
+        let members = members.values().map(|json| serde_json::from_slice(json));
+        let mut members: Vec<StoredMember> = members.collect::<Result<_, _>>().ok()?;
+        members.sort_by_key(|member| member.id);
+        let removed = removed.keys().map(|key| {
+            let id = std::str::from_utf8(key).ok()?;
+            u64::from_str_radix(id, 16).ok()
+        });
+        Some(Membership {
+            members,
+            removed: removed.collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// The state of a downgrade (etcd-io/etcd: `server/etcdserver/version/downgrade.go`).
+#[derive(Deserialize)]
+struct Downgrade {
+    #[serde(default, rename = "target-version")]
+    target: String,
+    #[serde(default)]
+    enabled: bool,
 }
 
 /// Why a database does not say what it must.
@@ -58,6 +99,7 @@ pub enum FactsError {
 /// # Errors
 /// See [`FactsError`].
 pub fn facts(rewrite: &Rewrite<'_, '_>) -> Result<Facts, FactsError> {
+    const NO_SPACE: u64 = 1;
     const CORRUPT: u64 = 2;
     let revision = |place, key: &[u8]| match RecordKey::parse(key) {
         Ok(key) => Ok(key.revision.main),
@@ -81,13 +123,17 @@ pub fn facts(rewrite: &Rewrite<'_, '_>) -> Result<Facts, FactsError> {
             current_revision = current_revision.max(revision(name, compacted)?);
         }
     }
-    let mut corrupt = Vec::new();
+    let (mut corrupt, mut has_no_space) = (Vec::new(), false);
     for key in rewrite.read(ALARM)?.keys() {
         let (member, alarm) = crate::mvcc::start::alarm(key).map_err(|_| FactsError::Alarm)?;
         if alarm == CORRUPT {
             corrupt.push(member);
         }
+        has_no_space |= alarm == NO_SPACE;
     }
+    let cluster = rewrite.read(CLUSTER)?;
+    let downgrade = cluster.get(&b"downgrade"[..]);
+    let downgrade = downgrade.and_then(|json| serde_json::from_slice::<Downgrade>(json).ok());
     let index = meta
         .get(CONSISTENT_INDEX)
         .and_then(|index| index.first_chunk());
@@ -96,8 +142,13 @@ pub fn facts(rewrite: &Rewrite<'_, '_>) -> Result<Facts, FactsError> {
         current_revision,
         consistent_index: index.map(|index| u64::from_be_bytes(*index)),
         storage_version: text(&meta, STORAGE_VERSION),
-        cluster_version: text(&rewrite.read(CLUSTER)?, b"clusterVersion"),
+        cluster_version: text(&cluster, b"clusterVersion"),
         corrupt,
+        has_no_space,
+        membership: Membership::of(&rewrite.read(MEMBERS)?, &rewrite.read(MEMBERS_REMOVED)?),
+        downgrade: downgrade
+            .filter(|downgrade| downgrade.enabled)
+            .map(|downgrade| downgrade.target),
     })
 }
 

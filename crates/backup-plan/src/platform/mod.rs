@@ -3,6 +3,7 @@
 //! Each platform is looked for in turn; [`find`] has the order. All paths are the node's own, and absolute.
 
 mod api_server;
+pub mod control_plane;
 mod discovery;
 pub mod environment_file;
 mod found;

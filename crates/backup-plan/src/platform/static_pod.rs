@@ -21,6 +21,7 @@ struct PodSpec {
 #[derive(Deserialize)]
 struct Container {
     name: String,
+    image: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
     command: Vec<String>,
     #[serde(default, deserialize_with = "or_default")]
@@ -93,6 +94,15 @@ impl StaticPod {
     pub(super) fn words(&self) -> Vec<String> {
         let words = self.container.command.iter().chain(&self.container.args);
         words.cloned().collect()
+    }
+
+    /// The tag of its image, such as `v1.37.2`. `None` if the image has only a digest.
+    pub(super) fn image_tag(&self) -> Option<&str> {
+        let image = self.container.image.as_deref()?;
+        let name = image.split_once('@').map_or(image, |(name, _)| name);
+        let (_, tag) = name.rsplit_once(':')?;
+        // Behind a registry's port comes a path.
+        (!tag.contains('/')).then_some(tag)
     }
 
     /// The flags that it is started with.

@@ -34,7 +34,14 @@ pub(crate) fn snapshot_file(name: &str) -> String {
     format!("snapshot_{name}.db")
 }
 
+const ARCHIVE: &str = "static_kuberesources_";
+
 /// The file of a backup's archive.
 pub(crate) fn archive_file(name: &str) -> String {
-    format!("static_kuberesources_{name}.tar.gz")
+    format!("{ARCHIVE}{name}.tar.gz")
+}
+
+/// Whether a file of a backup is its archive.
+pub(crate) fn is_archive_file(name: &str) -> bool {
+    name.starts_with(ARCHIVE)
 }

@@ -26,6 +26,8 @@ pub use choice::{ChoiceError, Chosen, choose};
 pub use data_dir::{Restored, restore};
 pub use difference::{ChangeType, ChangedKey, Difference, KeyRecord, LogPart, Side};
 pub use error::RestoreError;
+pub use lock::is_locked;
+pub use old_data_dir::OldMember;
 pub use order::{Identity, Order, Witnesses};
 pub use place::Placing;
 pub use plan::{Plan, plan};

@@ -3,12 +3,14 @@
 use super::error::RestoreError;
 use crate::blocks;
 use crate::local_file::{LocalFile, read_small};
-use crate::repository::names::RECORD_FILE;
+use crate::repository::names::{RECORD_FILE, is_archive_file};
 use crate::repository::{Backup, MAX_RECORD_BYTES};
+use crate::static_resources::read_archive;
 use crate::verify::{name_in, snapshot_in, unchanged_files};
 use backup_plan::record::{Level, Record};
 use etcd_file::snapshot_file::{TRAILER_BYTES, Trailer};
 use etcd_file::{Part, ReadAt};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A snapshot that can be restored. Its content is not proven yet.
@@ -63,6 +65,22 @@ impl Source {
             record: backup.map(|backup| backup.record),
             hashes,
         })
+    }
+
+    /// Files of the archive of the control plane beside it, by their paths without the slash at their beginning. Empty if it has no archive.
+    ///
+    /// # Errors
+    /// The archive is damaged.
+    pub fn archived(&self, wanted: &[&str]) -> Result<BTreeMap<String, Vec<u8>>, RestoreError> {
+        let (Some(record), Some(dir)) = (&self.record, self.path.parent()) else {
+            return Ok(BTreeMap::new());
+        };
+        let mut names = record.sha256.keys();
+        let Some(name) = names.find(|name| is_archive_file(name)) else {
+            return Ok(BTreeMap::new());
+        };
+        let path = dir.join(name);
+        read_archive(&path, wanted).map_err(RestoreError::io("read", &path))
     }
 
     /// The database, without the SHA-256 after it.
