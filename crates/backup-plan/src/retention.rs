@@ -1,7 +1,10 @@
 //! Which backups are kept.
 //!
-//! A lineage is all backups of one origin and one cluster id. Retention applies to each lineage separately: backups of
+//! A lineage is all backups of one origin and one life of a cluster. Retention applies to each lineage separately: backups of
 //! a new cluster never replace those of an old cluster.
+//!
+//! A cluster id alone does not tell two lives apart: etcd derives it from its first members, so with kubeadm's first manifest an
+//! emptied data directory gives the same ids again. But the revision of a member never falls as long as it lives.
 
 use std::collections::BTreeMap;
 
@@ -27,6 +30,10 @@ pub struct Candidate {
     pub origin: String,
     /// The id of its cluster, as hex digits.
     pub cluster_id: String,
+    /// The id of its member, as hex digits.
+    pub member_id: String,
+    /// The revision of its last change.
+    pub revision: i64,
     /// Whether its content was proven.
     pub verified: bool,
     /// Whether the backup is held: then it is never removed automatically, and it does not count for retention.
@@ -41,6 +48,29 @@ impl Candidate {
     fn order(&self) -> (u64, &str) {
         (self.sequence, &self.name)
     }
+}
+
+/// The life of its cluster that each candidate is of. A new one begins when the revision of a member falls.
+fn lives(candidates: &[Candidate]) -> Vec<(&str, u32)> {
+    let mut places: Vec<_> = candidates.iter().enumerate().collect();
+    places.sort_by(|(_, one), (_, other)| one.order().cmp(&other.order()));
+    let mut current: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut revisions: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    let mut lives = vec![("", 0); candidates.len()];
+    for (place, candidate) in places {
+        let life = current.entry(&candidate.cluster_id).or_default();
+        if candidate.verified {
+            let member = (candidate.cluster_id.as_str(), candidate.member_id.as_str());
+            let before = revisions.insert(member, candidate.revision);
+            if before.is_some_and(|before| candidate.revision < before) {
+                *life += 1;
+            }
+        }
+        if let Some(slot) = lives.get_mut(place) {
+            *slot = (&candidate.cluster_id, *life);
+        }
+    }
+    lives
 }
 
 /// A backup to remove, and why.
@@ -60,11 +90,11 @@ pub struct Removal {
 /// verified is removed if all kept backups are newer.
 #[must_use]
 pub fn removals(candidates: &[Candidate], policy: Policy, origin: Option<&str>) -> Vec<Removal> {
-    let mut lineages: BTreeMap<(&str, &str), Vec<&Candidate>> = BTreeMap::new();
-    for candidate in candidates.iter().filter(|candidate| !candidate.held) {
-        if origin.is_none_or(|origin| origin == candidate.origin) {
+    let mut lineages: BTreeMap<(&str, (&str, u32)), Vec<&Candidate>> = BTreeMap::new();
+    for (candidate, life) in candidates.iter().zip(lives(candidates)) {
+        if !candidate.held && origin.is_none_or(|origin| origin == candidate.origin) {
             lineages
-                .entry((&candidate.origin, &candidate.cluster_id))
+                .entry((&candidate.origin, life))
                 .or_default()
                 .push(candidate);
         }
@@ -116,7 +146,7 @@ fn removal(candidate: &Candidate, reason: String) -> Removal {
 }
 
 /// The backups to remove to free `shortage_bytes`, oldest first, and not more than necessary. Never removes the two newest
-/// verified backups, the newest verified backup of any cluster (backups of a wiped member must not replace those from before),
+/// verified backups, the newest verified backup of any life of a cluster (backups of a wiped member must not replace those from before),
 /// or a held backup. Returns `None` if removing all others would not free enough. `freed_by` returns what removing these
 /// backups together frees: backups can share space.
 #[must_use]
@@ -128,17 +158,17 @@ pub fn removals_for_space(
     const ALWAYS_KEPT: usize = 2;
     let mut verified: Vec<_> = candidates
         .iter()
-        .filter(|candidate| candidate.verified && !candidate.held)
+        .zip(lives(candidates))
+        .filter(|(candidate, _)| candidate.verified && !candidate.held)
         .collect();
-    verified.sort_by(|one, other| other.order().cmp(&one.order()));
-    let mut clusters = Vec::new();
+    verified.sort_by(|(one, _), (other, _)| other.order().cmp(&one.order()));
+    let mut seen = Vec::new();
     let mut protected = Vec::new();
-    for (index, candidate) in verified.iter().enumerate() {
-        let newest_of_cluster = !clusters.contains(&&candidate.cluster_id);
-        if index < ALWAYS_KEPT || newest_of_cluster {
+    for (index, (candidate, life)) in verified.iter().enumerate() {
+        if index < ALWAYS_KEPT || !seen.contains(life) {
             protected.push(&candidate.name);
         }
-        clusters.push(&candidate.cluster_id);
+        seen.push(*life);
     }
     let mut removable: Vec<_> = candidates
         .iter()

@@ -21,6 +21,8 @@ fn candidate(
         sequence,
         origin: origin.into(),
         cluster_id: cluster_id.into(),
+        member_id: "m".into(),
+        revision: sequence as i64,
         verified,
         held: false,
         disk_bytes,
@@ -42,6 +44,29 @@ fn the_newest_n_are_kept_and_the_oldest_goes_first() {
     assert_eq!(names(&all, Policy::Number(3), None), ["b1", "b2"]);
     assert_eq!(names(&all, Policy::SizeBytes(25), None), ["b1", "b2", "b3"]);
     assert_eq!(names(&all, Policy::None, None), [""; 0]);
+}
+
+#[test]
+fn backups_of_a_member_that_began_again_with_nothing_never_replace_those_from_before() {
+    // With kubeadm's first manifest, an emptied data directory gives the same ids again.
+    let at = |sequence, member_id: &str, revision| Candidate {
+        member_id: member_id.into(),
+        revision,
+        ..candidate(sequence, "default", "c", true, 10)
+    };
+    let mut all: Vec<_> = (1..=4).map(|n| at(n, "m", 1000 + n as i64)).collect();
+    all.extend((5..=9).map(|n| at(n, "m", n as i64)));
+    assert_eq!(names(&all, Policy::Number(3), None), ["b1", "b5", "b6"]);
+    let kept = removals_for_space(&all, 60, |names| 10 * names.len() as u64).unwrap();
+    assert!(kept.iter().all(|removal| removal.name != "b4"), "{kept:?}");
+    // Of several members in one directory, one may be behind.
+    let all: Vec<_> = (1..=6)
+        .map(|n| match n % 2 {
+            0 => at(n, "behind", 998 + n as i64),
+            _ => at(n, "m", 1000 + n as i64),
+        })
+        .collect();
+    assert_eq!(names(&all, Policy::Number(3), None), ["b1", "b2", "b3"]);
 }
 
 #[test]

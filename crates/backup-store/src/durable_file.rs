@@ -10,9 +10,9 @@ use crate::local_file::LocalFile;
 use etcd_file::ReadAt;
 use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Mode of new directories: only the owner has access.
@@ -69,6 +69,29 @@ pub fn create(path: &Path) -> io::Result<File> {
         .create_new(true)
         .mode(FILE_MODE)
         .open(path)
+}
+
+/// Copies a program, under a name that it only gets when it is complete.
+///
+/// # Errors
+/// The error of the operating system.
+pub fn copy_program(source: &LocalFile, place: &Path) -> io::Result<()> {
+    let mut partial = place.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = Path::new(&partial);
+    if partial.symlink_metadata().is_ok() {
+        remove_file(partial)?;
+    }
+    let file = create(partial)?;
+    copy_range(&file, source, 0, source.size_bytes())?;
+    step()?;
+    file.set_permissions(Permissions::from_mode(DIR_MODE))?;
+    sync(&file)?;
+    rename(partial, place)?;
+    match place.parent() {
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
 }
 
 /// Creates a new directory that only its owner can access.

@@ -5,6 +5,7 @@
 mod cli;
 mod commands;
 mod http;
+mod recovery;
 mod sandbox;
 mod server;
 #[cfg(feature = "kubernetes")]
@@ -15,8 +16,8 @@ mod volume_pod;
 use clap::{CommandFactory, Parser, Subcommand};
 use cli::{exit_code, output};
 use commands::{
-    backup_server, cluster_backup, completions, diff, hold, list, man_pages, prune_backups,
-    restore, send_backup, verify,
+    backup_server, cluster_backup, cluster_restore, completions, diff, hold, list, man_pages,
+    prune_backups, restore, send_backup, verify,
 };
 #[cfg(feature = "kubernetes")]
 use commands::{
@@ -42,6 +43,7 @@ pub(crate) struct Cli {
 enum Command {
     BackupServer(backup_server::Args),
     ClusterBackup(cluster_backup::Args),
+    ClusterRestore(cluster_restore::Args),
     #[cfg(feature = "kubernetes")]
     Export(export::Args),
     #[cfg(feature = "kubernetes")]
@@ -87,7 +89,8 @@ impl Command {
             | Command::Verify(_) => true,
             #[cfg(feature = "kubernetes")]
             Command::VolumeServer(_) => true,
-            Command::Completions(_) | Command::ManPages(_) => false,
+            // It starts etcd, which replays a log.
+            Command::ClusterRestore(_) | Command::Completions(_) | Command::ManPages(_) => false,
             #[cfg(feature = "kubernetes")]
             Command::Export(_)
             | Command::Gather(_)
@@ -160,6 +163,7 @@ fn main() -> ExitCode {
     ended(match command {
         Command::BackupServer(args) => backup_server::run(args),
         Command::ClusterBackup(args) => cluster_backup::run(args),
+        Command::ClusterRestore(args) => cluster_restore::run(args),
         Command::Diff(args) => diff::run(args),
         #[cfg(feature = "kubernetes")]
         Command::Export(args) => export::run(args),

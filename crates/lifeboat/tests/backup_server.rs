@@ -304,6 +304,44 @@ fn a_new_cluster_id_is_told_loudly_and_the_old_lineage_stays() {
 }
 
 #[test]
+fn an_etcd_that_begins_again_with_nothing_does_not_push_the_backups_from_before_out() {
+    let Some(binaries) = require_usual() else {
+        return;
+    };
+    let mut server = Server::start(&binaries);
+    for number in 0..9 {
+        server
+            .client()
+            .put(format!("key{number}").as_bytes(), b"value");
+    }
+    let dir = TempDir::new().unwrap();
+    let repository = dir.path().join("backups");
+    let mut agent = Agent::start(&server, &repository, &["--schedule", "@every 1s"]);
+    agent.wait_for("removed ");
+    agent.terminate();
+    let before = names(&repository, "backup");
+    // The same flags, so the same ids.
+    server.stop();
+    let member = server.db();
+    std::fs::remove_dir_all(member.ancestors().nth(2).unwrap()).unwrap();
+    server.start_again(&binaries);
+    let mut agent = Agent::start(&server, &repository, &["--schedule", "@every 1s"]);
+    let log = wait_until("backups of the empty etcd that replace one another", || {
+        let log = agent.log();
+        (log.matches("removed ").count() > before.len() + 1).then_some(log)
+    });
+    assert!(
+        log.contains("the revision of this member has fallen from"),
+        "{log}"
+    );
+    assert!(!log.contains("the cluster id has changed"), "{log}");
+    agent.terminate();
+    let now = names(&repository, "backup");
+    assert_eq!(now.len(), 6, "{now:?}");
+    assert!(before.iter().all(|name| now.contains(name)));
+}
+
+#[test]
 fn certificates_that_rotate_between_runs_are_read_again() {
     let Some(binaries) = require_usual() else {
         return;

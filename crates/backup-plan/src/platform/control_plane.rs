@@ -68,8 +68,8 @@ pub struct ControlPlane {
     pub manifests: Vec<Manifest>,
     /// The node's own member of etcd.
     pub member: OwnMember,
-    /// The port of the API server, if there is one.
-    pub api_server_port: Option<u16>,
+    /// The URL of the API server on this node, if there is one.
+    pub api_server: Option<String>,
 }
 
 /// The node's own member, as its manifest has it.
@@ -85,6 +85,10 @@ pub struct OwnMember {
     pub wal_dir: Option<String>,
     /// The version of etcd, if the tag of the image says it.
     pub version: Option<EtcdVersion>,
+    /// The same with its last number, such as `3.6.6`.
+    pub full_version: Option<String>,
+    /// The quota of its database, as the flag has it.
+    pub quota_backend_bytes: Option<String>,
 }
 
 impl ControlPlane {
@@ -94,7 +98,7 @@ impl ControlPlane {
     /// A manifest can't be read, is there twice, or does not say what is needed.
     pub fn read(files: &dyn NodeFiles) -> Result<Option<Self>, PlatformError> {
         let mut manifests: Vec<Manifest> = Vec::new();
-        let (mut member, mut api_server_port) = (None, None);
+        let (mut member, mut api_server) = (None, None);
         for file in files.names(MANIFESTS) {
             if file.starts_with('.') {
                 continue;
@@ -121,9 +125,7 @@ impl ControlPlane {
                         member = Some(OwnMember::read(&pod).map_err(&incomplete)?);
                     }
                     Component::KubeApiserver => {
-                        let settings = pod.settings();
-                        let port = settings.get("secure-port").map(|port| port.parse());
-                        api_server_port = Some(port.and_then(Result::ok).unwrap_or(6443));
+                        api_server = Some(url_of_api_server(&pod.settings()));
                     }
                     _ => {}
                 }
@@ -139,7 +141,7 @@ impl ControlPlane {
         Ok(member.map(|member| ControlPlane {
             manifests,
             member,
-            api_server_port,
+            api_server,
         }))
     }
 
@@ -166,15 +168,39 @@ impl OwnMember {
             peer_urls: needed("initial-advertise-peer-urls")?,
             wal_dir: on_node("wal-dir").filter(|dir| *dir != default_wal_dir),
             data_dir,
-            version: pod.image_tag().and_then(version_of_tag),
+            version: pod
+                .image_tag()
+                .and_then(|tag| version_of_tag(tag).parse().ok()),
+            full_version: pod.image_tag().map(|tag| version_of_tag(tag).into()),
+            quota_backend_bytes: settings.get("quota-backend-bytes").cloned(),
         })
     }
 }
 
+/// Its certificate is for the address that it tells others.
+fn url_of_api_server(settings: &Settings) -> String {
+    let or = |name: &str, default: &str| {
+        let value = settings.get(name);
+        value.map_or_else(|| default.to_string(), Clone::clone)
+    };
+    let mut host = or("advertise-address", "127.0.0.1");
+    if host.contains(':') {
+        host = format!("[{host}]");
+    }
+    format!("https://{host}:{}", or("secure-port", "6443"))
+}
+
 /// The version in a tag such as `3.6.6-0`.
-fn version_of_tag(tag: &str) -> Option<EtcdVersion> {
+fn version_of_tag(tag: &str) -> &str {
     let version = tag.split_once('-').map_or(tag, |(version, _)| version);
-    version.parse().ok()
+    version.strip_prefix('v').unwrap_or(version)
+}
+
+/// The tag of a component's image in its manifest.
+#[must_use]
+pub fn image_tag(manifest: &str, component: Component) -> Option<String> {
+    let pod = StaticPod::read(manifest, component.name()).ok()?;
+    pod.image_tag().map(ToString::to_string)
 }
 
 /// The manifest of etcd, changed so that it joins a cluster: all members, and a cluster that exists. A member with an empty data
@@ -223,7 +249,7 @@ mod tests {
     use std::io;
 
     const ETCD: &str = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - command:\n    - etcd\n    - --data-dir=/var/lib/etcd\n    - --initial-advertise-peer-urls=https://10.0.0.1:2380\n    - --initial-cluster=node1=https://10.0.0.1:2380\n    - --name=node1\n    image: registry.example:5000/etcd:3.6.6-0\n    name: etcd\n    volumeMounts:\n    - mountPath: /var/lib/etcd\n      name: data\n  volumes:\n  - hostPath: {path: /disk/etcd}\n    name: data\n";
-    const API_SERVER: &str = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - command: [kube-apiserver, --secure-port=7443]\n    image: registry.example/kube-apiserver@sha256:00\n    name: kube-apiserver\n";
+    const API_SERVER: &str = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - command: [kube-apiserver, --secure-port=7443, '--advertise-address=fd00::1']\n    image: registry.example/kube-apiserver@sha256:00\n    name: kube-apiserver\n";
 
     struct Folder(BTreeMap<&'static str, &'static str>);
 
@@ -274,8 +300,8 @@ mod tests {
         );
         assert_eq!(member.version.unwrap().to_string(), "3.6");
         assert_eq!(
-            (member.wal_dir.as_deref(), found.api_server_port),
-            (None, Some(7443))
+            (member.wal_dir.as_deref(), found.api_server.as_deref()),
+            (None, Some("https://[fd00::1]:7443"))
         );
         let api_server = found.manifest(Component::KubeApiserver).unwrap();
         assert_eq!(api_server.image_tag, None);

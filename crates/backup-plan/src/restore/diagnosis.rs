@@ -69,6 +69,10 @@ pub enum DiskState {
         revision: i64,
         /// Entries of the log that are not in the database.
         unapplied_entries: u64,
+        /// The term of the last entry of the log.
+        last_term: u64,
+        /// The index of the last entry. Of several disks, the one with the highest term and then the highest index has the newest data.
+        last_index: u64,
         /// Whether its member had no vote.
         learner: bool,
         /// Whether the cluster had removed its member.
@@ -153,6 +157,8 @@ pub enum Situation {
     StoodDown,
     /// The node's member works.
     Healthy,
+    /// etcd works, but without the data of the cluster.
+    DataLost,
     /// The cluster works, this member does not.
     MemberLost,
     /// There is no quorum, and this node has data.
@@ -168,6 +174,9 @@ const COMMAND: &str = "etcd-lifeboat cluster-restore";
 pub fn advise(facts: &NodeFacts) -> Advice {
     if let Some(unfinished) = &facts.unfinished {
         return go_on(facts, unfinished);
+    }
+    if let Some(advice) = began_again(facts) {
+        return advice;
     }
     if let MemberState::Quorum { learner, .. } = facts.member {
         let mut text =
@@ -208,15 +217,56 @@ pub fn advise(facts: &NodeFacts) -> Advice {
     }
 }
 
+/// A member whose data directory was emptied begins with nothing when it starts. With the manifest of `kubeadm init` its cluster even has
+/// the same id again.
+fn began_again(facts: &NodeFacts) -> Option<Advice> {
+    let MemberState::Quorum { revision, .. } = facts.member else {
+        return None;
+    };
+    let backup = facts.backup.as_ref()?;
+    if revision >= backup.revision {
+        return None;
+    }
+    let mut next = vec![format!("{COMMAND} --stand-down")];
+    next.extend(next_without_quorum(facts, &backup.name));
+    Some(Advice {
+        situation: Situation::DataLost,
+        text: format!(
+            "etcd answers on this node, but it is at revision {revision}, and the best proven backup is at revision {}. Revisions never fall by themselves: probably the data directory was emptied, and etcd began again with nothing. Stand this node down at once, because controllers remove what they do not find.",
+            backup.revision
+        ),
+        next,
+    })
+}
+
 fn names(facts: &NodeFacts, state: PeerState) -> Vec<String> {
     let peers = facts.peers.iter().filter(|peer| peer.state == state);
     peers.map(|peer| peer.name.clone()).collect()
 }
 
-/// What to restore from: nothing if there is nothing.
+/// What to restore from: the argument of the command. Nothing if there is nothing.
 fn source(facts: &NodeFacts) -> Option<String> {
-    let backup = facts.backup.as_ref()?;
-    Some(backup.name.clone())
+    let backup = facts.backup.as_ref();
+    match facts.disk {
+        DiskState::Readable {
+            revision,
+            removed: false,
+            corrupt: false,
+            ..
+        } if backup.is_none_or(|backup| backup.revision < revision) => {
+            Some("--from-this-disk".into())
+        }
+        // It has everything that this member had: one that answers knows its revision.
+        DiskState::InUse => match facts.member {
+            MemberState::NoQuorum { revision }
+                if backup.is_none_or(|backup| backup.revision <= revision) =>
+            {
+                Some("--from-this-disk".into())
+            }
+            _ => backup.map(|backup| backup.name.clone()),
+        },
+        _ => backup.map(|backup| backup.name.clone()),
+    }
 }
 
 fn quorum_lost(facts: &NodeFacts) -> String {
@@ -231,22 +281,24 @@ fn quorum_lost(facts: &NodeFacts) -> String {
         ),
     };
     text += " First try to start the members that are lost: with a quorum, nothing has to be restored, and nothing is lost.";
-    let Some(backup) = &facts.backup else {
-        return text;
-    };
-    text += &format!(
-        " The best proven backup here is {}, revision {}, from {}.",
-        backup.name, backup.revision, backup.finished_at
-    );
+    if let Some(backup) = &facts.backup {
+        text += &format!(
+            " The best proven backup here is {}, revision {}, from {}.",
+            backup.name, backup.revision, backup.finished_at
+        );
+    }
+    let of_backup = facts.backup.as_ref().map_or(-1, |backup| backup.revision);
     match &facts.disk {
         DiskState::Readable {
             revision,
             corrupt: false,
             removed: false,
+            last_term,
+            last_index,
             ..
-        } if *revision > backup.revision => {
+        } if *revision > of_backup => {
             text += &format!(
-                " The member on this node's own disk may have up to revision {revision}, which is newer: a restore of the backup loses what came after it. `etcd-lifeboat diff` shows what that is."
+                " The member on this node's own disk has up to revision {revision}, which is newer. Look at the disks of the other members too, if there are any: the one with the highest term, and then the highest index, is the newest. Here it is term {last_term}, index {last_index}."
             );
         }
         DiskState::Readable { removed: true, .. } => {
@@ -367,12 +419,25 @@ mod tests {
         let advice = advise(&NodeFacts {
             member: MemberState::Quorum {
                 learner: false,
-                revision: 7,
+                revision: 100,
             },
             ..facts()
         });
         assert_eq!(advice.situation, Situation::Healthy);
         assert!(advice.next.is_empty());
+        let advice = advise(&NodeFacts {
+            member: MemberState::Quorum {
+                learner: false,
+                revision: 99,
+            },
+            ..facts()
+        });
+        assert_eq!(advice.situation, Situation::DataLost);
+        assert!(
+            advice.text.contains("began again with nothing"),
+            "{}",
+            advice.text
+        );
         let advice = advise(&with_peer(PeerState::Quorum));
         assert_eq!(advice.situation, Situation::MemberLost);
         assert_eq!(advice.next, ["etcd-lifeboat cluster-restore --join"]);
@@ -395,16 +460,30 @@ mod tests {
             let disk = DiskState::Readable {
                 revision,
                 unapplied_entries: 0,
+                last_term: 3,
+                last_index: 300,
                 learner: false,
                 removed,
                 corrupt,
             };
-            advise(&NodeFacts { disk, ..facts() }).text
+            advise(&NodeFacts { disk, ..facts() })
         };
-        assert!(disk(101, false, false).contains("up to revision 101"));
-        assert!(!disk(100, false, false).contains("newer"));
-        assert!(disk(101, true, false).contains("CORRUPT"));
-        assert!(disk(101, false, true).contains("removed from the cluster"));
+        let from_disk = |advice: &Advice| advice.next.concat().contains("--from-this-disk");
+        let newer = disk(101, false, false);
+        assert!(
+            newer.text.contains("up to revision 101") && from_disk(&newer),
+            "{newer:?}"
+        );
+        assert!(newer.text.contains("term 3, index 300"), "{newer:?}");
+        let older = disk(100, false, false);
+        assert!(
+            !older.text.contains("newer") && !from_disk(&older),
+            "{older:?}"
+        );
+        let corrupt = disk(101, true, false);
+        assert!(corrupt.text.contains("CORRUPT") && !from_disk(&corrupt));
+        let removed = disk(101, false, true);
+        assert!(removed.text.contains("removed from the cluster") && !from_disk(&removed));
         let advice = advise(&NodeFacts {
             member: MemberState::NoQuorum { revision: 1 },
             ..facts()

@@ -9,12 +9,17 @@ use serde::{Deserialize, Serialize};
 /// The version of the format.
 pub const VERSION: u32 = 1;
 
+/// How the names of everything begin that an operation makes. etcd only warns of names in its data directory that it does not know.
+pub const OWN_PREFIX: &str = "lifeboat-";
+
 /// What is done to the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Operation {
     /// A new cluster begins here, from a backup.
     Restore,
+    /// A new cluster begins here, from the data of this node's own member.
+    RestoreFromDisk,
     /// The control plane stops, and the member is moved aside.
     StandDown,
     /// An empty member joins a cluster that has a quorum.
@@ -33,6 +38,8 @@ pub enum Step {
     MoveAside,
     /// What the restore changes is written down.
     Compare,
+    /// The new member is built from the old one.
+    Rebuild,
     /// The new member is put in its place.
     Place,
     /// The cluster gets this member as a learner.
@@ -58,6 +65,7 @@ impl Step {
             Step::Stop => "to stop the control plane of this node",
             Step::MoveAside => "to move the old member aside",
             Step::Compare => "to compare the old data with the backup",
+            Step::Rebuild => "to build the new member from the old one",
             Step::Place => "to put the new member in its place",
             Step::AddMember => "to add this member to the cluster",
             Step::StartEtcd => "to start etcd",
@@ -85,6 +93,16 @@ impl Operation {
                 Step::Continue,
                 Step::Done,
             ],
+            Operation::RestoreFromDisk => &[
+                Step::Stop,
+                Step::MoveAside,
+                Step::Rebuild,
+                Step::Place,
+                Step::StartEtcd,
+                Step::StartApiServer,
+                Step::Continue,
+                Step::Done,
+            ],
             Operation::StandDown => &[Step::Stop, Step::MoveAside, Step::Done],
             Operation::Join => &[
                 Step::Stop,
@@ -103,7 +121,7 @@ impl Operation {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Operation::Restore => "restore",
+            Operation::Restore | Operation::RestoreFromDisk => "restore",
             Operation::StandDown => "stand-down",
             Operation::Join => "join",
         }
@@ -132,12 +150,10 @@ pub struct Journal {
     pub wal_dir: Option<String>,
     /// The manifests that are moved away, with their names in the folder.
     pub stopped: Vec<Stopped>,
-    /// Whether the node was stood down before: then the controller manager and the scheduler wait for a person.
+    /// Whether the node was stood down before. Then undoing leads back to that, and the controller manager and the scheduler wait for a
+    /// person.
     #[serde(default)]
-    pub waits_for_a_person: bool,
-    /// Where the node's old member is, if it is aside already: the directory in the data directory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub old_member: Option<String>,
+    pub was_stood_down: bool,
     /// What is restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<String>,
@@ -150,6 +166,9 @@ pub struct Journal {
     /// The id of the cluster that begins, or that is joined, as hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
+    /// The id of the learner that was added, as hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learner_id: Option<String>,
     /// The member that was asked to let this one join.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
@@ -223,11 +242,6 @@ impl Journal {
         if journal.id.is_empty() || !journal.id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return wrong("id", &journal.id);
         }
-        if let Some(old) = &journal.old_member
-            && (old.contains('/') || old.starts_with('.'))
-        {
-            return wrong("old_member", old);
-        }
         let mut files = journal.stopped.iter().map(|stopped| &stopped.file);
         if let Some(file) = files.find(|file| file.contains('/') || file.starts_with('.')) {
             return wrong("file", file);
@@ -249,7 +263,7 @@ impl Journal {
     /// The directory, in the data directory, of what this operation makes and moves.
     #[must_use]
     pub fn own_dir(&self) -> String {
-        format!("lifeboat-{}", self.id.get(..8).unwrap_or(&self.id))
+        format!("{OWN_PREFIX}{}", self.id.get(..8).unwrap_or(&self.id))
     }
 
     /// Whether nothing can have been served or agreed yet, so that everything can be moved back. `etcd_is_back` says that the manifest
@@ -257,7 +271,7 @@ impl Journal {
     #[must_use]
     pub fn can_be_undone(&self, etcd_is_back: bool) -> bool {
         match self.operation {
-            Operation::Restore => {
+            Operation::Restore | Operation::RestoreFromDisk => {
                 self.next < Step::StartEtcd || self.next == Step::StartEtcd && !etcd_is_back
             }
             // Whether the others went on meanwhile, only they know.
@@ -283,19 +297,24 @@ mod tests {
             data_dir: "/var/lib/etcd".into(),
             wal_dir: None,
             stopped: Vec::new(),
-            waits_for_a_person: false,
-            old_member: None,
+            was_stood_down: false,
             backup: None,
             without: Vec::new(),
             revision: None,
             cluster_id: None,
+            learner_id: None,
             endpoint: None,
         }
     }
 
     #[test]
     fn steps_follow_one_another_to_the_end() {
-        for operation in [Operation::Restore, Operation::StandDown, Operation::Join] {
+        for operation in [
+            Operation::Restore,
+            Operation::RestoreFromDisk,
+            Operation::StandDown,
+            Operation::Join,
+        ] {
             let first = *operation.steps().first().unwrap();
             let mut journal = journal(operation, first);
             let mut seen = vec![journal.next];

@@ -3,7 +3,7 @@
 use super::error::NodeError;
 use crate::durable_file;
 use crate::local_file::read_small;
-use backup_plan::restore::journal::Journal;
+use backup_plan::restore::journal::{Journal, OWN_PREFIX};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use std::fs::File;
@@ -47,6 +47,22 @@ impl JournalFile {
         journal
             .map(Some)
             .map_err(|problem| NodeError::Journal { path, problem })
+    }
+
+    /// The journals of what ended on this node. One that cannot be read is left out.
+    #[must_use]
+    pub fn ended(&self) -> Vec<Journal> {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let names = entries.filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with(OWN_PREFIX) && name.ends_with(".json")
+        });
+        let journals = names.filter_map(|entry| {
+            let json = read_small(&entry.path(), MAX_BYTES).ok()?;
+            Journal::from_json(&json).ok()
+        });
+        journals.collect()
     }
 
     /// Makes the directory, and keeps other processes from changing the node.

@@ -3,13 +3,13 @@
 
 use super::error::NodeError;
 use crate::durable_file;
+use crate::restore::RECORD;
+use backup_plan::restore::journal::OWN_PREFIX;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const MEMBER: &str = "member";
-/// How the directories of this program in a data directory begin. etcd only warns of names that it does not know.
-const OWN_PREFIX: &str = "lifeboat-";
 
 /// The directories of the member of a node.
 #[derive(Debug, Clone)]
@@ -58,6 +58,18 @@ impl MemberDirs {
     #[must_use]
     pub fn is_built(&self) -> bool {
         exists(&self.new_data_dir().join(MEMBER))
+    }
+
+    /// Where a copy of the old member is for a replay of its log.
+    #[must_use]
+    pub fn replay_dir(&self) -> PathBuf {
+        self.data_dir.join(&self.own).join("replay")
+    }
+
+    /// Where the program of the node's own etcd is kept.
+    #[must_use]
+    pub fn etcd_program(&self) -> PathBuf {
+        self.data_dir.join(&self.own).join("etcd")
     }
 
     /// Whether there is an old member aside.
@@ -137,31 +149,45 @@ impl MemberDirs {
         }
     }
 
-    /// Moves everything back to where it was before, and removes what was made.
+    /// Removes the new member. `may_be_placed` says that the old one is aside, so that what is in the place of the member can be the new
+    /// one.
     ///
     /// # Errors
     /// The operating system failed.
-    pub fn undo(&self) -> Result<(), NodeError> {
-        let member = self.data_dir.join(MEMBER);
-        let (old, new) = (
-            self.old_data_dir().join(MEMBER),
-            self.new_data_dir().join(MEMBER),
-        );
-        let made = self.new_data_dir();
-        // What is in the place of the member is the new one, if that is not where it was made.
-        let is_placed = exists(&member) && exists(&made) && !exists(&new);
-        if is_placed {
-            rename(&member, &new)?;
-        }
-        if let (Some(wal_dir), Some(new_wal), Some(old_wal)) =
-            (&self.wal_dir, self.new_wal_dir(), self.old_wal_dir())
-        {
-            if is_placed {
+    pub fn discard_new(&self, may_be_placed: bool) -> Result<(), NodeError> {
+        let (made, member) = (self.new_data_dir(), self.data_dir.join(MEMBER));
+        let new = made.join(MEMBER);
+        let is_placed = may_be_placed && is_from_a_restore(&member) && !exists(&new);
+        if is_placed && exists(&made) {
+            if let (Some(wal_dir), Some(new_wal)) = (&self.wal_dir, self.new_wal_dir()) {
                 self.move_log(wal_dir, &new_wal)?;
             }
-            if exists(&old_wal) {
-                self.move_log(&old_wal, wal_dir)?;
-            }
+            rename(&member, &new)?;
+        }
+        for made in [self.new_wal_dir(), Some(made)].into_iter().flatten() {
+            remove(&made)?;
+        }
+        self.discard_replay()
+    }
+
+    /// Removes what a replay of the log has left.
+    ///
+    /// # Errors
+    /// The operating system failed.
+    pub fn discard_replay(&self) -> Result<(), NodeError> {
+        remove(&self.replay_dir())
+    }
+
+    /// Moves the old member back to its place, and removes the new one. See [`MemberDirs::discard_new`].
+    ///
+    /// # Errors
+    /// There is another member in its place, or the operating system failed.
+    pub fn undo(&self, may_be_placed: bool) -> Result<(), NodeError> {
+        self.discard_new(may_be_placed)?;
+        let member = self.data_dir.join(MEMBER);
+        let old = self.old_data_dir().join(MEMBER);
+        if let (Some(wal_dir), Some(old_wal)) = (&self.wal_dir, self.old_wal_dir()) {
+            self.move_log(&old_wal, wal_dir)?;
         }
         if exists(&old) {
             rename(&old, &member)?;
@@ -171,11 +197,8 @@ impl MemberDirs {
             .flatten()
         {
             let own = own.join(&self.own);
-            for made in [own.join("new"), own.join("old"), own.clone()] {
-                if exists(&made) {
-                    durable_file::remove_dir(&made).map_err(NodeError::io("remove", &made))?;
-                }
-            }
+            remove(&own.join("old"))?;
+            remove(&own)?;
         }
         Ok(())
     }
@@ -205,8 +228,21 @@ impl MemberDirs {
     }
 }
 
+/// Whether a restore left its record in this member.
+fn is_from_a_restore(member: &Path) -> bool {
+    exists(&member.join(RECORD))
+}
+
 fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
+}
+
+/// Removes what is there, if there is anything.
+fn remove(path: &Path) -> Result<(), NodeError> {
+    match exists(path) {
+        true => durable_file::remove_dir(path).map_err(NodeError::io("remove", path)),
+        false => Ok(()),
+    }
 }
 
 fn create_dir(path: &Path) -> Result<(), NodeError> {
@@ -263,6 +299,10 @@ mod tests {
         write(&wal.join("lost+found/x"), "of others");
         let dirs = MemberDirs::new(&data, Some(&wal), "lifeboat-1");
         write(&dirs.new_data_dir().join("member/snap/db"), "new");
+        write(
+            &dirs.new_data_dir().join("member").join(RECORD),
+            "of the restore",
+        );
         write(&dirs.new_wal_dir().unwrap().join("0-0.wal"), "new log");
         (dirs, [data, wal])
     }
@@ -287,25 +327,32 @@ mod tests {
             "old log"
         );
         assert_eq!(found[&wal.join("lost+found/x")], "of others");
-        assert_eq!(found.len(), 6);
+        assert_eq!(found.len(), 7);
     }
 
     #[test]
     fn everything_is_moved_back_after_each_step() {
-        for steps in 0..3 {
+        for steps in 0..4 {
             let dir = tempfile::TempDir::new().unwrap();
             let (dirs, [data, wal]) = node(dir.path());
-            if steps > 0 {
-                dirs.move_aside().unwrap();
+            if steps == 0 {
+                // Killed while it was built. The old one has the record of an earlier restore.
+                let new = dirs.new_data_dir();
+                std::fs::rename(new.join("member"), new.join("member.new")).unwrap();
+                write(&data.join("member").join(RECORD), "earlier");
             }
             if steps > 1 {
+                dirs.move_aside().unwrap();
+            }
+            if steps > 2 {
                 dirs.place().unwrap();
             }
             for _ in 0..2 {
-                dirs.undo().unwrap();
-                let found = files(dir.path());
+                dirs.undo(steps > 1).unwrap();
+                let mut found = files(dir.path());
                 assert_eq!(found[&data.join("member/snap/db")], "old", "{steps}");
                 assert_eq!(found[&wal.join("0-0.wal")], "old log", "{steps}");
+                found.remove(&data.join("member").join(RECORD));
                 assert_eq!(found.len(), 4, "{steps}: {found:?}");
             }
         }

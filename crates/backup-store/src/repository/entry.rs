@@ -76,6 +76,8 @@ impl Entry {
             sequence: record.sequence,
             origin: record.origin.clone(),
             cluster_id: record.member.cluster_id.clone(),
+            member_id: record.member.id.clone(),
+            revision: record.snapshot.revision,
             verified: record.verified.contains(&Level::Content),
             held: self.held,
             disk_bytes: self.disk_bytes,

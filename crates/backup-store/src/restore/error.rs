@@ -176,6 +176,12 @@ pub enum RestoreError {
         /// The snapshot.
         path: PathBuf,
     },
+    /// etcd could not replay a log.
+    #[error("the log of the member cannot be replayed: {problem}")]
+    NotReplayed {
+        /// Why.
+        problem: String,
+    },
     /// Stopped on request.
     #[error("stopped; nothing was restored")]
     Stopped,

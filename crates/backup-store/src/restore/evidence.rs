@@ -30,7 +30,7 @@ pub(super) fn target(
 /// # Errors
 /// A repository, or the data directory that is replaced, can't be read.
 fn of(witnesses: &Witnesses) -> Result<Vec<Evidence>, RestoreError> {
-    let mut evidence = Vec::new();
+    let mut evidence = witnesses.known.clone();
     for repository in &witnesses.repositories {
         evidence.extend(of_repository(repository)?);
     }

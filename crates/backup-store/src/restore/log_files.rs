@@ -43,11 +43,20 @@ impl LogFiles {
         let (mut commit, mut snapshots) = (0, Vec::new());
         read_wal(&self.segments(), &mut |record| {
             match record {
-                WalRecord::Metadata { member_id, .. } => summary.member_id = Some(member_id),
-                WalRecord::Entry(entry) => summary.last_index = entry.index,
+                WalRecord::Metadata {
+                    member_id,
+                    cluster_id,
+                } => {
+                    summary.member_id = Some(member_id);
+                    summary.cluster_id = Some(cluster_id);
+                }
+                WalRecord::Entry(entry) => {
+                    (summary.last_index, summary.last_term) = (entry.index, entry.term);
+                }
                 WalRecord::State { commit: known, .. } => commit = known,
-                WalRecord::Snapshot { index, .. } => {
+                WalRecord::Snapshot { index, term, .. } => {
                     summary.last_index = summary.last_index.max(index);
+                    summary.last_term = summary.last_term.max(term);
                     snapshots.push(index);
                 }
             }
@@ -75,8 +84,12 @@ impl LogFiles {
 pub(super) struct LogSummary {
     /// Whose log it is.
     pub(super) member_id: Option<u64>,
+    /// Of which cluster it is.
+    pub(super) cluster_id: Option<u64>,
     /// The last entry.
     pub(super) last_index: u64,
+    /// Its term.
+    pub(super) last_term: u64,
     /// The last entry of the newest snapshot of raft. The log before it may be gone.
     pub(super) snapshot: Option<u64>,
 }

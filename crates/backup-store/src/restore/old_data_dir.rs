@@ -17,8 +17,12 @@ pub struct OldMember {
     pub facts: Facts,
     /// The id of the member, as its log has it.
     pub member_id: Option<u64>,
+    /// The id of its cluster, as its log has it.
+    pub cluster_id: Option<u64>,
     /// The index of the last entry of the log.
     pub last_index: u64,
+    /// The term of that entry.
+    pub last_term: u64,
     /// The highest revision that it can have reached: that of the database, and one more for each entry of the log that is not in it,
     /// because an entry makes at most one revision.
     pub revision: i64,
@@ -52,7 +56,9 @@ impl OldMember {
             revision: facts.current_revision.saturating_add(entries),
             facts,
             member_id: summary.member_id,
+            cluster_id: summary.cluster_id,
             last_index: summary.last_index,
+            last_term: summary.last_term,
             written_at: log.modified.and_then(|time| Timestamp::try_from(time).ok()),
         })
     }

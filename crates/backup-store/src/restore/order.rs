@@ -3,7 +3,7 @@
 use super::error::RestoreError;
 use backup_plan::restore::etcd_version::EtcdVersion;
 use backup_plan::restore::initial_cluster::InitialCluster;
-use backup_plan::restore::revision::Bump;
+use backup_plan::restore::revision::{Bump, Evidence};
 use backup_plan::restore::token::RestoreId;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +45,8 @@ pub struct Witnesses {
     pub data_dir: Option<PathBuf>,
     /// The directory of its log, if it is not in the data directory.
     pub wal_dir: Option<PathBuf>,
+    /// What is known from elsewhere.
+    pub known: Vec<Evidence>,
 }
 
 impl Order {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub(super) const MEMBER: &str = "member";
 pub(super) const MEMBER_NEW: &str = "member.new";
 /// The record that a restore leaves in the directory `member`. etcd ignores it.
-pub(super) const RECORD: &str = "lifeboat-restore.json";
+pub(crate) const RECORD: &str = "lifeboat-restore.json";
 const MAX_RECORD_BYTES: u64 = 1 << 20;
 
 /// What a restore leaves beside the database, for the next backup and for people.

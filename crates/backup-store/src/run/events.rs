@@ -27,6 +27,13 @@ pub enum RunEvent {
         /// The cluster id of this backup.
         new_id: String,
     },
+    /// The revision is lower than in the previous backup of the same member.
+    RevisionFell {
+        /// The revision of the previous backup.
+        before: i64,
+        /// The revision of this backup.
+        now: i64,
+    },
 }
 
 impl RunEvent {
@@ -58,6 +65,10 @@ impl std::fmt::Display for RunEvent {
             RunEvent::ClusterChanged { old_id, new_id } => write!(
                 f,
                 "the cluster id has changed from {old_id} to {new_id}: this is another cluster than before. Backups of the old cluster stay until you remove them"
+            ),
+            RunEvent::RevisionFell { before, now } => write!(
+                f,
+                "the revision of this member has fallen from {before} to {now}: its data directory was emptied, or older data was restored. Run `etcd-lifeboat cluster-restore` on this node to see what to do. The backups from before stay until you remove them"
             ),
         }
     }

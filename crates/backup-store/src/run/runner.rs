@@ -14,7 +14,7 @@ use crate::disk::Disk;
 use crate::member::{Member, Peer, Status};
 use crate::progress::{Limited, SharedMonitor};
 use crate::repository::{Locked, Repository, Staging};
-use backup_plan::record::{Level, Record};
+use backup_plan::record::{Level, MemberRecord, Record};
 use backup_plan::retention::Policy;
 use jiff::Timestamp;
 use std::path::PathBuf;
@@ -48,8 +48,8 @@ pub struct Runner {
 struct Prepared {
     lock: Arc<Locked>,
     warnings: Vec<String>,
-    /// The cluster id of the newest backup.
-    cluster_id: Option<String>,
+    /// The member of the newest backup, and its revision.
+    newest: Option<(MemberRecord, i64)>,
 }
 
 /// What a run knows before it takes the snapshot.
@@ -139,12 +139,24 @@ impl Runner {
                     this.publish(place.staging, &files, record, &lock, policy, monitor)
                 });
         let finished = finishing.await??;
-        let new_id = &finished.record.member.cluster_id;
-        if let Some(old_id) = prepared.cluster_id.filter(|old_id| old_id != new_id) {
-            let new_id = new_id.clone();
-            (self.on_event)(RunEvent::ClusterChanged { old_id, new_id });
+        if let Some((before, revision)) = prepared.newest {
+            self.compare_with(&before, revision, &finished.record);
         }
         Ok(finished)
+    }
+
+    /// Whether this is still the life of the cluster that the previous backup was of.
+    fn compare_with(&self, before: &MemberRecord, revision: i64, record: &Record) {
+        let (old_id, new_id) = (&before.cluster_id, &record.member.cluster_id);
+        if old_id != new_id {
+            let (old_id, new_id) = (old_id.clone(), new_id.clone());
+            (self.on_event)(RunEvent::ClusterChanged { old_id, new_id });
+        } else if before.id == record.member.id && record.snapshot.revision < revision {
+            (self.on_event)(RunEvent::RevisionFell {
+                before: revision,
+                now: record.snapshot.revision,
+            });
+        }
     }
 
     fn prepare(&self) -> Result<Prepared, RunError> {
@@ -160,10 +172,11 @@ impl Runner {
         }
         let entries = repository.entries()?;
         let newest = entries.iter().find_map(|entry| entry.record());
+        let newest = newest.map(|record| (record.member.clone(), record.snapshot.revision));
         Ok(Prepared {
             lock,
             warnings: repository.mode_warning().into_iter().collect(),
-            cluster_id: newest.map(|record| record.member.cluster_id.clone()),
+            newest,
         })
     }
 

@@ -21,6 +21,6 @@ pub use key_state::{KeyState, MAX_KEY_BYTES};
 pub use live_keys::LiveKeys;
 pub use object::Object;
 pub use read::read;
-pub use replay::{Replayed, Stopped, replay};
+pub use replay::{Replayed, Stopped, changes_data, replay};
 pub use sorted::SortedKeys;
 pub use sources::Fingerprints;

@@ -7,6 +7,7 @@ mod snapshot_file;
 mod wal_reader;
 mod wal_writer;
 
+pub use config::removes;
 pub use snapshot_file::snapshot_file;
 pub use wal_reader::{Segment, WalEnd, WalEntry, WalError, WalRecord, read_wal, segment_number};
 pub use wal_writer::WalWriter;

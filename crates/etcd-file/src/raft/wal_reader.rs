@@ -68,6 +68,8 @@ impl WalEntry<'_> {
 pub struct WalEnd {
     /// The offset in the last segment after the last whole record.
     pub offset_bytes: u64,
+    /// The checksum up to there. The next record continues it.
+    pub crc: u32,
     /// Whether a record follows that was not written to its end, as after a crash.
     pub is_torn: bool,
 }
@@ -139,6 +141,7 @@ pub fn read_wal(
     };
     let mut end = WalEnd {
         offset_bytes: 0,
+        crc: 0,
         is_torn: false,
     };
     let mut expected = None;
@@ -176,8 +179,10 @@ impl Reader<'_> {
             .map_err(|error| failed(Failure::read(0)(error)))?;
         let mut at = 0;
         loop {
+            let crc = self.crc;
             let end = |is_torn| WalEnd {
                 offset_bytes: at,
+                crc,
                 is_torn,
             };
             let damaged = |problem: String| WalError::Damaged {

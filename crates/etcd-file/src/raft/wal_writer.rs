@@ -46,13 +46,28 @@ impl WalWriter {
             protobuf::bytes(&mut entry, 4, &add_member(member));
             wal.record(ENTRY, Some(&entry));
         }
-        let mut state = Vec::new();
-        protobuf::number(&mut state, 1, TERM);
-        protobuf::number(&mut state, 2, ids.first().copied().unwrap_or_default());
-        protobuf::number(&mut state, 3, last);
-        wal.record(STATE, Some(&state));
+        wal.state(TERM, ids.first().copied().unwrap_or_default(), last);
         wal.snapshot(last, TERM, Some(&voters(&ids)));
         wal.bytes
+    }
+
+    /// A record that says up to which entry a quorum is known, to be written after a log whose checksum so far is `crc`.
+    #[must_use]
+    pub fn state_after(crc: u32, term: u64, vote: u64, commit: u64) -> Vec<u8> {
+        let mut wal = WalWriter {
+            crc,
+            bytes: Vec::new(),
+        };
+        wal.state(term, vote, commit);
+        wal.bytes
+    }
+
+    fn state(&mut self, term: u64, vote: u64, commit: u64) {
+        let mut state = Vec::new();
+        protobuf::number(&mut state, 1, term);
+        protobuf::number(&mut state, 2, vote);
+        protobuf::number(&mut state, 3, commit);
+        self.record(STATE, Some(&state));
     }
 
     fn snapshot(&mut self, index: u64, term: u64, config: Option<&[u8]>) {
@@ -88,9 +103,24 @@ impl WalWriter {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Segment, WalEnd, WalRecord, read_wal};
     use super::*;
     use crate::membership::cluster_id;
     use sha2::{Digest, Sha256};
+
+    fn read_states(bytes: &Vec<u8>, states: &mut Vec<(u64, u64, u64)>) -> WalEnd {
+        let segment = Segment {
+            name: WalWriter::FILE.into(),
+            bytes,
+        };
+        read_wal(&[segment], &mut |record| {
+            if let WalRecord::State { term, vote, commit } = record {
+                states.push((term, vote, commit));
+            }
+            Ok(())
+        })
+        .unwrap()
+    }
 
     #[test]
     fn a_log_of_one_member_has_the_known_bytes() {
@@ -105,5 +135,20 @@ mod tests {
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let expected = "091eb47c8fd69fa9e0eb93b25f124182769f256c0eb2889506cbbe4d113c9b37";
         assert_eq!(digest, expected);
+        // A state that is written later continues the log.
+        let mut longer = wal.clone();
+        let mut states = Vec::new();
+        let mut end = read_states(&wal, &mut states);
+        assert_eq!(
+            (end.offset_bytes, states.as_slice()),
+            (272, [(1, members[0].id, 1)].as_slice())
+        );
+        for commit in [2, 3] {
+            longer.extend(WalWriter::state_after(end.crc, 7, 0, commit));
+            states.clear();
+            end = read_states(&longer, &mut states);
+        }
+        assert_eq!(states.get(1..), Some([(7, 0, 2), (7, 0, 3)].as_slice()));
+        assert_eq!(end.offset_bytes, longer.len() as u64);
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod flags;
 pub(crate) mod logging;
 pub(crate) mod output;
 pub(crate) mod progress_bar;
+pub(crate) mod random;
 pub(crate) mod report;
 pub(crate) mod runtime;
 pub(crate) mod stop;

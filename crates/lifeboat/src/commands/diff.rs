@@ -76,15 +76,19 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let bar = Bar::new();
     let difference = Difference::read(&from, &to, args.wal_dir.as_deref(), &bar)?;
     match args.output {
-        Format::Json => print_json(&difference, &bar)?,
-        Format::Table => print_tables(&difference, &bar)?,
+        Format::Json => write_json(&difference, &mut std::io::stdout().lock(), &bar)?,
+        Format::Table => output::print(&tables(&difference, &bar)?),
     }
     Ok(exit_code::DONE)
 }
 
-/// Prints each change when it is found, because there can be millions.
-fn print_json(difference: &Difference, bar: &Bar) -> anyhow::Result<()> {
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+/// Writes each change when it is found, because there can be millions.
+pub(crate) fn write_json(
+    difference: &Difference,
+    out: &mut dyn Write,
+    bar: &Bar,
+) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(out);
     let (from, to) = (
         output::json_line(&difference.from)?,
         output::json_line(&difference.to)?,
@@ -122,7 +126,8 @@ fn print_json(difference: &Difference, bar: &Bar) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_tables(difference: &Difference, bar: &Bar) -> anyhow::Result<()> {
+/// The tables for people.
+pub(crate) fn tables(difference: &Difference, bar: &Bar) -> anyhow::Result<String> {
     let mut groups: BTreeMap<[String; 2], Totals> = BTreeMap::new();
     let mut others = Totals::default();
     let mut totals = Totals::default();
@@ -179,8 +184,7 @@ fn print_tables(difference: &Difference, bar: &Bar) -> anyhow::Result<()> {
             "\n{not_shown} more changes: --output json shows all. Events and leases are only counted here.\n"
         );
     }
-    output::print(&text);
-    Ok(())
+    Ok(text)
 }
 
 fn for_people(side: &Side) -> String {

@@ -2,6 +2,7 @@
 
 pub(crate) mod backup_server;
 pub(crate) mod cluster_backup;
+pub(crate) mod cluster_restore;
 pub(crate) mod completions;
 pub(crate) mod diff;
 #[cfg(feature = "kubernetes")]

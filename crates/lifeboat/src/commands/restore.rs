@@ -4,7 +4,7 @@ use crate::cli::exit_code;
 use crate::cli::flags::bump::{BumpArgs, parse_bump};
 use crate::cli::output::{self, Format};
 use crate::cli::progress_bar::Bar;
-use anyhow::Context;
+use crate::cli::random::random;
 use backup_plan::encryption::EncryptedResources;
 use backup_plan::restore::etcd_version::EtcdVersion;
 use backup_plan::restore::initial_cluster::{InitialCluster, peer_urls};
@@ -307,6 +307,7 @@ impl Args {
             repositories: chosen.repositories.clone(),
             data_dir: self.replaces.clone(),
             wal_dir: self.replaced_wal_dir.clone(),
+            known: Vec::new(),
         }
     }
 
@@ -357,12 +358,4 @@ impl Args {
         };
         Ok((order, advertised))
     }
-}
-
-fn random() -> anyhow::Result<[u8; 16]> {
-    let mut bytes = [0; 16];
-    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .context("cannot get random bytes")?;
-    anyhow::ensure!(filled == bytes.len(), "cannot get random bytes");
-    Ok(bytes)
 }

@@ -19,6 +19,7 @@ use crate::raft::{Segment, WalRecord, read_wal};
 use crate::{ReadAt, ScratchSource};
 use apply::Applier;
 use halt::Halt;
+pub use request::changes_data;
 use std::collections::BTreeMap;
 pub(super) use store::Changed;
 use store::Store;

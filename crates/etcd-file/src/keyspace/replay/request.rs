@@ -1,5 +1,6 @@
 //! The requests in a log that change keys (etcd-io/etcd: `api/etcdserverpb/{raft_internal,rpc}.proto`).
 
+use crate::raft::WalEntry;
 use crate::wire::{self, Content, Field, numbers};
 
 /// A log may have transactions within transactions. More levels than any client writes.
@@ -123,6 +124,13 @@ pub(super) fn request(data: &[u8]) -> Result<Request<'_>, &'static str> {
         true => Ok(Request::EnableAuth),
         false => Ok(Request::Other),
     }
+}
+
+/// Whether an entry of a log changes what a database has, so that its index shows whether the entry was applied. Entries about members,
+/// empty ones and compactions may leave no trace.
+#[must_use]
+pub fn changes_data(entry: &WalEntry<'_>) -> bool {
+    entry.is_request() && !entry.data.is_empty() && request(entry.data) != Ok(Request::Other)
 }
 
 type Parser = for<'b> fn(&'b [u8]) -> Result<Request<'b>, &'static str>;

@@ -72,7 +72,7 @@ impl Source {
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The node's root directory, mounted at this path.
-struct HostRoot<'r>(&'r Path);
+pub(crate) struct HostRoot<'r>(pub(crate) &'r Path);
 
 impl HostRoot<'_> {
     fn path(&self, path: &str) -> PathBuf {
@@ -289,7 +289,7 @@ fn own_endpoint(endpoints: &str) -> Result<String, String> {
 }
 
 /// Whether an endpoint's address belongs to this node.
-fn is_here(endpoint: &str) -> bool {
+pub(crate) fn is_here(endpoint: &str) -> bool {
     let address = endpoint
         .split_once("://")
         .map_or(endpoint, |(_, rest)| rest);

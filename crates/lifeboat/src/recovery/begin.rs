@@ -1,0 +1,417 @@
+//! Begins a restore, a stand-down or a join, and goes on with what was begun.
+
+use super::ask::{Consent, say};
+use super::checks::{check_backup, check_disk, check_node, check_peers};
+use super::etcd_program;
+use super::node::Node;
+use super::steps::{Work, plan_of, revision_of};
+use super::survey::{Survey, survey};
+use crate::cli::output;
+use crate::cli::random::random;
+use anyhow::{Context, bail};
+use backup_plan::restore::diagnosis::{MemberState, PeerState};
+use backup_plan::restore::journal::{Journal, Operation, Step, VERSION};
+use backup_plan::restore::token::RestoreId;
+use backup_store::member::Member;
+use backup_store::restore::{Plan, choose};
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+
+/// What a person decides about a restore.
+pub(crate) struct RestoreOptions {
+    /// Name of a backup, `latest`, or a path.
+    pub(crate) backup: String,
+    /// Members that are stood down or destroyed.
+    pub(crate) without: Vec<String>,
+    /// Only show what would be done.
+    pub(crate) is_plan: bool,
+}
+
+/// Restores a backup on this node, up to the point at which a person has to look.
+pub(crate) async fn restore(
+    mut node: Node,
+    options: RestoreOptions,
+    consent: Consent,
+) -> anyhow::Result<()> {
+    check_node(&node)?;
+    let mut journal = begin(&node, Operation::Restore, Step::Build)?;
+    let survey = survey(&node).await;
+    check_peers(&survey, &options.without)?;
+    let chosen = choose(&options.backup, &node.backup_path)?;
+    let backup = std::path::absolute(&chosen.path).context("cannot find the backup")?;
+    journal.backup = Some(
+        backup
+            .to_str()
+            .context("the path of the backup is not UTF-8")?
+            .into(),
+    );
+    journal.without = options.without;
+    let plan = plan_of(&node, &journal, &backup, false)?;
+    if let Some(target) = &plan.facts.downgrade {
+        bail!(
+            "nothing was changed: the cluster of this backup was in a downgrade to etcd {target}, which etcd would go on with: use a backup from before it"
+        );
+    }
+    if plan.needed_bytes > plan.free_bytes {
+        bail!(
+            "nothing was changed: {} has {} free, but the new member needs {} beside the old one: free some space",
+            node.data_dir().display(),
+            output::bytes(plan.free_bytes),
+            output::bytes(plan.needed_bytes)
+        );
+    }
+    let warnings = check_backup(&node, &survey, plan.source(), Timestamp::now())?;
+    output::print(&plan_for_people(&node, &survey, &plan, &journal, &warnings));
+    if options.is_plan {
+        return Ok(());
+    }
+    consent.ask(
+        node.name(),
+        "The control plane of this node stops, and a new cluster with this one member begins from the backup.",
+    )?;
+    node.journal_file.lock()?;
+    node.journal_file.write(&journal)?;
+    work(&node, journal).await
+}
+
+/// Restores what the member of this node has on its own disk.
+pub(crate) async fn restore_from_this_disk(
+    mut node: Node,
+    without: Vec<String>,
+    consent: Consent,
+) -> anyhow::Result<()> {
+    check_node(&node)?;
+    let mut journal = begin(&node, Operation::RestoreFromDisk, Step::Stop)?;
+    let survey = survey(&node).await;
+    check_peers(&survey, &without)?;
+    for warning in check_disk(&node, &survey)? {
+        say(&format!("warning: {warning}"));
+    }
+    let program = etcd_program::find(&node)?;
+    say(&format!(
+        "{} replays the log of the member",
+        program.display()
+    ));
+    journal.without = without;
+    consent.ask(
+        node.name(),
+        "The control plane of this node stops, and a new cluster with this one member begins from the data on this disk. The old member stays beside it.",
+    )?;
+    node.journal_file.lock()?;
+    node.journal_file.write(&journal)?;
+    work(&node, journal).await
+}
+
+/// Stops the control plane of this node, and moves its member aside.
+pub(crate) async fn stand_down(mut node: Node, consent: Consent) -> anyhow::Result<()> {
+    check_node(&node)?;
+    let journal = begin(&node, Operation::StandDown, Step::Stop)?;
+    if journal.was_stood_down {
+        bail!(
+            "this node is stood down already. `etcd-lifeboat cluster-restore` says what comes next"
+        );
+    }
+    consent.ask(
+        node.name(),
+        "The control plane of this node stops: etcd, the API server, the controller manager and the scheduler. Pods on all nodes go on. The data of etcd is moved aside, not removed.",
+    )?;
+    node.journal_file.lock()?;
+    node.journal_file.write(&journal)?;
+    work(&node, journal).await
+}
+
+/// Lets this node join a cluster that has a quorum, with an empty member.
+pub(crate) async fn join(
+    mut node: Node,
+    endpoint: Option<String>,
+    consent: Consent,
+) -> anyhow::Result<()> {
+    check_node(&node)?;
+    let mut journal = begin(&node, Operation::Join, Step::Stop)?;
+    let survey = survey(&node).await;
+    if let MemberState::Quorum { learner: false, .. } = survey.facts.member {
+        bail!(
+            "the member of this node works, with a quorum: it does not have to join. Nothing was changed"
+        );
+    }
+    let endpoint = endpoint.or_else(|| survey.endpoints_with_quorum.first().cloned()).context(
+        "no other member with a quorum answers: restore one node first, or give its address with --endpoint, such as https://10.0.0.1:2379",
+    )?;
+    let old = check_cluster(&node, &endpoint, &mut journal).await?;
+    let removed = match old {
+        true => " Its old member is removed from the cluster, which cannot be undone.",
+        false => "",
+    };
+    consent.ask(
+        node.name(),
+        &format!(
+            "This node joins the cluster {} at {endpoint} with an empty member, and receives all data from it. What is on its disk now is moved aside.{removed}",
+            journal.cluster_id.as_deref().unwrap_or_default()
+        ),
+    )?;
+    node.journal_file.lock()?;
+    journal.endpoint = Some(endpoint);
+    node.journal_file.write(&journal)?;
+    work(&node, journal).await
+}
+
+/// Whether the cluster can take this member. Says whether it has an old one of this node.
+async fn check_cluster(node: &Node, endpoint: &str, journal: &mut Journal) -> anyhow::Result<bool> {
+    let cluster = Member::connect(&node.member_at(endpoint)).await?;
+    let members = cluster.agreed_members().await?;
+    let cluster_id = cluster.status().await?.cluster_id;
+    let own_urls = node.peer_urls();
+    let name = node.name();
+    let has_name = |peer: &&backup_store::member::Peer| peer.name == name;
+    let has_url = |peer: &&backup_store::member::Peer| {
+        peer.peer_urls.iter().any(|url| own_urls.contains(url))
+    };
+    for peer in members
+        .iter()
+        .filter(has_name)
+        .filter(|peer| !has_url(peer))
+    {
+        bail!(
+            "nothing was changed: the cluster has a member {name} with the peer URL {}, but this node has {}. Remove that member by `etcdctl member remove {:x}` if it is this node's old one",
+            peer.peer_urls.join(", "),
+            own_urls.join(", "),
+            peer.id
+        );
+    }
+    for peer in members
+        .iter()
+        .filter(has_url)
+        .filter(|peer| !has_name(peer) && !peer.name.is_empty())
+    {
+        bail!(
+            "nothing was changed: the member {} of the cluster has the peer URL of this node, {}. The name in the manifest of this node is {name}",
+            peer.name,
+            peer.peer_urls.join(", ")
+        );
+    }
+    let others: Vec<_> = members
+        .iter()
+        .filter(|peer| !has_name(peer) && !has_url(peer))
+        .collect();
+    if let Some(learner) = others.iter().find(|peer| peer.learner) {
+        bail!(
+            "nothing was changed: {} joins the cluster at this moment. Wait until it has its vote: only one member can join at a time",
+            learner.name
+        );
+    }
+    // etcd itself lets the removal of a member that is down pass.
+    let mut healthy = BTreeSet::new();
+    for peer in &others {
+        for url in &peer.client_urls {
+            let Ok(member) = Member::connect(&node.member_at(url)).await else {
+                continue;
+            };
+            if let Ok(status) = member.status().await
+                && (status.cluster_id, status.member_id) == (cluster_id, peer.id)
+                && status.leader != 0
+            {
+                healthy.insert(peer.id);
+            }
+        }
+    }
+    let needed = others.len() / 2 + 1;
+    if healthy.len() < needed {
+        bail!(
+            "nothing was changed: {} of the {} other members answer, but {needed} must, so that the cluster keeps its quorum while this member joins",
+            healthy.len(),
+            others.len()
+        );
+    }
+    journal.cluster_id = Some(format!("{cluster_id:x}"));
+    Ok(others.len() < members.len())
+}
+
+/// The journal of something new. What was begun before must have ended, or be a stand-down.
+fn begin(node: &Node, operation: Operation, first: Step) -> anyhow::Result<Journal> {
+    let before = node.journal.as_ref();
+    if let Some(before) = before
+        && (before.operation, before.next) != (Operation::StandDown, Step::Done)
+    {
+        bail!(
+            "a {} was begun on this node and did not end: run `etcd-lifeboat cluster-restore` to see what comes next",
+            before.operation.name()
+        );
+    }
+    Ok(Journal {
+        version: VERSION,
+        // What a stand-down moved aside has its id in its name.
+        id: match before {
+            Some(before) => before.id.clone(),
+            None => RestoreId::of_random(random()?).as_str().into(),
+        },
+        operation,
+        next: first,
+        started_at: Timestamp::now(),
+        member: node.name().into(),
+        data_dir: node.control_plane.member.data_dir.clone(),
+        wal_dir: node.control_plane.member.wal_dir.clone(),
+        stopped: node.to_stop(),
+        was_stood_down: before.is_some(),
+        backup: None,
+        without: Vec::new(),
+        revision: None,
+        cluster_id: None,
+        learner_id: None,
+        endpoint: None,
+    })
+}
+
+/// Goes on after a crash, or after an error whose cause was removed.
+pub(crate) async fn resume(mut node: Node) -> anyhow::Result<()> {
+    let Some(journal) = node.journal.clone() else {
+        bail!(
+            "nothing was begun on this node. `etcd-lifeboat cluster-restore` says what is the case"
+        );
+    };
+    node.journal_file.lock()?;
+    say(&format!(
+        "going on with the {}: {}",
+        journal.operation.name(),
+        journal.next.name()
+    ));
+    work(&node, journal).await
+}
+
+async fn work(node: &Node, journal: Journal) -> anyhow::Result<()> {
+    let mut work = Work { node, journal };
+    work.go_on().await?;
+    let journal = work.journal.clone();
+    match (journal.operation, journal.next) {
+        (Operation::StandDown, _) => {
+            output::print(
+                "This node is stood down. Its pods go on without an API server.\nNext: restore on one node with `etcd-lifeboat cluster-restore`. When that node serves, run here: etcd-lifeboat cluster-restore --join\n",
+            );
+            Ok(())
+        }
+        (Operation::Join, Step::Continue) if !journal.was_stood_down => finish(&mut work),
+        _ => {
+            output::print(&pause_text(node, &journal));
+            Ok(())
+        }
+    }
+}
+
+/// Starts what waited for a person, and ends.
+pub(crate) fn go_on(mut node: Node) -> anyhow::Result<()> {
+    let journal = node
+        .journal
+        .clone()
+        .filter(|journal| journal.next == Step::Continue);
+    let Some(journal) = journal else {
+        bail!(
+            "nothing waits for --continue on this node. `etcd-lifeboat cluster-restore` says what is the case"
+        );
+    };
+    node.journal_file.lock()?;
+    finish(&mut Work {
+        node: &node,
+        journal,
+    })
+}
+
+fn finish(work: &mut Work<'_>) -> anyhow::Result<()> {
+    work.start_others()?;
+    let ended = work.node.journal_file.end(&work.journal)?;
+    let aside = work.dirs();
+    let mut text = String::from("Done: the whole control plane of this node is started.\n");
+    if aside.has_old() {
+        text += &format!(
+            "The old member stays in {}. Remove it when you are sure that nobody needs it.\n",
+            aside.old_data_dir().display()
+        );
+    }
+    text += &format!("What was done is in {}.\n", ended.display());
+    output::print(&text);
+    Ok(())
+}
+
+fn pause_text(node: &Node, journal: &Journal) -> String {
+    let mut text = format!(
+        "\netcd and the API server of {} serve. Its controller manager and scheduler are still stopped.\n",
+        node.name()
+    );
+    if journal.operation != Operation::Join {
+        text += "Kubelets and controllers that run as pods act again at once.\n\nLook at the cluster now: kubectl get nodes, pods -A, pv. Nodes that joined after the backup are unknown to it; they may still run pods with volumes.\n";
+    }
+    text += "Then, on this node:\n  etcd-lifeboat cluster-restore --continue\n  systemctl restart kubelet\n";
+    if !journal.without.is_empty() {
+        text += &format!(
+            "On {}, one after another:\n  etcd-lifeboat cluster-restore --stand-down    (if that was not done)\n  etcd-lifeboat cluster-restore --join\n  etcd-lifeboat cluster-restore --continue\n",
+            journal.without.join(", ")
+        );
+    }
+    text
+}
+
+fn plan_for_people(
+    node: &Node,
+    survey: &Survey,
+    plan: &Plan,
+    journal: &Journal,
+    warnings: &[String],
+) -> String {
+    let source = plan.source();
+    let made = source.record.as_ref().map_or_else(
+        || "a snapshot without a record".into(),
+        |record| {
+            format!(
+                "revision {}, complete at {}",
+                record.snapshot.revision, record.finished_at
+            )
+        },
+    );
+    let old = match node.old_data().0.join("member").symlink_metadata() {
+        Ok(_) => node
+            .dirs(&journal.own_dir())
+            .old_data_dir()
+            .display()
+            .to_string(),
+        Err(_) => "this node has none".into(),
+    };
+    let mut rows = vec![
+        ["node".to_string(), node.name().to_string()],
+        [
+            "backup".into(),
+            format!("{}, {made}", source.path.display()),
+        ],
+        [
+            "data directory".into(),
+            node.data_dir().display().to_string(),
+        ],
+        ["old member goes to".into(), old],
+        [
+            "cluster begins at".into(),
+            format!("revision {}", revision_of(plan)),
+        ],
+        [
+            "space".into(),
+            format!(
+                "needs {}, {} are free",
+                output::bytes(plan.needed_bytes),
+                output::bytes(plan.free_bytes)
+            ),
+        ],
+    ];
+    for peer in &survey.facts.peers {
+        let state = match peer.state {
+            PeerState::Stopped | PeerState::Unreachable => {
+                format!(
+                    "{}; you say that it is stood down or destroyed",
+                    peer.state.text()
+                )
+            }
+            state => state.text().into(),
+        };
+        rows.push([format!("member {}", peer.name), state]);
+    }
+    let target = plan.target.iter().flat_map(|target| &target.warnings);
+    for warning in warnings.iter().chain(target) {
+        rows.push(["warning".into(), output::one_line(warning)]);
+    }
+    output::table(["PLAN", ""], rows)
+}

@@ -1,0 +1,299 @@
+//! Looks at the node, at the other members and at the backups. Changes nothing.
+
+use super::node::Node;
+use backup_plan::record::Level;
+use backup_plan::restore::diagnosis::{
+    BackupFacts, DiskState, MemberState, NodeFacts, PeerFacts, PeerState, Unfinished,
+};
+use backup_store::member::{Connection, Member, MemberError};
+use backup_store::repository::Repository;
+use backup_store::restore::{OldMember, RestoreError, is_locked};
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// How long another machine has to accept a connection.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+const CLIENT_PORT: &str = "2379";
+
+/// What is known, and where it is from.
+pub(crate) struct Survey {
+    pub(crate) facts: NodeFacts,
+    /// The node's old member, if its files can be read.
+    pub(crate) old: Option<OldMember>,
+    /// Where clients reach the members that have a quorum.
+    pub(crate) endpoints_with_quorum: Vec<String>,
+}
+
+/// Another member, and where it can be.
+struct Peer {
+    name: String,
+    peer_urls: Vec<String>,
+    client_urls: Vec<String>,
+}
+
+/// Looks at everything.
+pub(crate) async fn survey(node: &Node) -> Survey {
+    let (member, live_peers) = own_member(node).await;
+    let (disk, old) = disk(node);
+    let backup = best_backup(node);
+    // A member that began again with nothing knows of no other, but the backup does.
+    let known = [
+        live_peers,
+        old.as_ref().and_then(peers_of_old),
+        backup.as_ref().map(|(_, peers)| peers_of_record(peers)),
+    ];
+    let others = others(node, known.into_iter().flatten().flatten());
+    let (peers, endpoints_with_quorum) = look_at_peers(node, others).await;
+    let unfinished = node.journal.as_ref().map(|journal| Unfinished {
+        operation: journal.operation,
+        next: journal.next,
+        can_be_undone: journal.can_be_undone(node.etcd_is_in_folder()),
+    });
+    Survey {
+        facts: NodeFacts {
+            unfinished,
+            member,
+            disk,
+            peers,
+            backup: backup.map(|(facts, _)| facts),
+        },
+        old,
+        endpoints_with_quorum,
+    }
+}
+
+/// All but the own one, each once.
+fn others(node: &Node, known: impl Iterator<Item = Peer>) -> Vec<Peer> {
+    let own_urls = node.peer_urls();
+    let mut others: Vec<Peer> = Vec::new();
+    for peer in known {
+        let is_same = |name: &str, urls: &[String]| {
+            peer.name == name || peer.peer_urls.iter().any(|url| urls.contains(url))
+        };
+        if !is_same(node.name(), &own_urls)
+            && !others
+                .iter()
+                .any(|other| is_same(&other.name, &other.peer_urls))
+        {
+            others.push(peer);
+        }
+    }
+    others
+}
+
+async fn own_member(node: &Node) -> (MemberState, Option<Vec<Peer>>) {
+    let silent = |error: MemberError| MemberState::Silent {
+        problem: error.to_string(),
+    };
+    let member = match Member::connect(&node.own_member()).await {
+        Ok(member) => member,
+        Err(error) => return (silent(error), None),
+    };
+    let peers = member.members().await.ok().map(|all| {
+        let peers = all.into_iter().map(|peer| Peer {
+            name: name_or_id(peer.name, peer.id),
+            peer_urls: peer.peer_urls,
+            client_urls: peer.client_urls,
+        });
+        peers.collect()
+    });
+    let state = match (member.status().await, member.agreed_revision().await) {
+        (Ok(status), Ok(Some(revision))) => MemberState::Quorum {
+            learner: status.learner,
+            revision,
+        },
+        (Ok(status), _) => MemberState::NoQuorum {
+            revision: status.revision,
+        },
+        (Err(error), _) => silent(error),
+    };
+    (state, peers)
+}
+
+/// One that has never started has no name.
+pub(crate) fn name_or_id(name: String, id: u64) -> String {
+    match name.is_empty() {
+        true => format!("{id:x}"),
+        false => name,
+    }
+}
+
+fn disk(node: &Node) -> (DiskState, Option<OldMember>) {
+    let (data_dir, wal_dir) = node.old_data();
+    if is_locked(&data_dir) {
+        return (DiskState::InUse, None);
+    }
+    if data_dir.join("member").symlink_metadata().is_err() {
+        return (DiskState::Missing, None);
+    }
+    match OldMember::read(&data_dir, wal_dir.as_deref()) {
+        Ok(old) => {
+            let membership = old.facts.membership.as_ref();
+            let is_own = |id: &u64| Some(*id) == old.member_id;
+            let state = DiskState::Readable {
+                revision: old.revision,
+                unapplied_entries: old
+                    .last_index
+                    .saturating_sub(old.facts.consistent_index.unwrap_or_default()),
+                last_term: old.last_term,
+                last_index: old.last_index,
+                learner: membership.is_some_and(|all| {
+                    let mut members = all.members.iter();
+                    members.any(|member| is_own(&member.id) && member.is_learner)
+                }),
+                removed: membership.is_some_and(|all| all.removed.iter().any(is_own)),
+                corrupt: !old.facts.corrupt.is_empty(),
+            };
+            (state, Some(old))
+        }
+        Err(RestoreError::EtcdRuns { .. }) => (DiskState::InUse, None),
+        Err(error) => {
+            let problem = error.to_string();
+            (DiskState::Damaged { problem }, None)
+        }
+    }
+}
+
+fn peers_of_old(old: &OldMember) -> Option<Vec<Peer>> {
+    let membership = old.facts.membership.as_ref()?;
+    let members = membership.members.iter().map(|member| Peer {
+        name: name_or_id(member.name.clone(), member.id),
+        peer_urls: member.peer_urls.clone(),
+        client_urls: member.client_urls.clone(),
+    });
+    let peers: Vec<_> = members.collect();
+    (!peers.is_empty()).then_some(peers)
+}
+
+type Names = BTreeMap<String, Vec<String>>;
+
+fn peers_of_record(members: &Names) -> Vec<Peer> {
+    let peers = members.iter().map(|(name, peer_urls)| Peer {
+        name: name.clone(),
+        peer_urls: peer_urls.clone(),
+        client_urls: Vec::new(),
+    });
+    peers.collect()
+}
+
+/// The proven backup with the highest revision, and the members of its cluster. A clock may have been wrong.
+fn best_backup(node: &Node) -> Option<(BackupFacts, Names)> {
+    let entries = Repository::open(&node.backup_path).and_then(|all| all.entries());
+    let entries = entries.ok()?;
+    let proven = entries.iter().filter_map(|entry| {
+        let record = entry.record()?;
+        record
+            .verified
+            .contains(&Level::Content)
+            .then_some((entry, record))
+    });
+    let (entry, record) =
+        proven.max_by_key(|(_, record)| (record.snapshot.revision, record.sequence))?;
+    let members = record.members.iter().map(|member| {
+        let name = match member.name.is_empty() {
+            true => member.id.clone(),
+            false => member.name.clone(),
+        };
+        (name, member.peer_urls.clone())
+    });
+    let facts = BackupFacts {
+        name: entry.name.clone(),
+        revision: record.snapshot.revision,
+        finished_at: record.finished_at,
+    };
+    Some((facts, members.collect()))
+}
+
+/// All at once, because each may take its time.
+async fn look_at_peers(node: &Node, peers: Vec<Peer>) -> (Vec<PeerFacts>, Vec<String>) {
+    let mut looks = JoinSet::new();
+    for (place, peer) in peers.into_iter().enumerate() {
+        let connections: Vec<_> = client_endpoints(&peer)
+            .iter()
+            .map(|endpoint| node.member_at(endpoint))
+            .collect();
+        looks.spawn(async move { (place, look_at(peer, connections).await) });
+    }
+    let mut seen: Vec<_> = looks.join_all().await;
+    seen.sort_by_key(|(place, _)| *place);
+    let (mut facts, mut endpoints) = (Vec::new(), Vec::new());
+    for (_, (peer, endpoint)) in seen {
+        facts.push(peer);
+        endpoints.extend(endpoint);
+    }
+    (facts, endpoints)
+}
+
+/// Where it listens to clients. One that never said it is looked for at the usual port of its address.
+fn client_endpoints(peer: &Peer) -> Vec<String> {
+    if !peer.client_urls.is_empty() {
+        return peer.client_urls.clone();
+    }
+    let endpoints = peer.peer_urls.iter().filter_map(|url| {
+        let (start, _) = url.rsplit_once(':')?;
+        Some(format!("{start}:{CLIENT_PORT}"))
+    });
+    endpoints.collect()
+}
+
+async fn look_at(peer: Peer, connections: Vec<Connection>) -> (PeerFacts, Option<String>) {
+    let mut state = PeerState::Unreachable;
+    let mut endpoint = None;
+    for connection in connections {
+        let found = state_of_client(&connection).await;
+        if found == PeerState::Quorum {
+            endpoint = Some(connection.endpoint);
+        }
+        state = stronger(state, found);
+    }
+    if !matches!(state, PeerState::Quorum | PeerState::Answers) {
+        for url in &peer.peer_urls {
+            state = stronger(state, state_of_address(url).await);
+        }
+    }
+    let facts = PeerFacts {
+        name: peer.name,
+        urls: peer.peer_urls,
+        state,
+    };
+    (facts, endpoint)
+}
+
+/// Of two looks, the one that saw more.
+fn stronger(one: PeerState, other: PeerState) -> PeerState {
+    let rank = |state| match state {
+        PeerState::Quorum => 3,
+        PeerState::Answers => 2,
+        PeerState::Stopped => 1,
+        PeerState::Unreachable => 0,
+    };
+    match rank(other) > rank(one) {
+        true => other,
+        false => one,
+    }
+}
+
+async fn state_of_client(connection: &Connection) -> PeerState {
+    match Member::connect(connection).await {
+        Ok(member) => match member.agreed_revision().await {
+            Ok(Some(_)) => PeerState::Quorum,
+            Ok(None) | Err(_) => PeerState::Answers,
+        },
+        // Whatever went wrong with TLS: the address says whether anything listens.
+        Err(_) => state_of_address(&connection.endpoint).await,
+    }
+}
+
+/// Whether anything listens at the host and port of a URL.
+async fn state_of_address(url: &str) -> PeerState {
+    let address = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let connected = tokio::time::timeout(ANSWERS_WITHIN, TcpStream::connect(address)).await;
+    match connected {
+        Ok(Ok(_)) => PeerState::Answers,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => PeerState::Stopped,
+        Ok(Err(_)) | Err(_) => PeerState::Unreachable,
+    }
+}
