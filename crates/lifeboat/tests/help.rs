@@ -356,3 +356,15 @@ fn a_reader_that_goes_away_is_no_crash() {
     let errors = std::fs::read_to_string(dir.path().join("errors")).unwrap();
     assert_eq!(errors, "");
 }
+
+#[test]
+fn the_examples_of_cluster_restore_are_those_of_its_page_which_a_story_runs() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cluster-restore.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let lines: Vec<_> = page.lines().map(str::trim).collect();
+    let examples = examples(&help_of("cluster-restore"));
+    assert!(examples.len() > 5, "{examples:?}");
+    for line in examples {
+        assert!(lines.contains(&line.as_str()), "{line}");
+    }
+}

@@ -57,6 +57,8 @@ pub struct Manifest {
     pub file: String,
     /// The command line of its container.
     pub command: Vec<String>,
+    /// Its image.
+    pub image: Option<String>,
     /// The tag of its image.
     pub image_tag: Option<String>,
 }
@@ -85,8 +87,8 @@ pub struct OwnMember {
     pub wal_dir: Option<String>,
     /// The version of etcd, if the tag of the image says it.
     pub version: Option<EtcdVersion>,
-    /// The same with its last number, such as `3.6.6`.
-    pub full_version: Option<String>,
+    /// The members with which it was started first, as the flag has them.
+    pub initial_cluster: Option<String>,
     /// The quota of its database, as the flag has it.
     pub quota_backend_bytes: Option<String>,
 }
@@ -133,6 +135,7 @@ impl ControlPlane {
                     component,
                     file: file.clone(),
                     command: pod.words(),
+                    image: pod.image().map(ToString::to_string),
                     image_tag: pod.image_tag().map(ToString::to_string),
                 });
             }
@@ -168,10 +171,8 @@ impl OwnMember {
             peer_urls: needed("initial-advertise-peer-urls")?,
             wal_dir: on_node("wal-dir").filter(|dir| *dir != default_wal_dir),
             data_dir,
-            version: pod
-                .image_tag()
-                .and_then(|tag| version_of_tag(tag).parse().ok()),
-            full_version: pod.image_tag().map(|tag| version_of_tag(tag).into()),
+            version: pod.image_tag().and_then(version_of_tag),
+            initial_cluster: settings.get("initial-cluster").cloned(),
             quota_backend_bytes: settings.get("quota-backend-bytes").cloned(),
         })
     }
@@ -191,9 +192,9 @@ fn url_of_api_server(settings: &Settings) -> String {
 }
 
 /// The version in a tag such as `3.6.6-0`.
-fn version_of_tag(tag: &str) -> &str {
+fn version_of_tag(tag: &str) -> Option<EtcdVersion> {
     let version = tag.split_once('-').map_or(tag, |(version, _)| version);
-    version.strip_prefix('v').unwrap_or(version)
+    version.parse().ok()
 }
 
 /// The tag of a component's image in its manifest.

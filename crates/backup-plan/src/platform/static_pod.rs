@@ -96,9 +96,14 @@ impl StaticPod {
         words.cloned().collect()
     }
 
+    /// Its image.
+    pub(super) fn image(&self) -> Option<&str> {
+        self.container.image.as_deref()
+    }
+
     /// The tag of its image, such as `v1.37.2`. `None` if the image has only a digest.
     pub(super) fn image_tag(&self) -> Option<&str> {
-        let image = self.container.image.as_deref()?;
+        let image = self.image()?;
         let name = image.split_once('@').map_or(image, |(name, _)| name);
         let (_, tag) = name.rsplit_once(':')?;
         // Behind a registry's port comes a path.

@@ -30,6 +30,8 @@ pub struct Unfinished {
     pub next: Step,
     /// Whether it can be undone.
     pub can_be_undone: bool,
+    /// Whether it is being undone.
+    pub is_undone: bool,
 }
 
 /// The state of the node's own member.
@@ -47,6 +49,11 @@ pub enum MemberState {
     NoQuorum {
         /// The revision that it has.
         revision: i64,
+    },
+    /// It answers, but does not say whether the cluster has a quorum.
+    Unknown {
+        /// Why.
+        problem: String,
     },
     /// It does not answer.
     Silent {
@@ -161,6 +168,8 @@ pub enum Situation {
     DataLost,
     /// The cluster works, this member does not.
     MemberLost,
+    /// Whether there is a quorum is not known.
+    Unknown,
     /// There is no quorum, and this node has data.
     QuorumLost,
     /// There is no quorum, and nothing to restore from on this node.
@@ -189,6 +198,15 @@ pub fn advise(facts: &NodeFacts) -> Advice {
         return Advice {
             situation: Situation::Healthy,
             text,
+            next: Vec::new(),
+        };
+    }
+    if let MemberState::Unknown { problem } = &facts.member {
+        return Advice {
+            situation: Situation::Unknown,
+            text: format!(
+                "etcd answers on this node, but whether its cluster has a quorum is unknown: {problem}. As long as that is so, nothing can be restored here."
+            ),
             next: Vec::new(),
         };
     }
@@ -280,6 +298,13 @@ fn quorum_lost(facts: &NodeFacts) -> String {
             "etcd does not answer on this node, and no quorum of the {all} members is known."
         ),
     };
+    let unreachable = names(facts, PeerState::Unreachable);
+    if !unreachable.is_empty() {
+        text += &format!(
+            " {} cannot be reached: it may be off, or cut off from here and at work.",
+            unreachable.join(", ")
+        );
+    }
     text += " First try to start the members that are lost: with a quorum, nothing has to be restored, and nothing is lost.";
     if let Some(backup) = &facts.backup {
         text += &format!(
@@ -317,17 +342,25 @@ fn quorum_lost(facts: &NodeFacts) -> String {
 
 fn next_without_quorum(facts: &NodeFacts, source: &str) -> Vec<String> {
     let mut next = Vec::new();
-    for peer in facts
-        .peers
-        .iter()
-        .filter(|peer| peer.state == PeerState::Answers)
-    {
-        next.push(format!("on {}: {COMMAND} --stand-down", peer.name));
+    for peer in &facts.peers {
+        match peer.state {
+            PeerState::Answers => next.push(format!("on {}: {COMMAND} --stand-down", peer.name)),
+            PeerState::Unreachable => {
+                next.push(format!(
+                    "on {}, unless it is destroyed: {COMMAND} --stand-down",
+                    peer.name
+                ));
+            }
+            PeerState::Quorum | PeerState::Stopped => {}
+        }
     }
-    let without: Vec<_> = facts.peers.iter().map(|peer| peer.name.as_str()).collect();
-    let without = match without.is_empty() {
+    let names: Vec<_> = facts.peers.iter().map(|peer| peer.name.as_str()).collect();
+    let is_known = |peer: &PeerFacts| peer.state != PeerState::Unreachable;
+    let without = match names.is_empty() {
         true => String::new(),
-        false => format!(" --without {}", without.join(",")),
+        false if facts.peers.iter().all(is_known) => format!(" --without {}", names.join(",")),
+        // A person types these, because only a person can know.
+        false => " --without MEMBERS-THAT-ARE-STOOD-DOWN-OR-DESTROYED".into(),
     };
     next.push(format!("{COMMAND} {source}{without}"));
     next
@@ -338,6 +371,7 @@ fn go_on(facts: &NodeFacts, unfinished: &Unfinished) -> Advice {
         operation,
         next: step,
         can_be_undone,
+        is_undone,
     } = unfinished;
     let undo = format!("{COMMAND} --rollback");
     let advice = |situation, text: String, next| Advice {
@@ -345,6 +379,16 @@ fn go_on(facts: &NodeFacts, unfinished: &Unfinished) -> Advice {
         text,
         next,
     };
+    if *is_undone {
+        return advice(
+            Situation::Unfinished,
+            format!(
+                "A {} was being undone on this node, and that did not end.",
+                operation.name()
+            ),
+            vec![undo],
+        );
+    }
     match (operation, step) {
         (Operation::StandDown, Step::Done) => {
             let mut next = Vec::new();
@@ -438,6 +482,14 @@ mod tests {
             "{}",
             advice.text
         );
+        let advice = advise(&NodeFacts {
+            member: MemberState::Unknown {
+                problem: "permission denied".into(),
+            },
+            ..facts()
+        });
+        assert_eq!(advice.situation, Situation::Unknown);
+        assert!(advice.next.is_empty());
         let advice = advise(&with_peer(PeerState::Quorum));
         assert_eq!(advice.situation, Situation::MemberLost);
         assert_eq!(advice.next, ["etcd-lifeboat cluster-restore --join"]);
@@ -452,10 +504,25 @@ mod tests {
             advice.next,
             [
                 "on node2: etcd-lifeboat cluster-restore --stand-down",
-                "etcd-lifeboat cluster-restore 2026-11-22_031500 --without node2,node3"
+                "on node3, unless it is destroyed: etcd-lifeboat cluster-restore --stand-down",
+                "etcd-lifeboat cluster-restore 2026-11-22_031500 --without MEMBERS-THAT-ARE-STOOD-DOWN-OR-DESTROYED"
             ]
         );
         assert!(advice.text.contains("of the 3 members"), "{}", advice.text);
+        assert!(
+            advice.text.contains("cut off from here and at work"),
+            "{}",
+            advice.text
+        );
+        let mut stopped = facts();
+        for peer in &mut stopped.peers {
+            peer.state = PeerState::Stopped;
+        }
+        let next = advise(&stopped).next;
+        assert_eq!(
+            next,
+            ["etcd-lifeboat cluster-restore 2026-11-22_031500 --without node2,node3"]
+        );
         let disk = |revision, corrupt, removed| {
             let disk = DiskState::Readable {
                 revision,
@@ -503,6 +570,7 @@ mod tests {
                 operation,
                 next,
                 can_be_undone,
+                is_undone: false,
             }),
             ..facts()
         };
@@ -513,6 +581,14 @@ mod tests {
         assert_eq!(advice.next, ["etcd-lifeboat cluster-restore --resume"]);
         let advice = advise(&unfinished(Operation::Restore, Step::Continue, false));
         assert_eq!(advice.next, ["etcd-lifeboat cluster-restore --continue"]);
+        let mut undone = unfinished(Operation::StandDown, Step::Done, true);
+        if let Some(unfinished) = &mut undone.unfinished {
+            unfinished.is_undone = true;
+        }
+        assert_eq!(
+            advise(&undone).next,
+            ["etcd-lifeboat cluster-restore --rollback"]
+        );
         let mut stood_down = unfinished(Operation::StandDown, Step::Done, true);
         let advice = advise(&stood_down);
         assert_eq!(advice.situation, Situation::StoodDown);

@@ -154,6 +154,12 @@ pub struct Journal {
     /// person.
     #[serde(default)]
     pub was_stood_down: bool,
+    /// Whether it is being undone.
+    #[serde(default)]
+    pub is_undone: bool,
+    /// Whether an unfinished join has left a member in its place, which nobody needs.
+    #[serde(default)]
+    pub has_abandoned_member: bool,
     /// What is restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<String>,
@@ -266,18 +272,37 @@ impl Journal {
         format!("{OWN_PREFIX}{}", self.id.get(..8).unwrap_or(&self.id))
     }
 
-    /// Whether nothing can have been served or agreed yet, so that everything can be moved back. `etcd_is_back` says that the manifest
-    /// of etcd is in its folder again.
+    /// Whether nothing can have been served yet, so that everything can be moved back. `etcd_is_back` says that the manifest of etcd is in
+    /// its folder again. A join leads back to a node that is stood down.
     #[must_use]
     pub fn can_be_undone(&self, etcd_is_back: bool) -> bool {
         match self.operation {
+            // The old one may be back.
+            _ if self.is_undone => true,
             Operation::Restore | Operation::RestoreFromDisk => {
                 self.next < Step::StartEtcd || self.next == Step::StartEtcd && !etcd_is_back
             }
             // Whether the others went on meanwhile, only they know.
-            Operation::StandDown => true,
-            // The old member is removed there: it cannot come back.
-            Operation::Join => self.next < Step::AddMember,
+            Operation::StandDown | Operation::Join => true,
+        }
+    }
+
+    /// The same node, as one that is stood down, or that is to be if it was not before.
+    #[must_use]
+    pub fn stood_down(&self) -> Journal {
+        Journal {
+            operation: Operation::StandDown,
+            next: Step::Stop,
+            was_stood_down: false,
+            is_undone: false,
+            has_abandoned_member: self.operation == Operation::Join && self.next >= Step::StartEtcd,
+            backup: None,
+            without: Vec::new(),
+            revision: None,
+            cluster_id: None,
+            learner_id: None,
+            endpoint: None,
+            ..self.clone()
         }
     }
 }
@@ -298,6 +323,8 @@ mod tests {
             wal_dir: None,
             stopped: Vec::new(),
             was_stood_down: false,
+            is_undone: false,
+            has_abandoned_member: false,
             backup: None,
             without: Vec::new(),
             revision: None,
@@ -338,8 +365,17 @@ mod tests {
         assert!(restore(Step::Build, true) || !restore(Step::Build, true));
         assert!(restore(Step::Place, false) && restore(Step::StartEtcd, false));
         assert!(!restore(Step::StartEtcd, true) && !restore(Step::StartApiServer, false));
-        assert!(journal(Operation::Join, Step::MoveAside).can_be_undone(false));
-        assert!(!journal(Operation::Join, Step::AddMember).can_be_undone(false));
+        let mut undone = journal(Operation::Restore, Step::StartEtcd);
+        undone.is_undone = true;
+        assert!(undone.can_be_undone(true), "what is back is the old one");
+        let join = journal(Operation::Join, Step::Promote);
+        assert!(join.can_be_undone(true));
+        let down = join.stood_down();
+        assert_eq!(
+            (down.operation, down.next),
+            (Operation::StandDown, Step::Stop)
+        );
+        assert!(down.has_abandoned_member);
     }
 
     #[test]

@@ -19,6 +19,11 @@ pub enum NodeError {
     /// Another process works on the node.
     #[error("another cluster-restore is at work on this node: wait until it ends")]
     Busy,
+    /// Another process worked on the node.
+    #[error(
+        "another cluster-restore has changed this node meanwhile: run `etcd-lifeboat cluster-restore` to see what is the case now"
+    )]
+    Changed,
     /// Two files where one was expected.
     #[error("{one} and {other} both exist: compare them, and remove the one that you do not need")]
     Both {

@@ -65,11 +65,11 @@ impl JournalFile {
         journals.collect()
     }
 
-    /// Makes the directory, and keeps other processes from changing the node.
+    /// Makes the directory, and keeps other processes from changing the node. `seen` is what was read before.
     ///
     /// # Errors
-    /// Another process does.
-    pub fn lock(&mut self) -> Result<(), NodeError> {
+    /// Another process does, or has done since.
+    pub fn lock(&mut self, seen: Option<&Journal>) -> Result<(), NodeError> {
         durable_file::create_dir_all(&self.dir).map_err(NodeError::io("create", &self.dir))?;
         let dir = File::open(&self.dir).map_err(NodeError::io("open", &self.dir))?;
         match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
@@ -78,7 +78,10 @@ impl JournalFile {
             Err(error) => return Err(NodeError::io("lock", &self.dir)(error.into())),
         }
         self.lock = Some(dir);
-        Ok(())
+        match self.read()?.as_ref() == seen {
+            true => Ok(()),
+            false => Err(NodeError::Changed),
+        }
     }
 
     /// Writes the journal.

@@ -134,19 +134,44 @@ impl MemberDirs {
     /// # Errors
     /// There is another one, there is no new one, or the operating system failed.
     pub fn place(&self) -> Result<(), NodeError> {
-        let (new, member) = (self.new_data_dir().join(MEMBER), self.data_dir.join(MEMBER));
-        if let (Some(new), Some(wal_dir)) = (self.new_wal_dir(), &self.wal_dir) {
-            self.move_log(&new, wal_dir)?;
-        }
+        let new = self.new_data_dir().join(MEMBER);
+        let member = self.data_dir.join(MEMBER);
         match (exists(&new), exists(&member)) {
-            (true, true) => Err(NodeError::Both {
-                one: new,
-                other: member,
-            }),
-            (false, true) => Ok(()),
-            (false, false) => Err(NodeError::Gone { path: new }),
-            (true, false) => rename(&new, &member),
+            (true, true) => {
+                return Err(NodeError::Both {
+                    one: new,
+                    other: member,
+                });
+            }
+            (false, true) if is_from_a_restore(&member) => {}
+            (false, _) => return Err(NodeError::Gone { path: new }),
+            (true, false) => rename(&new, &member)?,
         }
+        // Last: a new log beside an old member would be taken for its own.
+        match (self.new_wal_dir(), &self.wal_dir) {
+            (Some(new), Some(wal_dir)) => self.move_log(&new, wal_dir),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves a member that an unfinished join left in its place out of the way. The old one stays aside.
+    ///
+    /// # Errors
+    /// The operating system failed.
+    pub fn abandon(&self) -> Result<(), NodeError> {
+        let member = self.data_dir.join(MEMBER);
+        if !exists(&member) {
+            return Ok(());
+        }
+        let abandoned = self.data_dir.join(&self.own).join("abandoned");
+        remove(&abandoned)?;
+        if let Some(wal_dir) = &self.wal_dir {
+            let place = wal_dir.join(&self.own).join("abandoned");
+            remove(&place)?;
+            self.move_log(wal_dir, &place)?;
+        }
+        create_dir(&abandoned)?;
+        rename(&member, &abandoned.join(MEMBER))
     }
 
     /// Removes the new member. `may_be_placed` says that the old one is aside, so that what is in the place of the member can be the new
@@ -197,7 +222,7 @@ impl MemberDirs {
             .flatten()
         {
             let own = own.join(&self.own);
-            remove(&own.join("old"))?;
+            // Nothing that anybody needs is in it any more.
             remove(&own)?;
         }
         Ok(())

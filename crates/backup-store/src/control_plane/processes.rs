@@ -3,6 +3,8 @@
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// The processes with this command line.
 ///
@@ -20,6 +22,19 @@ pub fn with_command(command: &[String]) -> io::Result<Vec<i32>> {
         }
     }
     Ok(found)
+}
+
+/// Whether a process has this file open. Only a process with access to the file can.
+#[must_use]
+pub fn has_open(pid: i32, path: &Path) -> bool {
+    let Ok(wanted) = std::fs::metadata(path) else {
+        return false;
+    };
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    files.into_iter().flatten().flatten().any(|file| {
+        let found = std::fs::metadata(file.path());
+        found.is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
+    })
 }
 
 /// Words with a variable are expanded by the kubelet, so only the others are compared.
@@ -97,12 +112,14 @@ mod tests {
             }
         };
         assert_eq!(found, [pid]);
-        assert_eq!(
-            with_command(&words(&["sleep", "$(TIME)"]))
-                .unwrap()
-                .contains(&pid),
-            true
-        );
+        let exe = std::fs::canonicalize("/proc/self/exe").unwrap();
+        assert!(!has_open(pid, &exe));
+        let own = i32::try_from(std::process::id()).unwrap();
+        let held = std::fs::File::open(&exe).unwrap();
+        assert!(has_open(own, &exe));
+        drop(held);
+        let unknown = with_command(&words(&["sleep", "$(TIME)"])).unwrap();
+        assert!(unknown.contains(&pid));
         assert!(with_command(&words(&["sleep"])).unwrap().is_empty());
         end(&words(&["sleep", "1", &time]), true).unwrap();
         assert!(sleeps.try_wait().unwrap().is_none());

@@ -23,6 +23,8 @@ mod snapshot;
 mod source;
 mod unfinished;
 
+pub use etcd_file::membership::StoredMember;
+
 pub use choice::{ChoiceError, Chosen, choose};
 pub use data_dir::{Restored, restore};
 pub use difference::{ChangeType, ChangedKey, Difference, KeyRecord, LogPart, Side};
@@ -37,3 +39,4 @@ pub use replay::{Survived, Survivor};
 pub use snapshot::{RaisedSnapshot, raise_snapshot};
 pub use source::Source;
 pub(crate) use unfinished::RECORD;
+pub use unfinished::restored_cluster;

@@ -41,6 +41,14 @@ pub(super) struct Done {
     pub(super) shares_blocks_with_snapshot: bool,
 }
 
+/// The id of the cluster, as hex digits, that a restore has made in this data directory. `None` if no restore made what is there.
+#[must_use]
+pub fn restored_cluster(data_dir: &Path) -> Option<String> {
+    let json = read_small(&data_dir.join(MEMBER).join(RECORD), MAX_RECORD_BYTES).ok()?;
+    let record: RestoreRecord = serde_json::from_slice(&json).ok()?;
+    Some(record.done?.cluster_id)
+}
+
 /// The segment of a log in a directory of its own, before the rename that publishes it.
 pub(super) fn new_segment(wal_dir: &Path, id: &str) -> PathBuf {
     wal_dir.join(format!("{}.{id}.new", WalWriter::FILE))

@@ -61,10 +61,10 @@ pub(crate) struct Args {
     )]
     without: Vec<String>,
     /// Only show what a restore would do, after all checks
-    #[arg(long, requires = "backup")]
+    #[arg(long)]
     plan: bool,
     /// A member to join, such as <https://10.0.0.1:2379> [default: one with a quorum that is known here]
-    #[arg(long, value_name = "URL", requires = "join")]
+    #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
     /// Do not ask
     #[arg(long)]
@@ -87,7 +87,28 @@ struct Diagnosis<'f> {
     advice: &'f Advice,
 }
 
+impl Args {
+    /// Flags that the chosen action does not have. It would ignore them.
+    fn misplaced_flag(&self) -> Option<&'static str> {
+        let is_restore = self.backup.is_some() || self.from_this_disk;
+        if !self.without.is_empty() && !is_restore {
+            return Some("--without needs a BACKUP, or --from-this-disk");
+        }
+        if self.plan && !is_restore {
+            return Some("--plan needs a BACKUP, or --from-this-disk");
+        }
+        if self.endpoint.is_some() && !(self.join || self.resume) {
+            return Some("--endpoint needs --join or --resume");
+        }
+        None
+    }
+}
+
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
+    if let Some(problem) = args.misplaced_flag() {
+        output::error(problem);
+        return Ok(exit_code::USAGE);
+    }
     let node = Node::read(&args.backup_path)?;
     let consent = Consent { is_given: args.yes };
     let runtime = runtime()?;
@@ -102,17 +123,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         runtime.block_on(recovery::restore_from_this_disk(
             node,
             args.without,
+            args.plan,
             consent,
         ))?;
-    } else if !args.without.is_empty() {
-        output::error("--without needs a BACKUP, or --from-this-disk");
-        return Ok(exit_code::USAGE);
     } else if args.stand_down {
         runtime.block_on(recovery::stand_down(node, consent))?;
     } else if args.join {
         runtime.block_on(recovery::join(node, args.endpoint, consent))?;
     } else if args.resume {
-        runtime.block_on(recovery::resume(node))?;
+        runtime.block_on(recovery::resume(node, args.endpoint))?;
     } else if args.rollback {
         runtime.block_on(recovery::roll_back(node, consent))?;
     } else if args.r#continue {
@@ -151,6 +170,12 @@ fn for_people(node: &Node, facts: &NodeFacts, advice: &Advice) -> String {
         }
         MemberState::NoQuorum { revision } => {
             format!("answers, without a quorum, at revision {revision}")
+        }
+        MemberState::Unknown { problem } => {
+            format!(
+                "answers, its quorum is unknown: {}",
+                output::one_line(problem)
+            )
         }
         MemberState::Silent { problem } => {
             format!("does not answer: {}", output::one_line(problem))

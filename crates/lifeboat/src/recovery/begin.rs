@@ -5,10 +5,11 @@ use super::checks::{check_backup, check_disk, check_node, check_peers};
 use super::etcd_program;
 use super::node::Node;
 use super::steps::{Work, plan_of, revision_of};
-use super::survey::{Survey, survey};
+use super::survey::{Survey, best_backup, survey, survey_with};
 use crate::cli::output;
 use crate::cli::random::random;
 use anyhow::{Context, bail};
+use backup_plan::platform::control_plane::{Component, manifest_that_joins};
 use backup_plan::restore::diagnosis::{MemberState, PeerState};
 use backup_plan::restore::journal::{Journal, Operation, Step, VERSION};
 use backup_plan::restore::token::RestoreId;
@@ -35,10 +36,16 @@ pub(crate) async fn restore(
 ) -> anyhow::Result<()> {
     check_node(&node)?;
     let mut journal = begin(&node, Operation::Restore, Step::Build)?;
-    let survey = survey(&node).await;
-    check_peers(&survey, &options.without)?;
-    let chosen = choose(&options.backup, &node.backup_path)?;
-    let backup = std::path::absolute(&chosen.path).context("cannot find the backup")?;
+    // The one with the highest revision, and not the one that was made last: that may be of an etcd that began again with nothing.
+    let best = match options.backup.as_str() {
+        "latest" => best_backup(&node).map(|(best, _)| node.backup_path.join(best.name)),
+        _ => None,
+    };
+    let backup = match best {
+        Some(best) => best,
+        None => choose(&options.backup, &node.backup_path)?.path,
+    };
+    let backup = std::path::absolute(&backup).context("cannot find the backup")?;
     journal.backup = Some(
         backup
             .to_str()
@@ -47,6 +54,9 @@ pub(crate) async fn restore(
     );
     journal.without = options.without;
     let plan = plan_of(&node, &journal, &backup, false)?;
+    let members = plan.facts.membership.as_ref();
+    let survey = survey_with(&node, members.map_or(&[], |all| &all.members)).await;
+    check_peers(&survey, &journal.without)?;
     if let Some(target) = &plan.facts.downgrade {
         bail!(
             "nothing was changed: the cluster of this backup was in a downgrade to etcd {target}, which etcd would go on with: use a backup from before it"
@@ -69,7 +79,7 @@ pub(crate) async fn restore(
         node.name(),
         "The control plane of this node stops, and a new cluster with this one member begins from the backup.",
     )?;
-    node.journal_file.lock()?;
+    node.journal_file.lock(node.journal.as_ref())?;
     node.journal_file.write(&journal)?;
     work(&node, journal).await
 }
@@ -78,26 +88,27 @@ pub(crate) async fn restore(
 pub(crate) async fn restore_from_this_disk(
     mut node: Node,
     without: Vec<String>,
+    is_plan: bool,
     consent: Consent,
 ) -> anyhow::Result<()> {
     check_node(&node)?;
     let mut journal = begin(&node, Operation::RestoreFromDisk, Step::Stop)?;
     let survey = survey(&node).await;
     check_peers(&survey, &without)?;
-    for warning in check_disk(&node, &survey)? {
-        say(&format!("warning: {warning}"));
+    check_disk(&node, &survey)?;
+    etcd_program::check(&node)?;
+    if is_plan {
+        output::print(
+            "All checks that can be made while etcd is not stopped have passed. Nothing was changed.\n",
+        );
+        return Ok(());
     }
-    let program = etcd_program::find(&node)?;
-    say(&format!(
-        "{} replays the log of the member",
-        program.display()
-    ));
     journal.without = without;
     consent.ask(
         node.name(),
         "The control plane of this node stops, and a new cluster with this one member begins from the data on this disk. The old member stays beside it.",
     )?;
-    node.journal_file.lock()?;
+    node.journal_file.lock(node.journal.as_ref())?;
     node.journal_file.write(&journal)?;
     work(&node, journal).await
 }
@@ -115,7 +126,7 @@ pub(crate) async fn stand_down(mut node: Node, consent: Consent) -> anyhow::Resu
         node.name(),
         "The control plane of this node stops: etcd, the API server, the controller manager and the scheduler. Pods on all nodes go on. The data of etcd is moved aside, not removed.",
     )?;
-    node.journal_file.lock()?;
+    node.journal_file.lock(node.journal.as_ref())?;
     node.journal_file.write(&journal)?;
     work(&node, journal).await
 }
@@ -134,10 +145,12 @@ pub(crate) async fn join(
             "the member of this node works, with a quorum: it does not have to join. Nothing was changed"
         );
     }
-    let endpoint = endpoint.or_else(|| survey.endpoints_with_quorum.first().cloned()).context(
-        "no other member with a quorum answers: restore one node first, or give its address with --endpoint, such as https://10.0.0.1:2379",
-    )?;
+    let endpoint = match endpoint {
+        Some(endpoint) => endpoint,
+        None => only_cluster(&survey)?,
+    };
     let old = check_cluster(&node, &endpoint, &mut journal).await?;
+    check_manifest(&node)?;
     let removed = match old {
         true => " Its old member is removed from the cluster, which cannot be undone.",
         false => "",
@@ -149,10 +162,41 @@ pub(crate) async fn join(
             journal.cluster_id.as_deref().unwrap_or_default()
         ),
     )?;
-    node.journal_file.lock()?;
+    node.journal_file.lock(node.journal.as_ref())?;
     journal.endpoint = Some(endpoint);
     node.journal_file.write(&journal)?;
     work(&node, journal).await
+}
+
+/// Whether the manifest of etcd has the form that is changed later, when there is no way back.
+fn check_manifest(node: &Node) -> anyhow::Result<()> {
+    let text = node.manifest_text(Component::Etcd)?;
+    let sample = format!("{}=https://127.0.0.1:2380", node.name());
+    match manifest_that_joins(&text, &sample) {
+        Ok(_) => Ok(()),
+        Err(problem) => bail!("nothing was changed: the manifest of etcd: {problem}"),
+    }
+}
+
+/// A member of the only cluster that has a quorum. After a restore, the old cluster may have one, too.
+fn only_cluster(survey: &Survey) -> anyhow::Result<String> {
+    let endpoints = &survey.endpoints_with_quorum;
+    let Some(first) = endpoints.first() else {
+        bail!(
+            "no other member with a quorum answers: restore one node first, or give the address of a member with --endpoint, such as https://10.0.0.1:2379"
+        );
+    };
+    let mut others = endpoints.iter();
+    match others.find(|other| other.cluster_id != first.cluster_id) {
+        None => Ok(first.url.clone()),
+        Some(other) => bail!(
+            "nothing was changed: two clusters have a quorum, {:x} at {} and {:x} at {}. Stand down the nodes of the one that should not go on, or choose with --endpoint",
+            first.cluster_id,
+            first.url,
+            other.cluster_id,
+            other.url
+        ),
+    }
 }
 
 /// Whether the cluster can take this member. Says whether it has an old one of this node.
@@ -166,27 +210,17 @@ async fn check_cluster(node: &Node, endpoint: &str, journal: &mut Journal) -> an
     let has_url = |peer: &&backup_store::member::Peer| {
         peer.peer_urls.iter().any(|url| own_urls.contains(url))
     };
-    for peer in members
-        .iter()
-        .filter(has_name)
-        .filter(|peer| !has_url(peer))
-    {
+    let half = members.iter().find(|peer| {
+        let is_named = has_name(peer) || peer.name.is_empty();
+        (has_name(peer) && !has_url(peer)) || (has_url(peer) && !is_named)
+    });
+    if let Some(peer) = half {
         bail!(
-            "nothing was changed: the cluster has a member {name} with the peer URL {}, but this node has {}. Remove that member by `etcdctl member remove {:x}` if it is this node's old one",
+            "nothing was changed: the cluster has a member {} with the peer URL {}, but this node is {name} with {}. If that member is this node's old one, remove it by `etcdctl member remove {:x}`",
+            peer.name,
             peer.peer_urls.join(", "),
             own_urls.join(", "),
             peer.id
-        );
-    }
-    for peer in members
-        .iter()
-        .filter(has_url)
-        .filter(|peer| !has_name(peer) && !peer.name.is_empty())
-    {
-        bail!(
-            "nothing was changed: the member {} of the cluster has the peer URL of this node, {}. The name in the manifest of this node is {name}",
-            peer.name,
-            peer.peer_urls.join(", ")
         );
     }
     let others: Vec<_> = members
@@ -230,7 +264,8 @@ async fn check_cluster(node: &Node, endpoint: &str, journal: &mut Journal) -> an
 fn begin(node: &Node, operation: Operation, first: Step) -> anyhow::Result<Journal> {
     let before = node.journal.as_ref();
     if let Some(before) = before
-        && (before.operation, before.next) != (Operation::StandDown, Step::Done)
+        && (before.operation, before.next, before.is_undone)
+            != (Operation::StandDown, Step::Done, false)
     {
         bail!(
             "a {} was begun on this node and did not end: run `etcd-lifeboat cluster-restore` to see what comes next",
@@ -252,6 +287,8 @@ fn begin(node: &Node, operation: Operation, first: Step) -> anyhow::Result<Journ
         wal_dir: node.control_plane.member.wal_dir.clone(),
         stopped: node.to_stop(),
         was_stood_down: before.is_some(),
+        is_undone: false,
+        has_abandoned_member: false,
         backup: None,
         without: Vec::new(),
         revision: None,
@@ -261,14 +298,23 @@ fn begin(node: &Node, operation: Operation, first: Step) -> anyhow::Result<Journ
     })
 }
 
-/// Goes on after a crash, or after an error whose cause was removed.
-pub(crate) async fn resume(mut node: Node) -> anyhow::Result<()> {
-    let Some(journal) = node.journal.clone() else {
+/// Goes on after a crash, or after an error whose cause was removed. `endpoint` is another member of the cluster that is joined.
+pub(crate) async fn resume(mut node: Node, endpoint: Option<String>) -> anyhow::Result<()> {
+    let Some(mut journal) = node.journal.clone() else {
         bail!(
             "nothing was begun on this node. `etcd-lifeboat cluster-restore` says what is the case"
         );
     };
-    node.journal_file.lock()?;
+    if journal.is_undone {
+        bail!(
+            "this {} was being undone. Go on with that: etcd-lifeboat cluster-restore --rollback",
+            journal.operation.name()
+        );
+    }
+    node.journal_file.lock(node.journal.as_ref())?;
+    if endpoint.is_some() {
+        journal.endpoint = endpoint;
+    }
     say(&format!(
         "going on with the {}: {}",
         journal.operation.name(),
@@ -277,7 +323,7 @@ pub(crate) async fn resume(mut node: Node) -> anyhow::Result<()> {
     work(&node, journal).await
 }
 
-async fn work(node: &Node, journal: Journal) -> anyhow::Result<()> {
+pub(super) async fn work(node: &Node, journal: Journal) -> anyhow::Result<()> {
     let mut work = Work { node, journal };
     work.go_on().await?;
     let journal = work.journal.clone();
@@ -307,7 +353,7 @@ pub(crate) fn go_on(mut node: Node) -> anyhow::Result<()> {
             "nothing waits for --continue on this node. `etcd-lifeboat cluster-restore` says what is the case"
         );
     };
-    node.journal_file.lock()?;
+    node.journal_file.lock(node.journal.as_ref())?;
     finish(&mut Work {
         node: &node,
         journal,

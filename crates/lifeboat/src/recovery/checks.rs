@@ -1,22 +1,19 @@
 //! What is checked before a restore. Nothing was changed yet.
 
 use super::node::Node;
+use super::signs;
 use super::survey::Survey;
 use crate::cli::flags::node::is_here;
 use crate::cli::output;
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use backup_plan::platform::control_plane::Component;
 use backup_plan::platform::control_plane::MANIFESTS;
-use backup_plan::restore::diagnosis::{DiskState, MemberState, PeerState};
-use backup_plan::restore::fit::{ClusterSigns, compare};
+use backup_plan::restore::diagnosis::{BackupFacts, DiskState, MemberState, PeerState};
+use backup_plan::restore::fit::compare;
 use backup_store::control_plane::processes;
-use backup_store::local_file::read_small;
-use backup_store::restore::{Source, is_locked};
+use backup_store::restore::{OldMember, Source, is_locked};
 use jiff::Timestamp;
-use std::path::Path;
 
-const PKI: &str = "etc/kubernetes/pki/";
-const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Segments of the log have 64 MB, and etcd makes new ones.
 const REPLAY_BYTES: u64 = 512 << 20;
 
@@ -53,6 +50,16 @@ pub(crate) fn check_peers(survey: &Survey, without: &[String]) -> anyhow::Result
             "etcd answers on this node, and its cluster has a quorum: nothing was changed. If its data is wrong, make a backup of it (`etcd-lifeboat cluster-backup`), stand down the other nodes (`cluster-restore --stand-down`), then this one, and restore then"
         );
     }
+    if let MemberState::Unknown { problem } = &survey.facts.member {
+        bail!(
+            "etcd answers on this node, but whether its cluster has a quorum is unknown: {problem}. Nothing was changed"
+        );
+    }
+    check_others(survey, without)
+}
+
+/// The same without the node's own member, which may be of the restored cluster already.
+pub(crate) fn check_others(survey: &Survey, without: &[String]) -> anyhow::Result<()> {
     let peers = &survey.facts.peers;
     let with = |state| {
         let names = peers.iter().filter(move |peer| peer.state == state);
@@ -74,10 +81,11 @@ pub(crate) fn check_peers(survey: &Survey, without: &[String]) -> anyhow::Result
     }
     let known: Vec<_> = peers.iter().map(|peer| peer.name.as_str()).collect();
     if let Some(unknown) = without.iter().find(|name| !known.contains(&name.as_str())) {
-        bail!(
-            "--without {unknown}: there is no other member of this name, but {}",
-            known.join(", ")
-        );
+        let known = match known.is_empty() {
+            true => "no other member is known here".to_string(),
+            false => format!("the others are {}", known.join(", ")),
+        };
+        bail!("--without {unknown}: there is no other member of this name; {known}");
     }
     let missing: Vec<_> = known
         .iter()
@@ -85,7 +93,8 @@ pub(crate) fn check_peers(survey: &Survey, without: &[String]) -> anyhow::Result
         .copied()
         .collect();
     if !missing.is_empty() {
-        let quorum = (peers.len() + 1) / 2 + 1;
+        let all = peers.len() + 1;
+        let quorum = all / 2 + 1;
         let danger = match missing.len() >= quorum {
             true => {
                 " These alone are a quorum of the old cluster: if they are only cut off from here, they are at work now."
@@ -101,48 +110,25 @@ pub(crate) fn check_peers(survey: &Survey, without: &[String]) -> anyhow::Result
     Ok(())
 }
 
-/// Whether the member on this node's own disk is what should be restored. Gives warnings.
-pub(crate) fn check_disk(node: &Node, survey: &Survey) -> anyhow::Result<Vec<String>> {
-    let mut warnings = Vec::new();
+/// Whether the member on this node's own disk is what should be restored.
+pub(crate) fn check_disk(node: &Node, survey: &Survey) -> anyhow::Result<()> {
     let place = node.old_data().0;
     let place = place.display();
-    let on_disk = match (&survey.facts.disk, &survey.facts.member) {
-        (DiskState::Missing, _) => bail!("nothing was changed: {place} has no member"),
-        (DiskState::Damaged { problem }, _) => {
-            bail!(
-                "nothing was changed: the member in {place} cannot be read: {problem}. Restore a backup instead"
-            )
+    let best = survey.facts.backup.as_ref();
+    match (&survey.facts.disk, &survey.facts.member, &survey.old) {
+        (DiskState::Missing, ..) => bail!("nothing was changed: {place} has no member"),
+        (DiskState::Damaged { problem }, ..) => bail!(
+            "nothing was changed: the member in {place} cannot be read: {problem}. Restore a backup instead"
+        ),
+        (DiskState::Readable { .. }, _, Some(old)) => {
+            check_old_member(old, best)
+                .map_err(|problem| anyhow!("nothing was changed: {problem}"))?;
         }
-        (DiskState::Readable { removed: true, .. }, _) => bail!(
-            "nothing was changed: the member in {place} had been removed from its cluster, so its data is old. Restore a backup instead, or the disk of another member"
-        ),
-        (DiskState::Readable { corrupt: true, .. }, _) => bail!(
-            "nothing was changed: a member had a CORRUPT alarm, so the data in {place} may be wrong. Restore a backup instead"
-        ),
-        (
-            DiskState::Readable {
-                revision, learner, ..
-            },
-            _,
-        ) => {
-            if *learner {
-                warnings
-                    .push("this member was a learner: it may not have received all data".into());
-            }
-            Some(*revision)
+        (DiskState::InUse, MemberState::NoQuorum { revision }, _) => {
+            check_newer(*revision, best)
+                .map_err(|problem| anyhow!("nothing was changed: {problem}"))?;
         }
-        (DiskState::InUse, MemberState::NoQuorum { revision }) => Some(*revision),
-        (DiskState::InUse, _) => None,
-    };
-    match (&survey.facts.backup, on_disk) {
-        (Some(backup), Some(revision)) if backup.revision > revision => bail!(
-            "nothing was changed: the proven backup {} is newer, at revision {}, than the member in {place}, which has at most revision {revision}. Restore the backup: etcd-lifeboat cluster-restore {}",
-            backup.name,
-            backup.revision,
-            backup.name
-        ),
-        (_, None) => warnings
-            .push("etcd runs, but does not answer: whether a backup is newer is unknown".into()),
+        // It is looked at again when etcd is stopped.
         _ => {}
     }
     let db_bytes =
@@ -159,7 +145,34 @@ pub(crate) fn check_disk(node: &Node, survey: &Survey) -> anyhow::Result<Vec<Str
             output::bytes(needed_bytes)
         );
     }
-    Ok(warnings)
+    Ok(())
+}
+
+/// Whether the data of a member that is stopped can be restored.
+pub(crate) fn check_old_member(old: &OldMember, best: Option<&BackupFacts>) -> Result<(), String> {
+    let membership = old.facts.membership.as_ref();
+    if membership.is_some_and(|all| all.removed.iter().any(|id| Some(*id) == old.member_id)) {
+        return Err("the member on this disk had been removed from its cluster, so its data is old. Restore a backup instead, or the disk of another member".into());
+    }
+    if !old.facts.corrupt.is_empty() {
+        return Err("a member had a CORRUPT alarm, so the data on this disk may be wrong. Restore a backup instead".into());
+    }
+    if let Some(target) = &old.facts.downgrade {
+        return Err(format!(
+            "the cluster was in a downgrade to etcd {target}, which etcd would go on with. Restore a backup from before it instead"
+        ));
+    }
+    check_newer(old.revision, best)
+}
+
+fn check_newer(revision: i64, best: Option<&BackupFacts>) -> Result<(), String> {
+    match best.filter(|backup| backup.revision > revision) {
+        Some(backup) => Err(format!(
+            "the proven backup {} is newer, at revision {}, than the member on this disk, which has at most revision {revision}. Restore the backup: etcd-lifeboat cluster-restore {}",
+            backup.name, backup.revision, backup.name
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Whether the backup fits this node. Gives warnings.
@@ -169,20 +182,7 @@ pub(crate) fn check_backup(
     source: &Source,
     now: Timestamp,
 ) -> anyhow::Result<Vec<String>> {
-    let api_server = node.control_plane.manifest(Component::KubeApiserver);
-    let own = |name: &str| read_small(&Path::new("/").join(PKI).join(name), MAX_FILE_BYTES).ok();
-    let of_node = ClusterSigns {
-        ca: own("ca.crt"),
-        etcd_ca: own("etcd/ca.crt"),
-        service_account_key: own("sa.pub"),
-        api_server_tag: api_server.and_then(|manifest| manifest.image_tag.clone()),
-        encryption: node.found().encryption.clone(),
-    };
-    let of_backup = signs_of(
-        source,
-        api_server.map_or("kube-apiserver.yaml", |all| &all.file),
-    )?;
-    let misfits = compare(&of_node, &of_backup);
+    let misfits = compare(&signs::of_node(node), &signs::of_backup(node, source)?);
     let mut refusals = misfits.refusals;
     let mut warnings = misfits.warnings;
     if let Some(record) = &source.record
@@ -191,6 +191,14 @@ pub(crate) fn check_backup(
         refusals.push(format!(
             "the clock of this node says {now}, but the backup was complete at {}: set the clock first, certificates and leases depend on it",
             record.finished_at
+        ));
+    }
+    if let (Some(best), Some(record)) = (&survey.facts.backup, &source.record)
+        && best.revision > record.snapshot.revision
+    {
+        warnings.push(format!(
+            "the proven backup {} is newer, at revision {}",
+            best.name, best.revision
         ));
     }
     if let Some(old) = &survey.old {
@@ -209,24 +217,4 @@ pub(crate) fn check_backup(
         true => Ok(warnings),
         false => bail!("nothing was changed: {}", refusals.join("\n  and ")),
     }
-}
-
-fn signs_of(source: &Source, api_server_manifest: &str) -> anyhow::Result<ClusterSigns> {
-    let manifest = format!("etc/kubernetes/manifests/{api_server_manifest}");
-    let [ca, etcd_ca, key] = ["ca.crt", "etcd/ca.crt", "sa.pub"].map(|name| format!("{PKI}{name}"));
-    let mut files = source.archived(&[&ca, &etcd_ca, &key, &manifest])?;
-    let manifest = files.remove(&manifest);
-    let manifest = manifest.and_then(|text| String::from_utf8(text).ok());
-    Ok(ClusterSigns {
-        ca: files.remove(&ca),
-        etcd_ca: files.remove(&etcd_ca),
-        service_account_key: files.remove(&key),
-        api_server_tag: manifest.and_then(|text| {
-            backup_plan::platform::control_plane::image_tag(&text, Component::KubeApiserver)
-        }),
-        encryption: source
-            .record
-            .as_ref()
-            .map_or_else(Vec::new, |record| record.encryption.clone()),
-    })
 }

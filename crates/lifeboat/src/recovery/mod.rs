@@ -5,6 +5,7 @@ mod begin;
 mod checks;
 mod etcd_program;
 mod node;
+mod signs;
 mod steps;
 mod survey;
 mod undo;

@@ -66,7 +66,9 @@ impl NodeFiles for WithStopped {
     fn names(&self, path: &str) -> Vec<String> {
         let mut names = Self::root().names(path);
         if let Some(moved) = Self::moved(path) {
-            names.extend(Self::root().names(&moved));
+            let moved = Self::root().names(&moved);
+            // One that was not written to its end is none of them.
+            names.extend(moved.into_iter().filter(|name| !name.ends_with(".new")));
             names.sort();
             names.dedup();
         }
@@ -177,6 +179,16 @@ impl Node {
             .iter()
             .map(Stopped::of)
             .collect()
+    }
+
+    /// The manifest of a component, also if it was moved away.
+    pub(crate) fn manifest_text(&self, component: Component) -> anyhow::Result<String> {
+        let manifest = self.control_plane.manifest(component);
+        let file = &manifest
+            .with_context(|| format!("{MANIFESTS} has no static pod of {}", component.name()))?
+            .file;
+        let text = WithStopped.read(&format!("{MANIFESTS}/{file}"))?;
+        text.with_context(|| format!("{MANIFESTS}/{file} does not exist any more"))
     }
 
     /// Whether the manifest of etcd is in the folder of the kubelet.

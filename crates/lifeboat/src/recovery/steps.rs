@@ -1,9 +1,10 @@
 //! Does what the journal says, step by step. Each step can be done again.
 
 use super::ask::say;
+use super::checks::{check_old_member, check_others};
 use super::etcd_program;
 use super::node::Node;
-use super::survey::name_or_id;
+use super::survey::{best_backup, name_or_id, survey};
 use crate::cli::output;
 use crate::cli::progress_bar::Bar;
 use crate::cli::random::random;
@@ -14,13 +15,12 @@ use backup_plan::restore::initial_cluster::{InitialCluster, peer_urls};
 use backup_plan::restore::journal::{Journal, Operation, Step, Stopped};
 use backup_plan::restore::revision::{Bump, Evidence};
 use backup_plan::restore::token::RestoreId;
-use backup_store::control_plane::{MemberDirs, STATE_DIR, api_server, processes};
+use backup_store::control_plane::{MemberDirs, api_server, processes};
 use backup_store::durable_file;
-use backup_store::local_file::read_small;
 use backup_store::member::Member;
 use backup_store::restore::{
     Difference, Identity, OldMember, Order, Plan, Survivor, Witnesses, choose, is_locked, plan,
-    restore,
+    restore, restored_cluster,
 };
 use jiff::Timestamp;
 use std::path::Path;
@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 
 /// How long the kubelet has to end the pods.
 const KUBELET_ENDS_WITHIN: Duration = Duration::from_secs(90);
+/// How long no process must be seen before the kubelet is believed to start none again.
+const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 /// How long a process has to end after SIGTERM.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 /// How long a pod has to start and to answer.
@@ -36,7 +38,6 @@ const STARTS_WITHIN: Duration = Duration::from_secs(300);
 const CATCHES_UP_WITHIN: Duration = Duration::from_secs(3600);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const CHANGES: &str = "changes.json";
-const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 /// A change of this node that is at work.
 pub(super) struct Work<'n> {
@@ -58,7 +59,11 @@ impl Work<'_> {
     async fn step(&mut self, step: Step) -> anyhow::Result<()> {
         match step {
             Step::Build => self.build(),
-            Step::Stop => self.stop().await,
+            Step::Stop => {
+                self.check_others().await?;
+                self.stop().await
+            }
+            Step::MoveAside if self.journal.has_abandoned_member => Ok(self.dirs().abandon()?),
             Step::MoveAside => {
                 if self.dirs().has_member() {
                     say("moving the old member aside");
@@ -74,6 +79,34 @@ impl Work<'_> {
             Step::StartApiServer => self.start_api_server().await,
             Step::Continue => self.start_others(),
             Step::Done => Ok(()),
+        }
+    }
+
+    /// A restore may have waited for a person, or for power, while another node was restored.
+    async fn check_others(&self) -> anyhow::Result<()> {
+        match self.journal.operation {
+            Operation::Restore | Operation::RestoreFromDisk => {
+                check_others(&survey(self.node).await, &self.journal.without)
+                    .context("the restore does not go on. To give it up, run `etcd-lifeboat cluster-restore --rollback`")
+            }
+            Operation::StandDown | Operation::Join => Ok(()),
+        }
+    }
+
+    /// Whether the member in the data directory is the one that is to be started: any other one would be another cluster.
+    fn check_place(&self) -> anyhow::Result<()> {
+        let data_dir = self.node.data_dir();
+        let found = restored_cluster(data_dir);
+        match self.journal.operation {
+            Operation::Restore | Operation::RestoreFromDisk if found == self.journal.cluster_id => {
+                Ok(())
+            }
+            Operation::Join if !self.dirs().has_member() => Ok(()),
+            _ => bail!(
+                "{}/member is not what this {} has put there: etcd is not started. Run `etcd-lifeboat cluster-restore --rollback`",
+                data_dir.display(),
+                self.journal.operation.name()
+            ),
         }
     }
 
@@ -105,6 +138,11 @@ impl Work<'_> {
     fn rebuild(&mut self) -> anyhow::Result<()> {
         let dirs = self.dirs();
         dirs.discard_new(false)?;
+        let old = OldMember::read(&dirs.old_data_dir(), dirs.old_wal_dir().as_deref())?;
+        let best = best_backup(self.node).map(|(best, _)| best);
+        check_old_member(&old, best.as_ref()).map_err(|problem| {
+            anyhow!("{problem}. Run `etcd-lifeboat cluster-restore --rollback` first")
+        })?;
         say("collecting what the old member has");
         let survivor = Survivor {
             data_dir: dirs.old_data_dir(),
@@ -129,52 +167,63 @@ impl Work<'_> {
         if self.journal.operation == Operation::RestoreFromDisk {
             etcd_program::keep(self.node, &self.dirs())?;
         }
-        let names: Vec<_> = self
+        if !processes::kubelet_runs() {
+            say("no kubelet runs on this node: the processes get SIGTERM from here");
+        }
+        // An API server ends at once if it still has its etcd.
+        let (etcd, others): (Vec<_>, Vec<_>) = self
             .journal
             .stopped
             .iter()
-            .map(|all| all.component.name())
-            .collect();
-        say(&format!("stopping {}", names.join(", ")));
-        // What writes stops first.
-        for stopped in self.journal.stopped.iter().rev() {
-            self.node.manifests.stop(&stopped.file)?;
+            .partition(|stopped| stopped.component == Component::Etcd);
+        for part in [others, etcd] {
+            for stopped in part.iter().rev() {
+                say(&format!("stopping {}", stopped.component.name()));
+                self.node.manifests.stop(&stopped.file)?;
+            }
+            self.wait_until_gone(&part).await?;
         }
-        let started = Instant::now();
+        Ok(())
+    }
+
+    async fn wait_until_gone(&self, stopped: &[&Stopped]) -> anyhow::Result<()> {
+        let has_etcd = stopped
+            .iter()
+            .any(|stopped| stopped.component == Component::Etcd);
         let has_kubelet = processes::kubelet_runs();
-        if !has_kubelet {
-            say("no kubelet runs on this node: the processes get SIGTERM from here");
-        }
-        let kubelet_within = match has_kubelet {
-            true => KUBELET_ENDS_WITHIN,
-            false => Duration::ZERO,
+        let (kubelet_within, settles_within) = match has_kubelet {
+            true => (KUBELET_ENDS_WITHIN, SETTLES_WITHIN),
+            false => (Duration::ZERO, Duration::ZERO),
         };
+        let started = Instant::now();
+        let mut gone_since = None;
         let mut signals = 0;
         loop {
-            let running: Vec<_> = self
-                .journal
-                .stopped
+            let running: Vec<_> = stopped
                 .iter()
                 .filter(|stopped| is_running(stopped))
                 .collect();
-            let is_locked = is_locked(self.node.data_dir());
-            if running.is_empty() && !is_locked {
-                return Ok(());
-            }
             let waited = started.elapsed();
             let due = kubelet_within + ENDS_WITHIN * signals;
-            if waited >= due && signals < 2 {
+            if running.is_empty() && !(has_etcd && is_locked(self.node.data_dir())) {
+                // A kubelet that just starts a container again has not seen yet that its manifest is gone.
+                let since = *gone_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= settles_within {
+                    return Ok(());
+                }
+            } else if waited >= due && signals < 2 {
                 for stopped in &running {
                     let name = stopped.component.name();
                     if has_kubelet {
+                        let seconds = waited.as_secs();
                         say(&format!(
-                            "{name} still runs after {} s: it gets a signal",
-                            waited.as_secs()
+                            "{name} still runs after {seconds} s: it gets a signal"
                         ));
                     }
                     processes::end(&stopped.command, signals > 0)
                         .with_context(|| format!("cannot end {name}"))?;
                 }
+                gone_since = None;
                 signals += 1;
             } else if waited >= due {
                 let names: Vec<_> = running.iter().map(|all| all.component.name()).collect();
@@ -185,6 +234,8 @@ impl Work<'_> {
                 bail!(
                     "{names} does not end. Its disk may hang. End it, and run `etcd-lifeboat cluster-restore --resume`, or `--rollback`"
                 );
+            } else {
+                gone_since = None;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -234,6 +285,11 @@ impl Work<'_> {
     }
 
     async fn start_etcd(&self) -> anyhow::Result<()> {
+        self.check_others().await?;
+        // Once it was started, a member that joins has a directory.
+        if !self.node.etcd_is_in_folder() {
+            self.check_place()?;
+        }
         say("starting etcd");
         self.start(Component::Etcd)?;
         let member = self.node.own_member();
@@ -324,33 +380,22 @@ impl Work<'_> {
     async fn add_member(&mut self) -> anyhow::Result<()> {
         let endpoint = self.journal.endpoint.clone().unwrap_or_default();
         let cluster = Member::connect(&self.node.member_at(&endpoint)).await?;
+        let cluster_id = format!("{:x}", cluster.status().await?.cluster_id);
+        if self.journal.cluster_id.as_ref() != Some(&cluster_id) {
+            bail!(
+                "{endpoint} is of cluster {cluster_id} now, expected {}: it was restored meanwhile. Run `etcd-lifeboat cluster-restore --rollback`, and join again",
+                self.journal.cluster_id.as_deref().unwrap_or_default()
+            );
+        }
         let own_urls = self.node.peer_urls();
         let name = self.node.name();
         let mut members = cluster.agreed_members().await?;
         let is_own = |peer: &backup_store::member::Peer| {
             peer.name == name || peer.peer_urls.iter().any(|url| own_urls.contains(url))
         };
-        for old in members.iter().filter(|peer| is_own(peer)) {
-            let id = format!("{:x}", old.id);
-            // One that this run added, and that has never started.
-            if self.journal.learner_id.as_ref() == Some(&id) {
-                continue;
-            }
-            say(&format!(
-                "removing the old member {id} of this node from the cluster"
-            ));
-            cluster.remove_member(old.id).await?;
-        }
-        members.retain(|peer| !is_own(peer));
-        if self.journal.learner_id.is_none() {
-            let id = cluster.add_learner(own_urls.clone()).await?;
-            say(&format!("added this member as learner {id:x}"));
-            self.journal.learner_id = Some(format!("{id:x}"));
-            self.node.journal_file.write(&self.journal)?;
-        }
         let mut all = Vec::new();
-        for peer in members {
-            let name = name_or_id(peer.name, peer.id);
+        for peer in members.iter().filter(|peer| !is_own(peer)) {
+            let name = name_or_id(peer.name.clone(), peer.id);
             all.extend(peer.peer_urls.iter().map(|url| format!("{name}={url}")));
         }
         all.extend(own_urls.iter().map(|url| format!("{name}={url}")));
@@ -358,12 +403,26 @@ impl Work<'_> {
         let etcd = stopped
             .find(|stopped| stopped.component == Component::Etcd)
             .context("the journal has no manifest of etcd")?;
-        let path = Path::new(STATE_DIR).join("manifests").join(&etcd.file);
-        let text = read_small(&path, MAX_MANIFEST_BYTES)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        let joins = manifest_that_joins(&String::from_utf8_lossy(&text), &all.join(","));
-        let joins = joins.map_err(|problem| anyhow!("{}: {problem}", path.display()))?;
-        Ok(self.node.manifests.replace_stopped(&etcd.file, &joins)?)
+        let text = self.node.manifest_text(Component::Etcd)?;
+        let joins = manifest_that_joins(&text, &all.join(","))
+            .map_err(|problem| anyhow!("the manifest of etcd: {problem}"))?;
+        self.node.manifests.replace_stopped(&etcd.file, &joins)?;
+        members.retain(is_own);
+        for old in members {
+            let id = format!("{:x}", old.id);
+            // One that this run added, and that has never started.
+            if self.journal.learner_id.as_ref() == Some(&id) {
+                return Ok(());
+            }
+            say(&format!(
+                "removing the old member {id} of this node from the cluster"
+            ));
+            cluster.remove_member(old.id).await?;
+        }
+        let id = cluster.add_learner(own_urls.clone()).await?;
+        say(&format!("added this member as learner {id:x}"));
+        self.journal.learner_id = Some(format!("{id:x}"));
+        Ok(self.node.journal_file.write(&self.journal)?)
     }
 
     async fn promote(&self) -> anyhow::Result<()> {
@@ -375,13 +434,16 @@ impl Work<'_> {
         let mut last = String::from("it does not have all data yet");
         loop {
             match self.promoted(&endpoint, id).await {
-                Ok(true) => break,
-                Ok(false) => {}
+                Ok(Some(true)) => break,
+                Ok(Some(false)) => {}
+                Ok(None) => bail!(
+                    "the cluster has no member {id:x} any more: somebody removed it. Run `etcd-lifeboat cluster-restore --rollback`, and join again"
+                ),
                 Err(error) => last = format!("{error:#}"),
             }
             if started.elapsed() > CATCHES_UP_WITHIN {
                 bail!(
-                    "the learner {id:x} did not get its vote within {} s: {last}. Run `etcd-lifeboat cluster-restore --resume`",
+                    "the learner {id:x} did not get its vote within {} s: {last}. Run `etcd-lifeboat cluster-restore --resume`, with --endpoint and another member if {endpoint} is gone",
                     CATCHES_UP_WITHIN.as_secs()
                 );
             }
@@ -391,16 +453,17 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn promoted(&self, endpoint: &str, id: u64) -> anyhow::Result<bool> {
+    /// `None` if the cluster has no such member.
+    async fn promoted(&self, endpoint: &str, id: u64) -> anyhow::Result<Option<bool>> {
         let cluster = Member::connect(&self.node.member_at(endpoint)).await?;
         let members = cluster.agreed_members().await?;
         let own = members.iter().find(|peer| peer.id == id);
-        let own = own.with_context(|| format!("the cluster has no member {id:x} any more"))?;
+        let Some(own) = own else { return Ok(None) };
         if own.learner && !cluster.promote(id).await? {
-            return Ok(false);
+            return Ok(Some(false));
         }
         let own = Member::connect(&self.node.own_member()).await?;
-        Ok(own.agreed_revision().await?.is_some())
+        Ok(Some(own.agreed_revision().await?.is_some()))
     }
 }
 

@@ -1,13 +1,15 @@
 //! Looks at the node, at the other members and at the backups. Changes nothing.
 
 use super::node::Node;
+use super::signs;
 use backup_plan::record::Level;
 use backup_plan::restore::diagnosis::{
     BackupFacts, DiskState, MemberState, NodeFacts, PeerFacts, PeerState, Unfinished,
 };
+use backup_plan::restore::initial_cluster::InitialCluster;
 use backup_store::member::{Connection, Member, MemberError};
 use backup_store::repository::Repository;
-use backup_store::restore::{OldMember, RestoreError, is_locked};
+use backup_store::restore::{OldMember, RestoreError, StoredMember, is_locked};
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
@@ -23,8 +25,14 @@ pub(crate) struct Survey {
     pub(crate) facts: NodeFacts,
     /// The node's old member, if its files can be read.
     pub(crate) old: Option<OldMember>,
-    /// Where clients reach the members that have a quorum.
-    pub(crate) endpoints_with_quorum: Vec<String>,
+    /// Where clients reach other members that have a quorum.
+    pub(crate) endpoints_with_quorum: Vec<Endpoint>,
+}
+
+/// A member that has a quorum.
+pub(crate) struct Endpoint {
+    pub(crate) url: String,
+    pub(crate) cluster_id: u64,
 }
 
 /// Another member, and where it can be.
@@ -36,6 +44,11 @@ struct Peer {
 
 /// Looks at everything.
 pub(crate) async fn survey(node: &Node) -> Survey {
+    survey_with(node, &[]).await
+}
+
+/// Looks at everything, and also for these members, which a backup has.
+pub(crate) async fn survey_with(node: &Node, members: &[StoredMember]) -> Survey {
     let (member, live_peers) = own_member(node).await;
     let (disk, old) = disk(node);
     let backup = best_backup(node);
@@ -44,6 +57,8 @@ pub(crate) async fn survey(node: &Node) -> Survey {
         live_peers,
         old.as_ref().and_then(peers_of_old),
         backup.as_ref().map(|(_, peers)| peers_of_record(peers)),
+        Some(peers_of_database(members)),
+        Some(peers_of_manifest(node)),
     ];
     let others = others(node, known.into_iter().flatten().flatten());
     let (peers, endpoints_with_quorum) = look_at_peers(node, others).await;
@@ -51,6 +66,7 @@ pub(crate) async fn survey(node: &Node) -> Survey {
         operation: journal.operation,
         next: journal.next,
         can_be_undone: journal.can_be_undone(node.etcd_is_in_folder()),
+        is_undone: journal.is_undone,
     });
     Survey {
         facts: NodeFacts {
@@ -105,8 +121,12 @@ async fn own_member(node: &Node) -> (MemberState, Option<Vec<Peer>>) {
             learner: status.learner,
             revision,
         },
-        (Ok(status), _) => MemberState::NoQuorum {
+        (Ok(status), Ok(None)) => MemberState::NoQuorum {
             revision: status.revision,
+        },
+        // For example, because it asks for a password.
+        (Ok(_), Err(error)) => MemberState::Unknown {
+            problem: error.to_string(),
         },
         (Err(error), _) => silent(error),
     };
@@ -158,17 +178,27 @@ fn disk(node: &Node) -> (DiskState, Option<OldMember>) {
 }
 
 fn peers_of_old(old: &OldMember) -> Option<Vec<Peer>> {
-    let membership = old.facts.membership.as_ref()?;
-    let members = membership.members.iter().map(|member| Peer {
+    Some(peers_of_database(&old.facts.membership.as_ref()?.members))
+}
+
+/// With which it was started first.
+fn peers_of_manifest(node: &Node) -> Vec<Peer> {
+    let members = node.control_plane.member.initial_cluster.as_deref();
+    let members = members.and_then(|members| InitialCluster::parse(members).ok());
+    let members = members.map(|members| peers_of_record(members.members()));
+    members.unwrap_or_default()
+}
+
+fn peers_of_database(members: &[StoredMember]) -> Vec<Peer> {
+    let members = members.iter().map(|member| Peer {
         name: name_or_id(member.name.clone(), member.id),
         peer_urls: member.peer_urls.clone(),
         client_urls: member.client_urls.clone(),
     });
-    let peers: Vec<_> = members.collect();
-    (!peers.is_empty()).then_some(peers)
+    members.collect()
 }
 
-type Names = BTreeMap<String, Vec<String>>;
+pub(super) type Names = BTreeMap<String, Vec<String>>;
 
 fn peers_of_record(members: &Names) -> Vec<Peer> {
     let peers = members.iter().map(|(name, peer_urls)| Peer {
@@ -179,19 +209,19 @@ fn peers_of_record(members: &Names) -> Vec<Peer> {
     peers.collect()
 }
 
-/// The proven backup with the highest revision, and the members of its cluster. A clock may have been wrong.
-fn best_backup(node: &Node) -> Option<(BackupFacts, Names)> {
+/// The proven backup with the highest revision that can be of this cluster, and the members of its cluster. A clock may have been wrong.
+pub(super) fn best_backup(node: &Node) -> Option<(BackupFacts, Names)> {
     let entries = Repository::open(&node.backup_path).and_then(|all| all.entries());
     let entries = entries.ok()?;
-    let proven = entries.iter().filter_map(|entry| {
-        let record = entry.record()?;
-        record
-            .verified
-            .contains(&Level::Content)
-            .then_some((entry, record))
-    });
+    let mut proven: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| Some((entry, entry.record()?)))
+        .filter(|(_, record)| record.verified.contains(&Level::Content))
+        .collect();
+    proven.sort_by_key(|(_, record)| (record.snapshot.revision, record.sequence));
+    let mut proven = proven.into_iter().rev();
     let (entry, record) =
-        proven.max_by_key(|(_, record)| (record.snapshot.revision, record.sequence))?;
+        proven.find(|(entry, _)| signs::can_be_of(node, &node.backup_path.join(&entry.name)))?;
     let members = record.members.iter().map(|member| {
         let name = match member.name.is_empty() {
             true => member.id.clone(),
@@ -208,7 +238,7 @@ fn best_backup(node: &Node) -> Option<(BackupFacts, Names)> {
 }
 
 /// All at once, because each may take its time.
-async fn look_at_peers(node: &Node, peers: Vec<Peer>) -> (Vec<PeerFacts>, Vec<String>) {
+async fn look_at_peers(node: &Node, peers: Vec<Peer>) -> (Vec<PeerFacts>, Vec<Endpoint>) {
     let mut looks = JoinSet::new();
     for (place, peer) in peers.into_iter().enumerate() {
         let connections: Vec<_> = client_endpoints(&peer)
@@ -239,14 +269,20 @@ fn client_endpoints(peer: &Peer) -> Vec<String> {
     endpoints.collect()
 }
 
-async fn look_at(peer: Peer, connections: Vec<Connection>) -> (PeerFacts, Option<String>) {
+async fn look_at(peer: Peer, connections: Vec<Connection>) -> (PeerFacts, Option<Endpoint>) {
     let mut state = PeerState::Unreachable;
     let mut endpoint = None;
     for connection in connections {
-        let found = state_of_client(&connection).await;
-        if found == PeerState::Quorum {
-            endpoint = Some(connection.endpoint);
-        }
+        let found = match state_of_client(&connection).await {
+            Ok(cluster_id) => {
+                endpoint = Some(Endpoint {
+                    url: connection.endpoint,
+                    cluster_id,
+                });
+                PeerState::Quorum
+            }
+            Err(state) => state,
+        };
         state = stronger(state, found);
     }
     if !matches!(state, PeerState::Quorum | PeerState::Answers) {
@@ -276,14 +312,15 @@ fn stronger(one: PeerState, other: PeerState) -> PeerState {
     }
 }
 
-async fn state_of_client(connection: &Connection) -> PeerState {
-    match Member::connect(connection).await {
-        Ok(member) => match member.agreed_revision().await {
-            Ok(Some(_)) => PeerState::Quorum,
-            Ok(None) | Err(_) => PeerState::Answers,
-        },
-        // Whatever went wrong with TLS: the address says whether anything listens.
-        Err(_) => state_of_address(&connection.endpoint).await,
+/// The id of its cluster if that has a quorum.
+async fn state_of_client(connection: &Connection) -> Result<u64, PeerState> {
+    // Whatever went wrong with TLS: the address says whether anything listens.
+    let Ok(member) = Member::connect(connection).await else {
+        return Err(state_of_address(&connection.endpoint).await);
+    };
+    match (member.agreed_revision().await, member.status().await) {
+        (Ok(Some(_)), Ok(status)) => Ok(status.cluster_id),
+        _ => Err(PeerState::Answers),
     }
 }
 

@@ -1,13 +1,13 @@
 //! Undoes what was begun, as long as nothing can have been served.
 
 use super::ask::{Consent, say};
+use super::begin::work;
 use super::node::Node;
 use super::survey::survey;
 use crate::cli::output;
 use anyhow::bail;
 use backup_plan::restore::diagnosis::PeerState;
-use backup_plan::restore::journal::{Operation, Step};
-use backup_store::member::Member;
+use backup_plan::restore::journal::{Journal, Operation, Step};
 
 /// Moves everything back to where it was.
 pub(crate) async fn roll_back(mut node: Node, consent: Consent) -> anyhow::Result<()> {
@@ -21,30 +21,33 @@ pub(crate) async fn roll_back(mut node: Node, consent: Consent) -> anyhow::Resul
             node.dirs(&journal.own_dir()).old_data_dir().display()
         );
     }
-    if journal.operation == Operation::StandDown {
-        check_no_new_cluster(&node).await?;
+    let other = match other_cluster(&node).await {
+        // Nothing of it was stopped.
+        _ if journal.next == Step::Build => None,
+        other => other,
+    };
+    if journal.operation == Operation::Join
+        || journal.operation != Operation::StandDown && (journal.was_stood_down || other.is_some())
+    {
+        return stand_down_again(&mut node, &journal, other).await;
+    }
+    if let Some(other) = other {
+        bail!(
+            "{other}. Nothing was changed. Let this node join it: etcd-lifeboat cluster-restore --join"
+        );
+    }
+    if journal.next != Step::Build {
         consent.ask(
             node.name(),
             "The old member of this node starts again. If any node was restored meanwhile, let this node join that one instead.",
         )?;
     }
-    node.journal_file.lock()?;
-    let dirs = node.dirs(&journal.own_dir());
-    let may_be_placed = journal.next >= Step::Place;
-    if journal.was_stood_down {
-        dirs.discard_new(may_be_placed)?;
-        journal.operation = Operation::StandDown;
-        journal.next = Step::Done;
-        journal.was_stood_down = false;
-        journal.backup = None;
-        journal.without.clear();
-        (journal.revision, journal.cluster_id, journal.endpoint) = (None, None, None);
-        node.journal_file.write(&journal)?;
-        output::print("This node is stood down again, as before.\n");
-        return Ok(());
-    }
+    node.journal_file.lock(node.journal.as_ref())?;
+    journal.is_undone = true;
+    node.journal_file.write(&journal)?;
     say("moving the old member back");
-    dirs.undo(may_be_placed)?;
+    let dirs = node.dirs(&journal.own_dir());
+    dirs.undo(journal.next >= Step::Place)?;
     for stopped in &journal.stopped {
         // One that the run did not come to is still there.
         if !node.manifests.is_in_folder(&stopped.file) {
@@ -58,18 +61,38 @@ pub(crate) async fn roll_back(mut node: Node, consent: Consent) -> anyhow::Resul
     Ok(())
 }
 
-/// A member of the old cluster must not start beside a restored one.
-async fn check_no_new_cluster(node: &Node) -> anyhow::Result<()> {
+/// Leads back to a node that is stood down: it was before, or its old member must not start again.
+async fn stand_down_again(
+    node: &mut Node,
+    journal: &Journal,
+    other: Option<String>,
+) -> anyhow::Result<()> {
+    if let Some(other) = other {
+        say(&format!("{other}. This node is stood down"));
+    }
+    node.journal_file.lock(node.journal.as_ref())?;
+    if journal.operation != Operation::Join {
+        let mut undone = journal.clone();
+        undone.is_undone = true;
+        node.journal_file.write(&undone)?;
+        let dirs = node.dirs(&journal.own_dir());
+        dirs.discard_new(journal.next >= Step::Place)?;
+    }
+    let down = journal.stood_down();
+    node.journal_file.write(&down)?;
+    work(node, down).await
+}
+
+/// A cluster with a quorum that is not the one that this node was in: a member of the old one must not start beside it.
+async fn other_cluster(node: &Node) -> Option<String> {
     let survey = survey(node).await;
     let old = survey.old.as_ref().and_then(|old| old.cluster_id);
-    for endpoint in &survey.endpoints_with_quorum {
-        let member = Member::connect(&node.member_at(endpoint)).await?;
-        let cluster_id = member.status().await?.cluster_id;
-        if Some(cluster_id) != old {
-            bail!(
-                "the cluster {cluster_id:x} at {endpoint} is not the one that this node was in: it was restored. Nothing was changed. Let this node join it: etcd-lifeboat cluster-restore --join"
-            );
-        }
+    let mut endpoints = survey.endpoints_with_quorum.iter();
+    if let Some(endpoint) = endpoints.find(|endpoint| Some(endpoint.cluster_id) != old) {
+        return Some(format!(
+            "the cluster {:x} at {} is not the one that this node was in: it was restored",
+            endpoint.cluster_id, endpoint.url
+        ));
     }
     let unreachable = survey
         .facts
@@ -79,9 +102,9 @@ async fn check_no_new_cluster(node: &Node) -> anyhow::Result<()> {
     let names: Vec<_> = unreachable.map(|peer| peer.name.as_str()).collect();
     if !names.is_empty() {
         say(&format!(
-            "warning: {} does not answer, so whether it was restored is unknown",
+            "warning: {} do not answer, so whether they were restored is unknown",
             names.join(", ")
         ));
     }
-    Ok(())
+    None
 }
