@@ -300,6 +300,18 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::rename(from, to)
 }
 
+/// Moves a file or a directory to another directory of the same filesystem. The new name is durable first: it must never be lost.
+///
+/// # Errors
+/// The error of the operating system. If only a sync failed, it has its new name.
+pub fn move_to(from: &Path, to: &Path) -> io::Result<()> {
+    rename(from, to)?;
+    for dir in [to.parent(), from.parent()].into_iter().flatten() {
+        sync_dir(dir)?;
+    }
+    Ok(())
+}
+
 /// Removes a directory with its content, or a file. Does not follow symbolic links.
 ///
 /// # Errors

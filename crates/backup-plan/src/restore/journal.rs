@@ -2,7 +2,7 @@
 //!
 //! The journal names the next step before that step begins. Each step can be repeated, so after a crash it is done again.
 
-use crate::platform::control_plane::{Component, Manifest};
+use crate::platform::control_plane::{Component, ControlPlane, Manifest};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -227,6 +227,38 @@ pub enum JournalError {
 }
 
 impl Journal {
+    /// The journal of something that begins on a node. `before` is that of a stand-down: what that moved aside has its id in its name.
+    #[must_use]
+    pub fn begin(
+        operation: Operation,
+        control_plane: &ControlPlane,
+        before: Option<&Journal>,
+        new_id: &str,
+        now: Timestamp,
+    ) -> Self {
+        let member = &control_plane.member;
+        Journal {
+            version: VERSION,
+            id: before.map_or_else(|| new_id.to_string(), |before| before.id.clone()),
+            operation,
+            next: operation.steps().first().copied().unwrap_or(Step::Done),
+            started_at: now,
+            member: member.name.clone(),
+            data_dir: member.data_dir.clone(),
+            wal_dir: member.wal_dir.clone(),
+            stopped: control_plane.manifests.iter().map(Stopped::of).collect(),
+            was_stood_down: before.is_some(),
+            is_undone: false,
+            has_abandoned_member: false,
+            backup: None,
+            without: Vec::new(),
+            revision: None,
+            cluster_id: None,
+            learner_id: None,
+            endpoint: None,
+        }
+    }
+
     /// Reads the text of a journal.
     ///
     /// # Errors
@@ -310,28 +342,25 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::control_plane::OwnMember;
 
     fn journal(operation: Operation, next: Step) -> Journal {
-        Journal {
-            version: VERSION,
-            id: "0123456789abcdef".into(),
-            operation,
-            next,
-            started_at: Timestamp::UNIX_EPOCH,
-            member: "node1".into(),
-            data_dir: "/var/lib/etcd".into(),
-            wal_dir: None,
-            stopped: Vec::new(),
-            was_stood_down: false,
-            is_undone: false,
-            has_abandoned_member: false,
-            backup: None,
-            without: Vec::new(),
-            revision: None,
-            cluster_id: None,
-            learner_id: None,
-            endpoint: None,
-        }
+        let control_plane = ControlPlane {
+            manifests: Vec::new(),
+            member: OwnMember {
+                name: "node1".into(),
+                peer_urls: "https://10.0.0.1:2380".into(),
+                data_dir: "/var/lib/etcd".into(),
+                wal_dir: None,
+                version: None,
+                initial_cluster: None,
+                quota_backend_bytes: None,
+            },
+            api_server: None,
+        };
+        let id = "0123456789abcdef";
+        let begun = Journal::begin(operation, &control_plane, None, id, Timestamp::UNIX_EPOCH);
+        Journal { next, ..begun }
     }
 
     #[test]

@@ -64,14 +64,7 @@ fn move_file(from: &Path, to: &Path) -> Result<(), NodeError> {
         }),
         (false, true) => Ok(()),
         (false, false) => Err(NodeError::Gone { path: from.into() }),
-        (true, false) => {
-            durable_file::rename(from, to).map_err(NodeError::io("move", from))?;
-            // The new name first: it must never be lost.
-            for dir in [to.parent(), from.parent()].into_iter().flatten() {
-                durable_file::sync_dir(dir).map_err(NodeError::io("sync", dir))?;
-            }
-            Ok(())
-        }
+        (true, false) => durable_file::move_to(from, to).map_err(NodeError::io("move", from)),
     }
 }
 

@@ -281,11 +281,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), NodeError> {
             other: to.into(),
         });
     }
-    durable_file::rename(from, to).map_err(NodeError::io("move", from))?;
-    for dir in [to.parent(), from.parent()].into_iter().flatten() {
-        durable_file::sync_dir(dir).map_err(NodeError::io("sync", dir))?;
-    }
-    Ok(())
+    durable_file::move_to(from, to).map_err(NodeError::io("move", from))
 }
 
 #[cfg(test)]

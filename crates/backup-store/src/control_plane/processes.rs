@@ -58,8 +58,9 @@ fn has_command(pid: i32, command: &[String]) -> bool {
 pub fn kubelet_runs() -> bool {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.into_iter().any(|entry| {
-        let name = std::fs::read(entry.path().join("comm")).unwrap_or_default();
-        name == b"kubelet\n"
+        let read = |file: &str| std::fs::read(entry.path().join(file)).unwrap_or_default();
+        // One that has ended, and that nobody asks for, has no command line any more.
+        read("comm") == b"kubelet\n" && !read("cmdline").is_empty()
     })
 }
 

@@ -11,7 +11,7 @@ use crate::cli::random::random;
 use anyhow::{Context, bail};
 use backup_plan::platform::control_plane::{Component, manifest_that_joins};
 use backup_plan::restore::diagnosis::{MemberState, PeerState};
-use backup_plan::restore::journal::{Journal, Operation, Step, VERSION};
+use backup_plan::restore::journal::{Journal, Operation, Step};
 use backup_plan::restore::token::RestoreId;
 use backup_store::member::Member;
 use backup_store::restore::{Plan, choose};
@@ -35,7 +35,7 @@ pub(crate) async fn restore(
     consent: Consent,
 ) -> anyhow::Result<()> {
     check_node(&node)?;
-    let mut journal = begin(&node, Operation::Restore, Step::Build)?;
+    let mut journal = begin(&node, Operation::Restore)?;
     // The one with the highest revision, and not the one that was made last: that may be of an etcd that began again with nothing.
     let best = match options.backup.as_str() {
         "latest" => best_backup(&node).map(|(best, _)| node.backup_path.join(best.name)),
@@ -92,7 +92,7 @@ pub(crate) async fn restore_from_this_disk(
     consent: Consent,
 ) -> anyhow::Result<()> {
     check_node(&node)?;
-    let mut journal = begin(&node, Operation::RestoreFromDisk, Step::Stop)?;
+    let mut journal = begin(&node, Operation::RestoreFromDisk)?;
     let survey = survey(&node).await;
     check_peers(&survey, &without)?;
     check_disk(&node, &survey)?;
@@ -116,7 +116,7 @@ pub(crate) async fn restore_from_this_disk(
 /// Stops the control plane of this node, and moves its member aside.
 pub(crate) async fn stand_down(mut node: Node, consent: Consent) -> anyhow::Result<()> {
     check_node(&node)?;
-    let journal = begin(&node, Operation::StandDown, Step::Stop)?;
+    let journal = begin(&node, Operation::StandDown)?;
     if journal.was_stood_down {
         bail!(
             "this node is stood down already. `etcd-lifeboat cluster-restore` says what comes next"
@@ -138,7 +138,7 @@ pub(crate) async fn join(
     consent: Consent,
 ) -> anyhow::Result<()> {
     check_node(&node)?;
-    let mut journal = begin(&node, Operation::Join, Step::Stop)?;
+    let mut journal = begin(&node, Operation::Join)?;
     let survey = survey(&node).await;
     if let MemberState::Quorum { learner: false, .. } = survey.facts.member {
         bail!(
@@ -261,7 +261,7 @@ async fn check_cluster(node: &Node, endpoint: &str, journal: &mut Journal) -> an
 }
 
 /// The journal of something new. What was begun before must have ended, or be a stand-down.
-fn begin(node: &Node, operation: Operation, first: Step) -> anyhow::Result<Journal> {
+fn begin(node: &Node, operation: Operation) -> anyhow::Result<Journal> {
     let before = node.journal.as_ref();
     if let Some(before) = before
         && (before.operation, before.next, before.is_undone)
@@ -272,30 +272,15 @@ fn begin(node: &Node, operation: Operation, first: Step) -> anyhow::Result<Journ
             before.operation.name()
         );
     }
-    Ok(Journal {
-        version: VERSION,
-        // What a stand-down moved aside has its id in its name.
-        id: match before {
-            Some(before) => before.id.clone(),
-            None => RestoreId::of_random(random()?).as_str().into(),
-        },
+    let id = RestoreId::of_random(random()?);
+    let (control_plane, now) = (&node.control_plane, Timestamp::now());
+    Ok(Journal::begin(
         operation,
-        next: first,
-        started_at: Timestamp::now(),
-        member: node.name().into(),
-        data_dir: node.control_plane.member.data_dir.clone(),
-        wal_dir: node.control_plane.member.wal_dir.clone(),
-        stopped: node.to_stop(),
-        was_stood_down: before.is_some(),
-        is_undone: false,
-        has_abandoned_member: false,
-        backup: None,
-        without: Vec::new(),
-        revision: None,
-        cluster_id: None,
-        learner_id: None,
-        endpoint: None,
-    })
+        control_plane,
+        before,
+        id.as_str(),
+        now,
+    ))
 }
 
 /// Goes on after a crash, or after an error whose cause was removed. `endpoint` is another member of the cluster that is joined.

@@ -47,7 +47,7 @@ pub(crate) fn check_node(node: &Node) -> anyhow::Result<()> {
 pub(crate) fn check_peers(survey: &Survey, without: &[String]) -> anyhow::Result<()> {
     if let MemberState::Quorum { .. } = survey.facts.member {
         bail!(
-            "etcd answers on this node, and its cluster has a quorum: nothing was changed. If its data is wrong, make a backup of it (`etcd-lifeboat cluster-backup`), stand down the other nodes (`cluster-restore --stand-down`), then this one, and restore then"
+            "etcd answers on this node, and its cluster has a quorum: nothing was changed. If its data is wrong, make a backup of it (`etcd-lifeboat cluster-backup --backup-dir /var/lib/etcd-auto-backup`), stand down the other nodes (`cluster-restore --stand-down`), then this one, and restore then"
         );
     }
     if let MemberState::Unknown { problem } = &survey.facts.member {

@@ -4,7 +4,7 @@ use crate::cli::flags::node::HostRoot;
 use anyhow::{Context, bail};
 use backup_plan::platform::control_plane::{Component, ControlPlane, MANIFESTS};
 use backup_plan::platform::{self, Found, NodeFiles, Platform};
-use backup_plan::restore::journal::{Journal, Stopped};
+use backup_plan::restore::journal::Journal;
 use backup_store::control_plane::{JournalFile, Manifests, MemberDirs, STATE_DIR};
 use backup_store::member::Connection;
 use std::io;
@@ -170,15 +170,6 @@ impl Node {
             self.data_dir().into(),
             self.wal_dir().map(Path::to_path_buf),
         )
-    }
-
-    /// All that is stopped, as the journal has it.
-    pub(crate) fn to_stop(&self) -> Vec<Stopped> {
-        self.control_plane
-            .manifests
-            .iter()
-            .map(Stopped::of)
-            .collect()
     }
 
     /// The manifest of a component, also if it was moved away.

@@ -167,30 +167,18 @@ impl Work<'_> {
         if self.journal.operation == Operation::RestoreFromDisk {
             etcd_program::keep(self.node, &self.dirs())?;
         }
-        if !processes::kubelet_runs() {
+        let has_kubelet = processes::kubelet_runs();
+        if !has_kubelet {
             say("no kubelet runs on this node: the processes get SIGTERM from here");
         }
-        // An API server ends at once if it still has its etcd.
-        let (etcd, others): (Vec<_>, Vec<_>) = self
-            .journal
-            .stopped
-            .iter()
-            .partition(|stopped| stopped.component == Component::Etcd);
-        for part in [others, etcd] {
-            for stopped in part.iter().rev() {
-                say(&format!("stopping {}", stopped.component.name()));
-                self.node.manifests.stop(&stopped.file)?;
-            }
-            self.wait_until_gone(&part).await?;
+        for stopped in self.journal.stopped.iter().rev() {
+            say(&format!("stopping {}", stopped.component.name()));
+            self.node.manifests.stop(&stopped.file)?;
         }
-        Ok(())
+        self.wait_until_gone(has_kubelet).await
     }
 
-    async fn wait_until_gone(&self, stopped: &[&Stopped]) -> anyhow::Result<()> {
-        let has_etcd = stopped
-            .iter()
-            .any(|stopped| stopped.component == Component::Etcd);
-        let has_kubelet = processes::kubelet_runs();
+    async fn wait_until_gone(&self, has_kubelet: bool) -> anyhow::Result<()> {
         let (kubelet_within, settles_within) = match has_kubelet {
             true => (KUBELET_ENDS_WITHIN, SETTLES_WITHIN),
             false => (Duration::ZERO, Duration::ZERO),
@@ -199,18 +187,23 @@ impl Work<'_> {
         let mut gone_since = None;
         let mut signals = 0;
         loop {
-            let running: Vec<_> = stopped
-                .iter()
-                .filter(|stopped| is_running(stopped))
-                .collect();
+            let all = self.journal.stopped.iter();
+            let running: Vec<_> = all.filter(|stopped| is_running(stopped)).collect();
+            let is_locked = is_locked(self.node.data_dir());
             let waited = started.elapsed();
             let due = kubelet_within + ENDS_WITHIN * signals;
-            if running.is_empty() && !(has_etcd && is_locked(self.node.data_dir())) {
+            if running.is_empty() && !is_locked {
                 // A kubelet that just starts a container again has not seen yet that its manifest is gone.
                 let since = *gone_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= settles_within {
                     return Ok(());
                 }
+            } else if let [only] = running.as_slice()
+                && only.component == Component::KubeApiserver
+                && !is_locked
+            {
+                // It waits for watches to end. Without its etcd it can finish nothing.
+                processes::end(&only.command, true).context("cannot end kube-apiserver")?;
             } else if waited >= due && signals < 2 {
                 for stopped in &running {
                     let name = stopped.component.name();
@@ -504,7 +497,9 @@ pub(super) fn revision_of(plan: &Plan) -> i64 {
 
 /// The revisions at which earlier restores on this node began. The data that followed may be lost.
 fn earlier_restores(node: &Node) -> Vec<Evidence> {
+    // What was undone was never served.
     let ended = node.journal_file.ended().into_iter();
+    let ended = ended.filter(|journal| !journal.is_undone);
     let evidence = ended.filter_map(|journal| {
         Some(Evidence {
             from: format!("a restore on this node at {}", journal.started_at),
