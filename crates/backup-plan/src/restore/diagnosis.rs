@@ -194,7 +194,7 @@ pub fn advise(facts: &NodeFacts) -> Advice {
         if learner {
             text += " This member is a learner: it has no vote yet.";
         }
-        text += " If the data itself is wrong, because somebody deleted it: make a backup of what is there now, and stand down all nodes, this one last. Then restore an older backup here.";
+        text += " If the data itself is wrong, for example because objects were deleted: make a backup of what is there now, and stand down all nodes, this one last. Then restore an older backup here.";
         return Advice {
             situation: Situation::Healthy,
             text,

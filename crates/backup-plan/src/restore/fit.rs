@@ -37,7 +37,7 @@ pub fn compare(node: &ClusterSigns, backup: &ClusterSigns) -> Misfits {
         match (of_node, of_backup) {
             (Some(one), Some(other)) if one.trim_ascii() != other.trim_ascii() => {
                 misfits.refusals.push(format!(
-                    "the certificate authority {what}, differs from the one in the backup: the backup is of another cluster, or the certificates of this node were made anew; in the second case unpack those of the backup first"
+                    "the certificate authority {what}, differs from the one in the backup: the backup is of another cluster, or this node has new certificates; in the second case unpack those of the backup first"
                 ));
             }
             (Some(_), Some(_)) => {}

@@ -5,7 +5,7 @@
 //!
 //! etcd takes entries only as far as its log says that a quorum had them. The log of a member can end behind what the cluster has confirmed
 //! to clients, because a member hears of that later. So the copy says that all entries are agreed. Some of the last ones may never have been
-//! confirmed to a client. Nobody can know.
+//! confirmed to a client. This cannot be known.
 
 use super::error::RestoreError;
 use super::facts::read_facts;

@@ -3,11 +3,12 @@
 
 mod config;
 mod protobuf;
+mod removal;
 mod snapshot_file;
 mod wal_reader;
 mod wal_writer;
 
-pub use config::removes;
+pub use removal::removes;
 pub use snapshot_file::snapshot_file;
 pub use wal_reader::{Segment, WalEnd, WalEntry, WalError, WalRecord, read_wal, segment_number};
 pub use wal_writer::WalWriter;

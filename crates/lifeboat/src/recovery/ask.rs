@@ -17,7 +17,7 @@ impl Consent {
             return Ok(());
         }
         if !std::io::stdin().is_terminal() {
-            bail!("{what} Nobody can be asked here: run this in a terminal, or add --yes");
+            bail!("{what} This needs an answer: run it in a terminal, or add --yes");
         }
         eprint!("\n{what}\nType the name of this member, {member}, to go on: ");
         std::io::stderr().flush().context("cannot ask")?;

@@ -352,7 +352,7 @@ fn finish(work: &mut Work<'_>) -> anyhow::Result<()> {
     let mut text = String::from("Done: the whole control plane of this node is started.\n");
     if aside.has_old() {
         text += &format!(
-            "The old member stays in {}. Remove it when you are sure that nobody needs it.\n",
+            "The old member stays in {}. Remove it when you are sure that you do not need it.\n",
             aside.old_data_dir().display()
         );
     }

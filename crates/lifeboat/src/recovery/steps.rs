@@ -430,7 +430,7 @@ impl Work<'_> {
                 Ok(Some(true)) => break,
                 Ok(Some(false)) => {}
                 Ok(None) => bail!(
-                    "the cluster has no member {id:x} any more: somebody removed it. Run `etcd-lifeboat cluster-restore --rollback`, and join again"
+                    "the cluster has no member {id:x} any more: it was removed. Run `etcd-lifeboat cluster-restore --rollback`, and join again"
                 ),
                 Err(error) => last = format!("{error:#}"),
             }
