@@ -1,6 +1,7 @@
 //! What is restored: one of our backups, a snapshot of any tool, or the database of a member.
 
 use super::error::RestoreError;
+use super::facts::read_facts;
 use crate::blocks;
 use crate::local_file::{LocalFile, read_small};
 use crate::repository::names::{RECORD_FILE, is_archive_file};
@@ -8,6 +9,7 @@ use crate::repository::{Backup, MAX_RECORD_BYTES};
 use crate::static_resources::read_archive;
 use crate::verify::{name_in, snapshot_in, unchanged_files};
 use backup_plan::record::{Level, Record};
+use etcd_file::membership::StoredMember;
 use etcd_file::snapshot_file::{TRAILER_BYTES, Trailer};
 use etcd_file::{Part, ReadAt};
 use std::collections::BTreeMap;
@@ -65,6 +67,15 @@ impl Source {
             record: backup.map(|backup| backup.record),
             hashes,
         })
+    }
+
+    /// The members of its cluster, as far as etcd can decode them.
+    ///
+    /// # Errors
+    /// The database is damaged.
+    pub fn members(&self) -> Result<Vec<StoredMember>, RestoreError> {
+        let facts = read_facts(&self.data(), &self.path)?;
+        Ok(facts.membership.map_or_else(Vec::new, |all| all.members))
     }
 
     /// Files of the archive of the control plane beside it, by their paths without the slash at their beginning. Empty if it has no archive.

@@ -122,9 +122,15 @@ pub(crate) async fn stand_down(mut node: Node, consent: Consent) -> anyhow::Resu
             "this node is stood down already. `etcd-lifeboat cluster-restore` says what comes next"
         );
     }
+    let works = match survey(&node).await.facts.member {
+        MemberState::Quorum { .. } => {
+            "The member of this node works, and its cluster has a quorum. "
+        }
+        _ => "",
+    };
     consent.ask(
         node.name(),
-        "The control plane of this node stops: etcd, the API server, the controller manager and the scheduler. Pods on all nodes go on. The data of etcd is moved aside, not removed.",
+        &format!("{works}The control plane of this node stops: etcd, the API server, the controller manager and the scheduler. Pods on all nodes go on. The data of etcd is moved aside, not removed."),
     )?;
     node.journal_file.lock(node.journal.as_ref())?;
     node.journal_file.write(&journal)?;

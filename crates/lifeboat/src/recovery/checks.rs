@@ -55,7 +55,17 @@ pub(crate) fn check_peers(survey: &Survey, without: &[String]) -> anyhow::Result
             "etcd answers on this node, but whether its cluster has a quorum is unknown: {problem}. Nothing was changed"
         );
     }
-    check_others(survey, without)
+    check_others(survey, without)?;
+    let peers = &survey.facts.peers;
+    let known: Vec<_> = peers.iter().map(|peer| peer.name.as_str()).collect();
+    if let Some(unknown) = without.iter().find(|name| !known.contains(&name.as_str())) {
+        let known = match known.is_empty() {
+            true => "no other member is known here".to_string(),
+            false => format!("the others are {}", known.join(", ")),
+        };
+        bail!("--without {unknown}: there is no other member of this name; {known}");
+    }
+    Ok(())
 }
 
 /// The same without the node's own member, which may be of the restored cluster already.
@@ -80,13 +90,6 @@ pub(crate) fn check_others(survey: &Survey, without: &[String]) -> anyhow::Resul
         );
     }
     let known: Vec<_> = peers.iter().map(|peer| peer.name.as_str()).collect();
-    if let Some(unknown) = without.iter().find(|name| !known.contains(&name.as_str())) {
-        let known = match known.is_empty() {
-            true => "no other member is known here".to_string(),
-            false => format!("the others are {}", known.join(", ")),
-        };
-        bail!("--without {unknown}: there is no other member of this name; {known}");
-    }
     let missing: Vec<_> = known
         .iter()
         .filter(|name| !without.iter().any(|given| given == *name))

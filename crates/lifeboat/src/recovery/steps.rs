@@ -4,7 +4,7 @@ use super::ask::say;
 use super::checks::{check_old_member, check_others};
 use super::etcd_program;
 use super::node::Node;
-use super::survey::{best_backup, name_or_id, survey};
+use super::survey::{best_backup, name_or_id, survey_with};
 use crate::cli::output;
 use crate::cli::progress_bar::Bar;
 use crate::cli::random::random;
@@ -19,8 +19,8 @@ use backup_store::control_plane::{MemberDirs, api_server, processes};
 use backup_store::durable_file;
 use backup_store::member::Member;
 use backup_store::restore::{
-    Difference, Identity, OldMember, Order, Plan, Survivor, Witnesses, choose, is_locked, plan,
-    restore, restored_cluster,
+    Difference, Identity, OldMember, Order, Plan, Source, Survivor, Witnesses, choose, is_locked,
+    plan, restore, restored_cluster,
 };
 use jiff::Timestamp;
 use std::path::Path;
@@ -86,7 +86,10 @@ impl Work<'_> {
     async fn check_others(&self) -> anyhow::Result<()> {
         match self.journal.operation {
             Operation::Restore | Operation::RestoreFromDisk => {
-                check_others(&survey(self.node).await, &self.journal.without)
+                let source = self.journal.backup.as_deref().map(Path::new);
+                let members = source.map(|path| Source::open(path).and_then(|all| all.members()));
+                let members = members.transpose()?.unwrap_or_default();
+                check_others(&survey_with(self.node, &members).await, &self.journal.without)
                     .context("the restore does not go on. To give it up, run `etcd-lifeboat cluster-restore --rollback`")
             }
             Operation::StandDown | Operation::Join => Ok(()),
