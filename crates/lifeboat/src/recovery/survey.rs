@@ -25,6 +25,8 @@ pub(crate) struct Survey {
     pub(crate) facts: NodeFacts,
     /// The node's old member, if its files can be read.
     pub(crate) old: Option<OldMember>,
+    /// The cluster that the node's own member is in, if it answers or its files can be read.
+    pub(crate) own_cluster_id: Option<u64>,
     /// Where clients reach other members that have a quorum.
     pub(crate) endpoints_with_quorum: Vec<Endpoint>,
 }
@@ -49,7 +51,7 @@ pub(crate) async fn survey(node: &Node) -> Survey {
 
 /// Looks at everything, and also for these members, which a backup has.
 pub(crate) async fn survey_with(node: &Node, members: &[StoredMember]) -> Survey {
-    let (member, live_peers) = own_member(node).await;
+    let (member, live_peers, live_cluster_id) = own_member(node).await;
     let (disk, old) = disk(node);
     let backup = best_backup(node);
     // A member that began again with nothing knows of no other, but the backup does.
@@ -76,6 +78,7 @@ pub(crate) async fn survey_with(node: &Node, members: &[StoredMember]) -> Survey
             peers,
             backup: backup.map(|(facts, _)| facts),
         },
+        own_cluster_id: live_cluster_id.or(old.as_ref().and_then(|old| old.cluster_id)),
         old,
         endpoints_with_quorum,
     }
@@ -100,13 +103,13 @@ fn others(node: &Node, known: impl Iterator<Item = Peer>) -> Vec<Peer> {
     others
 }
 
-async fn own_member(node: &Node) -> (MemberState, Option<Vec<Peer>>) {
+async fn own_member(node: &Node) -> (MemberState, Option<Vec<Peer>>, Option<u64>) {
     let silent = |error: MemberError| MemberState::Silent {
         problem: error.to_string(),
     };
     let member = match Member::connect(&node.own_member()).await {
         Ok(member) => member,
-        Err(error) => return (silent(error), None),
+        Err(error) => return (silent(error), None, None),
     };
     let peers = member.members().await.ok().map(|all| {
         let peers = all.into_iter().map(|peer| Peer {
@@ -116,7 +119,9 @@ async fn own_member(node: &Node) -> (MemberState, Option<Vec<Peer>>) {
         });
         peers.collect()
     });
-    let state = match (member.status().await, member.agreed_revision().await) {
+    let status = member.status().await;
+    let cluster_id = status.as_ref().ok().map(|status| status.cluster_id);
+    let state = match (status, member.agreed_revision().await) {
         (Ok(status), Ok(Some(revision))) => MemberState::Quorum {
             learner: status.learner,
             revision,
@@ -130,7 +135,7 @@ async fn own_member(node: &Node) -> (MemberState, Option<Vec<Peer>>) {
         },
         (Err(error), _) => silent(error),
     };
-    (state, peers)
+    (state, peers, cluster_id)
 }
 
 /// One that has never started has no name.

@@ -86,9 +86,9 @@ async fn stand_down_again(
 /// A cluster with a quorum that is not the one that this node was in: a member of the old one must not start beside it.
 async fn other_cluster(node: &Node) -> Option<String> {
     let survey = survey(node).await;
-    let old = survey.old.as_ref().and_then(|old| old.cluster_id);
+    let own = survey.own_cluster_id;
     let mut endpoints = survey.endpoints_with_quorum.iter();
-    if let Some(endpoint) = endpoints.find(|endpoint| Some(endpoint.cluster_id) != old) {
+    if let Some(endpoint) = endpoints.find(|endpoint| Some(endpoint.cluster_id) != own) {
         return Some(format!(
             "the cluster {:x} at {} is not the one that this node was in: it was restored",
             endpoint.cluster_id, endpoint.url
