@@ -16,7 +16,15 @@ use test_support::etcd_server::{Options, Server};
 
 /// Three members of which one stopped early, one crashed after it had confirmed everything, and the last one crashed with it.
 fn survivor(binaries: &Binaries) -> (Server, Vec<Vec<u8>>) {
-    let mut members = Server::start_cluster(binaries, &Options::default(), 3);
+    // What is confirmed stays in the log, also on a machine that takes its time: the database is written much later.
+    let options = Options {
+        flags: vec![
+            "--backend-batch-interval=1h".into(),
+            "--backend-batch-limit=1000000".into(),
+        ],
+        ..Options::default()
+    };
+    let mut members = Server::start_cluster(binaries, &options, 3);
     members.pop().unwrap().crash();
     let mut survivor = members.pop().unwrap();
     let mut other = members.pop().unwrap();
