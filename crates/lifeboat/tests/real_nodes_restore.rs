@@ -89,8 +89,22 @@ fn situation(nodes: &Nodes, node: &str) -> String {
         .to_string()
 }
 
+/// Whether the cluster has it. An API server that has just started may first answer with something else.
 fn config_map(nodes: &Nodes, name: &str) -> bool {
-    nodes.get(&["configmap", name]).is_some()
+    wait_until(&format!("whether there is a config map {name}"), || {
+        let output = nodes.kubectl(&["get", "configmap", name]);
+        match output.status.success() {
+            true => Some(true),
+            false => told(&output).contains("(NotFound)").then_some(false),
+        }
+    })
+}
+
+fn create_config_map(nodes: &Nodes, name: &str) {
+    wait_until(&format!("a new config map {name}"), || {
+        let output = nodes.kubectl(&["create", "configmap", name]);
+        (output.status.success() || told(&output).contains("(AlreadyExists)")).then_some(())
+    });
 }
 
 fn resource_version(nodes: &Nodes, name: &str) -> i64 {
@@ -146,13 +160,13 @@ fn a_cluster_that_lost_all_its_data_comes_back_from_one_backup_and_its_nodes_joi
     assert!(refused(&nodes, "node1", "--rollback").contains("nothing was begun"));
     assert_eq!(files(nodes.node("node1"), &[MANIFESTS, STATE]), before);
 
-    nodes.kubectl_ok(&["create", "configmap", "before-the-backup"]);
+    create_config_map(&nodes, "before-the-backup");
     nodes.edit("@every 5s", "");
     nodes.wait_for_newer_backup("node1");
     nodes.wait_for_newer_backup("node1");
     nodes.kubectl_ok(&["delete", "backup", "default"]);
     nodes.wait_until_no_server("node1");
-    nodes.kubectl_ok(&["create", "configmap", "after-the-backup"]);
+    create_config_map(&nodes, "after-the-backup");
     nodes.step("there are backups, and something newer");
 
     // Two nodes are gone.
@@ -171,7 +185,7 @@ fn a_cluster_that_lost_all_its_data_comes_back_from_one_backup_and_its_nodes_joi
     nodes.step("node1 serves what was on its disk");
     assert!(config_map(&nodes, "before-the-backup") && config_map(&nodes, "after-the-backup"));
     person(&nodes, "node1", "continue");
-    nodes.kubectl_ok(&["create", "configmap", "between-the-restores"]);
+    create_config_map(&nodes, "between-the-restores");
     let seen = resource_version(&nodes, "between-the-restores");
     assert!(seen > 1_000_000_000, "{seen}");
 
@@ -194,7 +208,7 @@ fn a_cluster_that_lost_all_its_data_comes_back_from_one_backup_and_its_nodes_joi
     assert!(said.contains("all changes are in"), "{said}");
     nodes.step("node1 serves the backup");
     assert!(config_map(&nodes, "before-the-backup") && !config_map(&nodes, "after-the-backup"));
-    nodes.kubectl_ok(&["create", "configmap", "after-the-restore"]);
+    create_config_map(&nodes, "after-the-restore");
     let next = resource_version(&nodes, "after-the-restore");
     assert!(next > seen, "revisions never fall: {seen}, then {next}");
     for container in ["kube-controller-manager", "kube-scheduler"] {
@@ -265,7 +279,7 @@ fn a_restore_that_is_killed_at_any_step_goes_on_or_is_undone() {
     wait_until("a backup", || {
         (!nodes.kept("node1").is_empty()).then_some(())
     });
-    nodes.kubectl_ok(&["create", "configmap", "after-the-backup"]);
+    create_config_map(&nodes, "after-the-backup");
     nodes.kubectl_ok(&["delete", "backup", "default"]);
     nodes.wait_until_no_server("node1");
     // A build that can be killed before each change of the disk.
@@ -341,7 +355,7 @@ fn a_restore_that_is_killed_at_any_step_goes_on_or_is_undone() {
     nodes.step("the whole control plane is back");
 
     // The data is wrong, and the newest backup has it.
-    nodes.kubectl_ok(&["create", "configmap", "after-the-backup"]);
+    create_config_map(&nodes, "after-the-backup");
     let older = nodes.kept("node1").remove(0);
     let said = person(&nodes, "node1", "wrong");
     assert!(said.contains(&older), "{said}");
@@ -357,9 +371,12 @@ fn a_restore_that_is_killed_at_any_step_goes_on_or_is_undone() {
     // Killed again, and now it goes on.
     for step in [3, steps / 3, steps - 3] {
         // The backup that is restored has it, and so a server that makes others.
-        nodes.kubectl_ok(&["delete", "backup", "default", "--ignore-not-found"]);
+        wait_until("the end of the default", || {
+            let delete = ["delete", "backup", "default", "--ignore-not-found"];
+            nodes.kubectl(&delete).status.success().then_some(())
+        });
         nodes.wait_until_no_server("node1");
-        nodes.kubectl_ok(&["create", "configmap", "after-the-backup"]);
+        create_config_map(&nodes, "after-the-backup");
         person(&nodes, "node1", "stand-down");
         let command = format!(
             "LIFEBOAT_TEST_KILLED_AT_STEP={step} etcd-lifeboat cluster-restore --yes latest || exit $?"
