@@ -107,6 +107,15 @@ fn create_config_map(nodes: &Nodes, name: &str) {
     });
 }
 
+/// From now on no server makes a backup of what is changed.
+fn opt_out(nodes: &Nodes) {
+    wait_until("the end of the default", || {
+        let delete = ["delete", "backup", "default", "--ignore-not-found"];
+        nodes.kubectl(&delete).status.success().then_some(())
+    });
+    nodes.wait_until_no_server("node1");
+}
+
 fn resource_version(nodes: &Nodes, name: &str) -> i64 {
     let object = nodes.get(&["configmap", name]).unwrap();
     let version = object["metadata"]["resourceVersion"].as_str();
@@ -164,8 +173,7 @@ fn a_cluster_that_lost_all_its_data_comes_back_from_one_backup_and_its_nodes_joi
     nodes.edit("@every 5s", "");
     nodes.wait_for_newer_backup("node1");
     nodes.wait_for_newer_backup("node1");
-    nodes.kubectl_ok(&["delete", "backup", "default"]);
-    nodes.wait_until_no_server("node1");
+    opt_out(&nodes);
     create_config_map(&nodes, "after-the-backup");
     nodes.step("there are backups, and something newer");
 
@@ -279,9 +287,8 @@ fn a_restore_that_is_killed_at_any_step_goes_on_or_is_undone() {
     wait_until("a backup", || {
         (!nodes.kept("node1").is_empty()).then_some(())
     });
+    opt_out(&nodes);
     create_config_map(&nodes, "after-the-backup");
-    nodes.kubectl_ok(&["delete", "backup", "default"]);
-    nodes.wait_until_no_server("node1");
     // A build that can be killed before each change of the disk.
     let program = std::fs::read(Path::new(env!("CARGO_BIN_EXE_etcd-lifeboat"))).unwrap();
     nodes
@@ -355,6 +362,7 @@ fn a_restore_that_is_killed_at_any_step_goes_on_or_is_undone() {
     nodes.step("the whole control plane is back");
 
     // The data is wrong, and the newest backup has it.
+    opt_out(&nodes);
     create_config_map(&nodes, "after-the-backup");
     let older = nodes.kept("node1").remove(0);
     let said = person(&nodes, "node1", "wrong");
@@ -371,11 +379,7 @@ fn a_restore_that_is_killed_at_any_step_goes_on_or_is_undone() {
     // Killed again, and now it goes on.
     for step in [3, steps / 3, steps - 3] {
         // The backup that is restored has it, and so a server that makes others.
-        wait_until("the end of the default", || {
-            let delete = ["delete", "backup", "default", "--ignore-not-found"];
-            nodes.kubectl(&delete).status.success().then_some(())
-        });
-        nodes.wait_until_no_server("node1");
+        opt_out(&nodes);
         create_config_map(&nodes, "after-the-backup");
         person(&nodes, "node1", "stand-down");
         let command = format!(
