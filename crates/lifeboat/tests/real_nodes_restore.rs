@@ -380,7 +380,7 @@ fn a_restore_that_is_killed_at_any_step_goes_on_or_is_undone() {
     for step in [3, steps / 3, steps - 3] {
         // The backup that is restored has it, and so a server that makes others.
         opt_out(&nodes);
-        create_config_map(&nodes, "after-the-backup");
+        create_config_map(&nodes, "in-no-backup");
         person(&nodes, "node1", "stand-down");
         let command = format!(
             "LIFEBOAT_TEST_KILLED_AT_STEP={step} etcd-lifeboat cluster-restore --yes latest || exit $?"
@@ -393,7 +393,7 @@ fn a_restore_that_is_killed_at_any_step_goes_on_or_is_undone() {
             "stood-down" => person(&nodes, "node1", "restore-alone"),
             _ => person(&nodes, "node1", "resume"),
         };
-        assert!(!config_map(&nodes, "after-the-backup"), "step {step}");
+        assert!(!config_map(&nodes, "in-no-backup"), "step {step}");
         person(&nodes, "node1", "continue");
         nodes.cluster.wait_until_ready().unwrap();
         nodes.step(&format!("killed before step {step}, and finished"));
