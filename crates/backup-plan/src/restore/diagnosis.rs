@@ -301,7 +301,7 @@ fn quorum_lost(facts: &NodeFacts) -> String {
     let unreachable = names(facts, PeerState::Unreachable);
     if !unreachable.is_empty() {
         text += &format!(
-            " {} cannot be reached: it may be off, or cut off from here and at work.",
+            " Cannot be reached: {}. Each may be off, or cut off from here and at work.",
             unreachable.join(", ")
         );
     }

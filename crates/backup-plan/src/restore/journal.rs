@@ -2,7 +2,7 @@
 //!
 //! The journal names the next step before that step begins. Each step can be repeated, so after a crash it is done again.
 
-use crate::platform::control_plane::{Component, ControlPlane, Manifest};
+use crate::platform::control_plane::{Component, Manifest};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -141,13 +141,6 @@ pub struct Journal {
     pub next: Step,
     /// When it began.
     pub started_at: Timestamp,
-    /// The name of the node's member.
-    pub member: String,
-    /// The data directory.
-    pub data_dir: String,
-    /// The directory of the log, if it is not in the data directory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wal_dir: Option<String>,
     /// The manifests that are moved away, with their names in the folder.
     pub stopped: Vec<Stopped>,
     /// Whether the node was stood down before. Then undoing leads back to that, and the controller manager and the scheduler wait for a
@@ -231,22 +224,18 @@ impl Journal {
     #[must_use]
     pub fn begin(
         operation: Operation,
-        control_plane: &ControlPlane,
+        manifests: &[Manifest],
         before: Option<&Journal>,
         new_id: &str,
         now: Timestamp,
     ) -> Self {
-        let member = &control_plane.member;
         Journal {
             version: VERSION,
             id: before.map_or_else(|| new_id.to_string(), |before| before.id.clone()),
             operation,
             next: operation.steps().first().copied().unwrap_or(Step::Done),
             started_at: now,
-            member: member.name.clone(),
-            data_dir: member.data_dir.clone(),
-            wal_dir: member.wal_dir.clone(),
-            stopped: control_plane.manifests.iter().map(Stopped::of).collect(),
+            stopped: manifests.iter().map(Stopped::of).collect(),
             was_stood_down: before.is_some(),
             is_undone: false,
             has_abandoned_member: false,
@@ -342,24 +331,10 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::control_plane::OwnMember;
 
     fn journal(operation: Operation, next: Step) -> Journal {
-        let control_plane = ControlPlane {
-            manifests: Vec::new(),
-            member: OwnMember {
-                name: "node1".into(),
-                peer_urls: "https://10.0.0.1:2380".into(),
-                data_dir: "/var/lib/etcd".into(),
-                wal_dir: None,
-                version: None,
-                initial_cluster: None,
-                quota_backend_bytes: None,
-            },
-            api_server: None,
-        };
         let id = "0123456789abcdef";
-        let begun = Journal::begin(operation, &control_plane, None, id, Timestamp::UNIX_EPOCH);
+        let begun = Journal::begin(operation, &[], None, id, Timestamp::UNIX_EPOCH);
         Journal { next, ..begun }
     }
 

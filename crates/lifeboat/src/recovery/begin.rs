@@ -279,10 +279,10 @@ fn begin(node: &Node, operation: Operation) -> anyhow::Result<Journal> {
         );
     }
     let id = RestoreId::of_random(random()?);
-    let (control_plane, now) = (&node.control_plane, Timestamp::now());
+    let (manifests, now) = (&node.control_plane.manifests, Timestamp::now());
     Ok(Journal::begin(
         operation,
-        control_plane,
+        manifests,
         before,
         id.as_str(),
         now,

@@ -78,7 +78,7 @@ pub(crate) fn check_others(survey: &Survey, without: &[String]) -> anyhow::Resul
     let quorum = with(PeerState::Quorum);
     if !quorum.is_empty() {
         bail!(
-            "{} answers, and its cluster has a quorum: nothing was changed. To let this node join that cluster, run `cluster-restore --join`",
+            "a cluster with a quorum answers at {}: nothing was changed. To let this node join that cluster, run `cluster-restore --join`",
             quorum.join(", ")
         );
     }

@@ -1,6 +1,6 @@
 //! The program of the node's own etcd. A node of static pods has it only in an image.
 //!
-//! Everyone who can start a container can have a program named etcd on this node, and a process with any command line. So it is taken from
+//! Anyone who can start a container can have a program named etcd on this node, and a process with any command line. So it is taken from
 //! the process that has the database of this member open, or from the image that the manifest names.
 
 use super::ask::say;

@@ -228,7 +228,7 @@ impl Work<'_> {
                     false => names.join(", "),
                 };
                 bail!(
-                    "{names} does not end. Its disk may hang. End it, and run `etcd-lifeboat cluster-restore --resume`, or `--rollback`"
+                    "still running: {names}. The disk may hang. End it, and run `etcd-lifeboat cluster-restore --resume`, or `--rollback`"
                 );
             } else {
                 gone_since = None;
